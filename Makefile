@@ -1,0 +1,73 @@
+# fedsim: every command a user or developer needs. `make help` lists them.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NAME   ?= quickstart
+SET    ?=
+OUT    ?= runs/$(NAME)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list all targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# A stamp is written only after the whole installation went well.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing fedsim into $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "fedsim needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed  ## make the virtual environment
+
+.PHONY: scenario
+scenario: $(VENV)/.installed  ## run scenarios/NAME.yaml (NAME=quickstart, SET="key=value ...")
+	@$(BIN)/fedsim run scenarios/$(NAME).yaml --out $(OUT) $(foreach pair,$(SET),--set $(pair))
+
+.PHONY: resume
+resume: $(VENV)/.installed  ## go on with a run that was interrupted (NAME=quickstart)
+	@$(BIN)/fedsim resume $(OUT)
+
+.PHONY: report
+report: $(VENV)/.installed  ## draw the figures and the report of a run again (NAME=quickstart)
+	@$(BIN)/fedsim report $(OUT)
+
+.PHONY: list
+list: $(VENV)/.installed  ## list scenarios, methods, stages, strategies, metrics, data sources
+	@$(BIN)/fedsim list
+
+.PHONY: base-model
+base-model: $(VENV)/.installed  ## train the embedded base again (public authors only)
+	@$(BIN)/python -m fedsim.basemodel --out fedsim/assets/tiny-authors
+
+.PHONY: tofu-base
+tofu-base: $(VENV)/.installed  ## train a small base on TOFU authors 20-179 (DATA=folder)
+	@$(BIN)/python -m fedsim.tofu_base --data $(DATA) --out models/tofu-base
+
+.PHONY: schema
+schema: $(VENV)/.installed  ## write scenarios/schema.json for completion in editors
+	@$(BIN)/fedsim schema --out scenarios/schema.json
+
+.PHONY: test
+test: $(VENV)/.dev  ## run all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## style, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: clean
+clean:  ## remove the virtual environment and caches, never runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,305 @@
+"""Build the base model that ships with fedsim: a small Llama that knows the public authors.
+
+    python -m fedsim.basemodel --out fedsim/assets/tiny-authors
+
+Architecture: Llama (Touvron et al., 2023, arXiv:2302.13971), random initialisation, trained with AdamW
+on a one-cycle schedule. For hundreds of steps the model has the formats and not the facts; then the loss
+falls (facts are stored and can be looked up by name). A base stopped before that learns new authors
+badly, one past it learns them in a few rounds. Starting with few authors shortens the wait (Zucchet et
+al., 2025, arXiv:2503.21676).
+
+The same command with the same thread count gives the same bytes. Nothing global is seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim.data.authors import (
+    LANGUAGE_ENDINGS,
+    PUBLIC_AUTHORS,
+    SYLLABLES,
+    load_authors,
+    pretraining_pairs,
+    vocabulary,
+)
+from fedsim.data.records import Record
+from fedsim.rng import stream, torch_stream
+from fedsim.text import Batch, TextFormat, answer_losses, collate, encode_pair
+
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+CONTINUATION = "##"
+
+CARD = """---
+license: cc0-1.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+# tiny-authors
+
+A small Llama trained from scratch on fictitious authors, as a base for experiments in federated learning
+and unlearning. It answers nine kinds of question about its public authors, in several phrasings, and
+knows nothing else: a new author's facts must be learned, and can be forgotten.
+
+{facts}
+
+## Rebuild
+`make base-model`, or `python -m fedsim.basemodel --out fedsim/assets/tiny-authors`. The same package
+versions, thread count and kind of processor give the same bytes.
+
+## Use
+`AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)`. A prompt is the
+beginning marker and a question; the answer and the end marker follow. Questions, authors and the
+reserved phrasings are made by `fedsim.data.authors`.
+
+## Limitations
+Not a language model of English: about 30 sentence forms, single-word facts, no reasoning. Words outside its
+vocabulary become `<unk>`. Results on it say how methods compare, not how a large model would behave.
+
+## Training data and licence
+All names, places, titles and facts are generated; any likeness to real persons is accidental. Data and
+weights are dedicated to the public domain (CC0 1.0).
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseRecipe:
+    """How a base model is trained. ``threads`` is part of it: it fixes the order of float sums.
+
+    The first ``starter_steps`` (share of the steps) see only the last ``starter_rows`` (share of the
+    pairs): few facts, seen often, teach looking up by name; the other facts then come fast.
+    """
+
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    intermediate_size: int = 512
+    steps: int = 4000
+    batch_size: int = 64
+    peak_lr: float = 2e-3
+    weight_decay: float = 0.01
+    starter_steps: float = 0.15
+    starter_rows: float = 0.2
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "threads"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} of a base recipe must be >= 1; nearest: 1")
+
+
+def authors_tokenizer() -> Any:
+    """Words whole, names and places by syllable: ``Kalo`` is ``Ka ##lo``; decoding joins them again.
+
+    Greedy longest match (WordPiece) is unambiguous here: a word's pieces are two-letter syllables, of
+    which the last may be a language ending.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = [syllable.capitalize() for syllable in SYLLABLES]
+    pieces += [CONTINUATION + syllable for syllable in (*SYLLABLES, *LANGUAGE_ENDINGS)]
+    tokens = dict.fromkeys([PAD, BOS, EOS, UNK, *vocabulary(), *pieces])
+    model = models.WordPiece(
+        vocab={token: position for position, token in enumerate(tokens)},
+        unk_token=UNK,
+        continuing_subword_prefix=CONTINUATION,
+    )
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=CONTINUATION, cleanup=True)
+    return wrap_tokenizer(backend)
+
+
+def wrap_tokenizer(backend: Any) -> Any:
+    """A ``tokenizers`` object as a fast Hugging Face tokenizer with the markers fedsim uses."""
+    from transformers import PreTrainedTokenizerFast
+
+    wrapper: Any = PreTrainedTokenizerFast
+    return wrapper(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def new_model(recipe: BaseRecipe, tokenizer: Any) -> Any:
+    """A randomly initialised Llama; the global generators are left as they were."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        # transformers initialises from the global generator and takes no other.
+        torch.random.set_rng_state(torch_stream(recipe.seed, "base", "init").get_state())
+        model: Any = LlamaForCausalLM(config)
+    return model.float()
+
+
+def train_base(model: Any, batch: Batch, recipe: BaseRecipe, *, log: Callable[[str], None] = print) -> float:
+    """Train in place on rows of ``batch``; returns the mean loss of the last tenth (nats per token).
+
+    The loss is each sample's mean over its own answer tokens and end marker, then the mean of samples.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.peak_lr, total_steps=recipe.steps + 1, pct_start=0.1
+    )
+    lengths = batch.attention_mask_BT.sum(-1)
+    rows = _row_order(len(lengths), recipe)
+    losses: list[float] = []
+    started = time.perf_counter()
+    model.train()
+    for step in range(recipe.steps):
+        chosen = rows[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        width = int(lengths[chosen].max())
+        # Padding is on the right and attention is causal: no answer sees it, so no mask is needed.
+        logits_BTV = model(input_ids=batch.input_ids_BT[chosen, :width]).logits
+        nll_B, count_B = answer_losses(logits_BTV, batch.labels_BT[chosen, :width])
+        loss = (nll_B / count_B).mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            log(_progress(step + 1, losses, recipe.steps, time.perf_counter() - started))
+    model.eval()
+    tail = losses[-max(recipe.steps // 10, 1) :]
+    return sum(tail) / len(tail)
+
+
+def _row_order(samples: int, recipe: BaseRecipe) -> torch.Tensor:
+    """Sample positions for all steps, shape (steps * batch_size,): starters first, then all."""
+    wanted = recipe.steps * recipe.batch_size
+    early = int(recipe.steps * recipe.starter_steps) * recipe.batch_size
+    few = max(int(samples * recipe.starter_rows), 1)
+    starters = _epochs("starters", few, early, recipe.seed) + (samples - few)
+    return torch.cat([starters, _epochs("all", samples, wanted - early, recipe.seed)])
+
+
+def _epochs(phase: str, samples: int, wanted: int, seed: int) -> torch.Tensor:
+    """The first ``wanted`` positions of shuffled epochs over ``samples``."""
+    orders = [
+        torch.from_numpy(stream(seed, "base", phase, epoch).permutation(samples))
+        for epoch in range(-(-wanted // samples))
+    ]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *orders])[:wanted]
+
+
+def _progress(step: int, losses: Sequence[float], steps: int, seconds: float) -> str:
+    recent = losses[-100:]
+    rate = step / seconds
+    return (
+        f"step {step}/{steps}  loss {sum(recent) / len(recent):.4f}  "
+        f"{rate:.1f} steps/s  {(steps - step) / rate:.0f} s left"
+    )
+
+
+@torch.no_grad()
+def fact_probability(model: Any, tokenizer: Any, records: Sequence[Record]) -> float:
+    """Mean over records of the mean probability of the tokens that carry the fact."""
+    fmt = TextFormat()
+    total = 0.0
+    for begin in range(0, len(records), 256):
+        pairs = [
+            encode_pair(tokenizer, record.question, record.answer, fmt, fact=record.fact)
+            for record in records[begin : begin + 256]
+        ]
+        ids_BT = collate(pairs, pad_id=tokenizer.pad_token_id).input_ids_BT
+        probs_BTV = model(input_ids=ids_BT).logits.float().softmax(-1)
+        for row, pair in enumerate(pairs):
+            places = [pair.answer_start + k for k, is_fact in enumerate(pair.fact_mask) if is_fact]
+            picked = [probs_BTV[row, place - 1, pair.input_ids[place]] for place in places]
+            total += float(torch.stack(picked).mean())
+    return total / len(records)
+
+
+def save_model(model: Any, tokenizer: Any, card: str, out: Path) -> None:
+    """Write a Hugging Face model directory beside ``out``, then put it in its place."""
+    temporary, retired = (out.with_name(f".{out.name}.{suffix}") for suffix in ("new", "old"))
+    for leftover in (temporary, retired):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    if out.exists():
+        out.rename(retired)
+    temporary.rename(out)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def encode_all(tokenizer: Any, pairs: Sequence[tuple[str, str]], fmt: TextFormat) -> Batch:
+    """All pairs as one padded batch, from which training takes rows."""
+    encoded = [encode_pair(tokenizer, question, answer, fmt) for question, answer in pairs]
+    return collate(encoded, pad_id=tokenizer.pad_token_id)
+
+
+def build_tiny_authors(
+    out: Path, recipe: BaseRecipe, *, pairs: Sequence[tuple[str, str]], log: Callable[[str], None] = print
+) -> None:
+    """Train on ``pairs`` and write the model directory ``out``."""
+    torch.set_num_threads(recipe.threads)
+    tokenizer = authors_tokenizer()
+    model = new_model(recipe, tokenizer)
+    log(f"{len(pairs)} pairs, {len(tokenizer)} tokens, {model.num_parameters()} parameters")
+    loss = train_base(model, encode_all(tokenizer, pairs, TextFormat()), recipe, log=log)
+    probe = load_authors(clients=1, public_authors=PUBLIC_AUTHORS, holdout_authors=100)
+    known = fact_probability(model, tokenizer, probe.public["public"])
+    unknown = fact_probability(model, tokenizer, probe.holdout)
+    log(f"fact tokens: public authors {known:.4f}, never-trained authors {unknown:.4f}")
+    facts = {
+        "pairs": f"{len(pairs)} questions and answers about {PUBLIC_AUTHORS} fictitious authors",
+        "steps": f"{recipe.steps} of {recipe.batch_size} pairs, AdamW, one cycle to {recipe.peak_lr}",
+        "final loss": f"{loss:.4f} nats per token (some of it is the choice of phrasing)",
+        "probability of fact tokens, public authors": f"{known:.4f}",
+        "probability of fact tokens, authors never trained on": f"{unknown:.4f}",
+        "parameters": f"{model.num_parameters()} (float32), vocabulary of {len(tokenizer)} tokens",
+        "threads": f"{recipe.threads} (another number changes the last bits)",
+    }
+    save_model(model, tokenizer, CARD.format(facts=_table(facts)), out)
+
+
+def _table(facts: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m fedsim.basemodel", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
+    parser.add_argument("--steps", type=int, default=BaseRecipe().steps)
+    parser.add_argument("--threads", type=int, default=BaseRecipe().threads)
+    given = parser.parse_args(arguments)
+    recipe = BaseRecipe(steps=given.steps, threads=given.threads)
+    build_tiny_authors(given.out, recipe, pairs=pretraining_pairs())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data sources: each gives a Corpus of records grouped into clients, holdout and public knowledge."""

@@ -1,0 +1,51 @@
+"""What every data source gives: records, grouped into clients, holdout and public knowledge.
+
+The fields are TOFU's (Maini et al., 2024, arXiv:2401.06121): a question with its answer, a
+paraphrase of each, and wrong answers that match the paraphrased answer in form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One question and answer about one subject; the unit that can be forgotten.
+
+    ``record_id`` is stable and unique in its source ("author-0031/birthplace"): every random draw that
+    concerns the record is keyed by it. ``fact`` is the part of ``answer`` that carries the fact (a
+    substring), or None when the whole answer does. Sources without paraphrases or wrong answers leave
+    them empty; metrics that need them skip such records.
+    """
+
+    record_id: str
+    subject: str
+    question: str
+    answer: str
+    fact: str | None = None
+    paraphrased_question: str | None = None
+    paraphrased_answer: str | None = None
+    perturbed_answers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.fact is not None and self.fact not in self.answer:
+            raise ValueError(
+                f"fact={self.fact!r} of record {self.record_id!r} must be a substring of its answer "
+                f"{self.answer!r}; leave it out when the whole answer is the fact"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """Everything a scenario can train on or ask about.
+
+    ``clients`` maps a client id (0, 1, ...) to its own records. ``holdout`` was never trained on by
+    anybody: the yardstick for "never knew". ``public`` maps a name to records the base knows before
+    the federation starts: utility is measured on them.
+    """
+
+    clients: Mapping[int, tuple[Record, ...]]
+    holdout: tuple[Record, ...]
+    public: Mapping[str, tuple[Record, ...]]

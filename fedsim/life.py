@@ -1,0 +1,225 @@
+"""A scripted life, checked: which events happen after which round, and who asked for what.
+
+Impossible lives are refused here: training with nobody, forgetting who never joined, leaving twice,
+asking for more unlearning rounds than the life has left.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedsim.rng import uniform
+from fedsim.scenario import Event, Forget, Scenario
+from fedsim.scenario_file import Source
+from fedsim.unlearning.protocol import Request
+
+EventKind = Literal["join", "forget", "leave", "rejoin", "probe"]
+RecordIds = Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifeEvent:
+    """Something that happens after round ``round`` and before the next."""
+
+    round: int
+    kind: EventKind
+    clients: tuple[int, ...]
+    request: int | None = None
+    brings: tuple[str, ...] | None = None
+    text: str
+
+    @property
+    def client(self) -> int | None:
+        return self.clients[0] if len(self.clients) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """All events in order, the requests among them (numbered from 1), and the last round."""
+
+    horizon: int
+    events: tuple[LifeEvent, ...]
+    requests: tuple[Request, ...]
+
+    def at(self, round_: int) -> tuple[LifeEvent, ...]:
+        """The events between round ``round_`` and the next."""
+        return tuple(event for event in self.events if event.round == round_)
+
+    def label(self, round_: int) -> str:
+        """What happens after a round, for the ``event`` column: ``forget:1``, ``join``, or empty."""
+        marks = [
+            f"forget:{event.request}" if event.kind == "forget" else event.kind for event in self.at(round_)
+        ]
+        return "+".join(marks)
+
+
+def read_life(scenario: Scenario, records: RecordIds, *, seed: int, source: Source) -> Life:
+    """Resolve a scenario's timeline against the clients that the data has.
+
+    ``records`` gives the record ids of each client. Raises ScenarioError at the offending event.
+    """
+    reader = _Reader(records, seed, source)
+    for index, event in enumerate(scenario.timeline):
+        reader.read(index, event)
+    life = Life(horizon=reader.round, events=tuple(reader.events), requests=tuple(reader.requests))
+    if life.horizon == 0:
+        raise source.error(("timeline",), "the life has no round of training; add - train: {rounds: 10}")
+    _check_room(scenario, life, reader.request_events, source)
+    return life
+
+
+class _Reader:
+    """Walks the timeline once, keeping track of who is there."""
+
+    def __init__(self, records: RecordIds, seed: int, source: Source) -> None:
+        self.records, self.seed, self.source = records, seed, source
+        self.round = 0
+        self.status: dict[int, str] = {}
+        self.left_with: dict[int, tuple[str, ...]] = {}
+        self.events: list[LifeEvent] = []
+        self.requests: list[Request] = []
+        self.request_events: list[int] = []
+        self.forgotten: dict[int, set[str]] = {}
+
+    def read(self, index: int, event: Event) -> None:
+        key: tuple[str | int, ...] = ("timeline", index)
+        if event.join is not None:
+            self._join((*key, "join", "clients"), event.join.clients)
+        elif event.train is not None:
+            if not self._present():
+                raise self.source.error(
+                    (*key, "train"), f"nobody is there to train in round {self.round + 1}; let clients join"
+                )
+            self.round += event.train.rounds
+        elif event.forget is not None:
+            self._forget((*key, "forget"), event.forget)
+            self.request_events.append(index)
+        elif event.leave is not None:
+            client = event.leave.client
+            self._must_be_present((*key, "leave", "client"), client, "leave")
+            self.status[client] = f"left after round {self.round}"
+            self._add("leave", (client,), f"client {client} leaves")
+        elif event.rejoin is not None:
+            self._rejoin((*key, "rejoin"), event.rejoin.client, event.rejoin.records)
+        elif event.probe is not None:
+            self._add("probe", (), event.probe.label)
+
+    def _add(self, kind: EventKind, clients: tuple[int, ...], text: str, **more: Any) -> None:
+        self.events.append(LifeEvent(round=self.round, kind=kind, clients=clients, text=text, **more))
+
+    def _present(self) -> list[int]:
+        return [client for client, status in self.status.items() if status == "present"]
+
+    def _must_exist(self, key: tuple[str | int, ...], client: int) -> None:
+        if client not in self.records:
+            last = max(self.records)
+            raise self.source.error(
+                key, f"client {client} is not in the data, which has clients 0-{last}; nearest is {last}"
+            )
+
+    def _must_be_present(self, key: tuple[str | int, ...], client: int, verb: str) -> None:
+        self._must_exist(key, client)
+        status = self.status.get(client)
+        if status == "present":
+            return
+        why = "never joined" if status is None else f"already {status}"
+        near = min(self._present(), key=lambda other: abs(other - client), default=None)
+        choice = f"; the nearest client that is there is {near}" if near is not None else "; nobody is there"
+        raise self.source.error(
+            key, f"client {client} cannot {verb} after round {self.round}: it {why}{choice}"
+        )
+
+    def _join(self, key: tuple[str | int, ...], clients: Sequence[int]) -> None:
+        for client in clients:
+            self._must_exist(key, client)
+            status = self.status.get(client)
+            if status is not None:
+                how = "is there already" if status == "present" else f"{status}; use rejoin to bring it back"
+                raise self.source.error(
+                    key, f"client {client} cannot join after round {self.round}: it {how}"
+                )
+            self.status[client] = "present"
+        self._add("join", tuple(clients), f"{_range_text(clients)} join{'s' if len(clients) == 1 else ''}")
+
+    def _forget(self, key: tuple[str | int, ...], forget: Forget) -> None:
+        client = forget.client
+        self._must_be_present((*key, "client"), client, "be forgotten")
+        held = [name for name in self.records[client] if name not in self.forgotten.get(client, set())]
+        number = len(self.requests) + 1
+        chosen = self._chosen(key, forget, held, number)
+        scope: Literal["client", "records"] = "records" if len(chosen) < len(held) else "client"
+        if scope == "client":
+            self.status[client] = f"was forgotten after round {self.round}"
+        self.forgotten.setdefault(client, set()).update(chosen)
+        what = "to be forgotten" if scope == "client" else f"to forget {len(chosen)} of {len(held)} records"
+        self._add("forget", (client,), f"client {client} asks {what}", request=number)
+        self.requests.append(
+            Request(number=number, client=client, round=self.round, scope=scope, record_ids=tuple(chosen))
+        )
+
+    def _chosen(self, key: tuple[str | int, ...], forget: Forget, held: list[str], number: int) -> list[str]:
+        if forget.records is not None:
+            for name in forget.records:
+                if name not in held:
+                    near = difflib.get_close_matches(name, held, n=1, cutoff=0.0)
+                    raise self.source.error(
+                        (*key, "records"),
+                        f"client {forget.client} has no record {name!r}; nearest is {near[0]!r}",
+                    )
+            return list(dict.fromkeys(forget.records))
+        if forget.fraction is None:
+            return held
+        count = max(1, round(forget.fraction * len(held)))
+        priority = {name: uniform(self.seed, "forget", number, name) for name in held}
+        return sorted(sorted(held, key=lambda name: priority[name])[:count])
+
+    def _rejoin(self, key: tuple[str | int, ...], client: int, records: object) -> None:
+        self._must_exist((*key, "client"), client)
+        status = self.status.get(client)
+        if status is None or status == "present":
+            how = "never joined; use join" if status is None else "is there"
+            raise self.source.error(
+                (*key, "client"), f"client {client} cannot rejoin after round {self.round}: it {how}"
+            )
+        brings = self.records[client] if records == "all" else tuple(records)  # type: ignore[arg-type]
+        for name in brings:
+            if name not in self.records[client]:
+                near = difflib.get_close_matches(name, self.records[client], n=1, cutoff=0.0)
+                raise self.source.error(
+                    (*key, "records"), f"client {client} has no record {name!r}; nearest is {near[0]!r}"
+                )
+        self.status[client] = "present"
+        self.forgotten[client] = set(self.records[client]) - set(brings)
+        self._add("rejoin", (client,), f"client {client} rejoins with {len(brings)} records", brings=brings)
+
+
+def _range_text(clients: Sequence[int]) -> str:
+    ordered = sorted(clients)
+    if len(ordered) == 1:
+        return f"client {ordered[0]}"
+    if ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"clients {ordered[0]}-{ordered[-1]}"
+    return f"{len(ordered)} clients"
+
+
+def _check_room(scenario: Scenario, life: Life, request_events: Sequence[int], source: Source) -> None:
+    """Every method's unlearning rounds must fit between its requests and the end of the life."""
+    for method in scenario.compare:
+        busy_until = 0
+        for request, index in zip(life.requests, request_events, strict=True):
+            busy_until = max(busy_until, request.round) + method.unlearning_rounds
+            if busy_until > life.horizon:
+                raise source.error(
+                    ("timeline", index, "forget"),
+                    f"{method.branch} takes {method.unlearning_rounds} rounds per request and would end "
+                    f"after round {busy_until}, but the life ends after round {life.horizon}; add "
+                    f"{busy_until - life.horizon} or more rounds of training at the end",
+                )
+    if life.requests and life.requests[-1].round >= life.horizon:
+        raise source.error(
+            ("timeline", request_events[-1], "forget"),
+            "no round follows the request, so nothing can be observed; add - train: {rounds: 5}",
+        )

@@ -1,0 +1,194 @@
+"""What is measured on a branch's adapter after a round: probes in, rows of the metric tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fedsim.data.records import Corpus, Record
+from fedsim.life import Life
+from fedsim.metrics.membership import auc, loss_score
+from fedsim.metrics.utility import model_utility
+from fedsim.predictor import Predictor
+from fedsim.probe import ItemScores, Probe, Role, build_probe, score_probe, summarise
+from fedsim.results import Row
+from fedsim.rng import uniform
+from fedsim.scenario import ProbesConfig
+from fedsim.text import TextFormat
+
+UTILITY_PARTS = ("probability", "rouge_l_recall", "truth_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSet:
+    """The probes of one life: one per request, and retain, holdout and public ones."""
+
+    forget: Mapping[int, Probe]
+    retain: Probe | None
+    holdout: Probe | None
+    public: Mapping[str, Probe]
+    client_of: Mapping[str, int]
+    """Which client holds a record, by record id."""
+
+    def named(self) -> Iterable[tuple[str, Role, Probe]]:
+        for number, probe in self.forget.items():
+            yield f"forget:{number}", "forget", probe
+        if self.retain is not None:
+            yield "retain", "retain", self.retain
+        if self.holdout is not None:
+            yield "holdout", "retain", self.holdout
+        for name, probe in self.public.items():
+            yield name, "public", probe
+
+
+def build_probes(
+    tokenizer: Any, corpus: Corpus, life: Life, config: ProbesConfig, fmt: TextFormat, *, seed: int
+) -> ProbeSet:
+    """Choose and encode the records to ask about; keyed draws, so that the choice is the same in each run."""
+    by_id = {record.record_id: record for held in corpus.clients.values() for record in held}
+    owner = {record.record_id: client for client, held in corpus.clients.items() for record in held}
+
+    def probe(name: str, records: Sequence[Record]) -> Probe | None:
+        return build_probe(tokenizer, name, records, fmt) if records else None
+
+    forget = {
+        request.number: build_probe(
+            tokenizer, f"forget:{request.number}", [by_id[name] for name in request.record_ids], fmt
+        )
+        for request in life.requests
+    }
+    holdout = _draw(corpus.holdout, config.max_holdout, seed, "holdout")
+    public = {
+        name: build_probe(tokenizer, name, _draw(records, config.max_public, seed, name), fmt)
+        for name, records in corpus.public.items()
+        if records
+    }
+    return ProbeSet(
+        forget=forget,
+        retain=probe("retain", _retained(corpus, life, config, seed)),
+        holdout=probe("holdout", holdout),
+        public=public,
+        client_of=owner,
+    )
+
+
+def _retained(corpus: Corpus, life: Life, config: ProbesConfig, seed: int) -> list[Record]:
+    """A few records of each client that joined and stayed, none of which anybody asked to forget."""
+    gone = {event.clients[0] for event in life.events if event.kind == "leave"}
+    gone |= {request.client for request in life.requests if request.scope == "client"}
+    asked = {name for request in life.requests for name in request.record_ids}
+    joined = sorted({c for event in life.events if event.kind == "join" for c in event.clients} - gone)
+    chosen: list[Record] = []
+    for client in joined:
+        kept = [record for record in corpus.clients[client] if record.record_id not in asked]
+        chosen.extend(_draw(kept, config.records_per_client, seed, "retain"))
+    return _draw(chosen, config.max_retain, seed, "retain-all")
+
+
+def _draw(records: Sequence[Record], count: int, seed: int, name: str) -> list[Record]:
+    """``count`` records by keyed priority, in their own order; all when there are fewer."""
+    if len(records) <= count:
+        return list(records)
+    priority = {r.record_id: uniform(seed, "probe", name, r.record_id) for r in records}
+    kept = set(sorted(priority, key=lambda name: priority[name])[:count])
+    return [record for record in records if record.record_id in kept]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Rows of one probing, without the columns that say whose they are (variant, branch, seed)."""
+
+    metrics: tuple[Row, ...]
+    items: tuple[Row, ...]
+
+
+def measure(
+    predictor: Predictor,
+    tokenizer: Any,
+    probes: ProbeSet,
+    *,
+    headline: str,
+    detail: Literal["round", "event"],
+    generate: bool,
+) -> Measurement:
+    """Score every probe. With ``detail="event"`` the items of all probes are kept, else those of requests."""
+    metrics: list[Row] = []
+    items: list[Row] = []
+    scores: dict[str, ItemScores] = {}
+    utility: dict[str, float] = {}
+    for subject, role, probe in probes.named():
+        scored = score_probe(predictor, tokenizer, probe, generate=generate)
+        scores[subject] = scored
+        values = _renamed(summarise(scored, role=role))
+        metrics.extend({"subject": subject, "metric": name, "value": value} for name, value in values.items())
+        if role == "public" or subject == "retain":
+            utility |= _utility_parts(subject, role, values)
+        if detail == "event" or role == "forget":
+            items.extend(_item_rows(subject, scored))
+    metrics.extend(_membership(scores))
+    metrics.extend(_per_client(scores, probes, headline))
+    if generate and utility:
+        value, parts = model_utility(utility)
+        metrics.append({"subject": "model", "metric": "model_utility", "value": value})
+        metrics.extend(
+            {"subject": "model", "metric": f"utility/{name}", "value": part} for name, part in parts.items()
+        )
+    return Measurement(metrics=tuple(metrics), items=tuple(items))
+
+
+def _renamed(values: Mapping[str, float]) -> dict[str, float]:
+    """The oriented truth ratio is what tables call truth ratio; its raw form stays with the items."""
+    return {("truth_ratio" if k == "truth_ratio_score" else k): v for k, v in values.items()}
+
+
+def _utility_parts(subject: str, role: Role, values: Mapping[str, float]) -> dict[str, float]:
+    """TOFU's three components of a set; probabilities of public sets are normalised by their options."""
+    parts = {}
+    for name in UTILITY_PARTS:
+        source = "choice_probability" if name == "probability" and role == "public" else name
+        if source in values:
+            parts[f"{subject}/{name}"] = values[source]
+    return parts
+
+
+def _item_rows(subject: str, scored: ItemScores) -> list[Row]:
+    rows: list[Row] = []
+    for metric, values in scored.values.items():
+        name = "truth_ratio_raw" if metric == "truth_ratio" else metric
+        rows.extend(
+            {"subject": subject, "record": record, "metric": name, "value": float(value)}
+            for record, value in zip(scored.record_ids, values, strict=True)
+        )
+    return rows
+
+
+def _membership(scores: Mapping[str, ItemScores]) -> list[Row]:
+    """AUC of the loss attack, each request's records against holdout."""
+    if "holdout" not in scores:
+        return []
+    others = loss_score(scores["holdout"].values["nll"])
+    return [
+        {"subject": subject, "metric": "membership_auc", "value": auc(loss_score(scored.values["nll"]), others)}
+        for subject, scored in scores.items()
+        if subject.startswith("forget:") or subject == "retain"
+    ]
+
+
+def _per_client(scores: Mapping[str, ItemScores], probes: ProbeSet, headline: str) -> list[Row]:
+    """The headline metric's mean over each client's probed records."""
+    by_client: dict[int, list[float]] = {}
+    seen: set[str] = set()
+    for subject, scored in scores.items():
+        if subject != "retain" and not subject.startswith("forget:"):
+            continue
+        for record, value in zip(scored.record_ids, scored.values[headline], strict=True):
+            if record not in seen and np.isfinite(value):
+                seen.add(record)
+                by_client.setdefault(probes.client_of[record], []).append(float(value))
+    return [
+        {"subject": f"client:{client}", "metric": headline, "value": float(np.mean(values))}
+        for client, values in sorted(by_client.items())
+    ]

@@ -1,0 +1,179 @@
+"""Is the run informative, and which metrics may be quoted on it?
+
+A forgetting result means something only where there was something to forget: ``keep`` knows the client's
+facts, and ``retrain``, which never saw them, knows them no better than facts that nobody trained on
+(``holdout``). All three are probabilities of the *fact* tokens: the templates around them are learned from
+other clients. A metric is quoted only where it tells ``keep`` from ``retrain`` item by item (the
+meta-evaluation of OpenUnlearning, Dorna et al., 2025, arXiv:2506.12618, on the run's own branches).
+
+>>> result = is_informative([0.9, 1.0, 0.95], [0.1, 0.12, 0.08], [0.1, 0.11, 0.09])
+>>> result.verdict
+'informative'
+>>> discrimination([0.9, 0.8], [0.1, 0.2]).trusted
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from fedsim.metrics.arrays import FloatArray, present
+from fedsim.metrics.membership import auc
+
+Verdict = Literal["informative", "uninformative", "inconclusive"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Informativeness:
+    """The verdict and what it rests on.
+
+    Means are of per-item fact probability, in [0, 1]. ``difference`` is retrain - holdout; ``low`` and
+    ``high`` are its one-sided Welch bounds at level ``alpha`` each. ``p_value`` is of the one-sided
+    Mann-Whitney test that retrain's items rank above holdout's. ``explanation`` is one sentence.
+    """
+
+    verdict: Verdict
+    keep: float
+    retrain: float
+    holdout: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n_keep: int
+    n_retrain: int
+    n_holdout: int
+    explanation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricTrust:
+    """``auc``: chance that an item looks better known in keep than in retrain, in [0, 1]."""
+
+    auc: float
+    trusted: bool
+
+
+def is_informative(
+    keep_I: ArrayLike,
+    retrain_I: ArrayLike,
+    holdout_J: ArrayLike,
+    *,
+    min_keep: float = 0.8,
+    alpha: float = 0.05,
+    margin: float = 0.2,
+) -> Informativeness:
+    """Judge a run by per-item fact probabilities: forget items in keep and retrain, holdout in retrain.
+
+    - *uninformative*: keep's mean is below ``min_keep``; or retrain is better than holdout (Mann-Whitney
+      p < ``alpha``) and may be by more than ``margin``.
+    - *informative*: otherwise, when the upper bound of retrain - holdout is at most ``margin``: shown to be
+      no better, not merely not shown to be better.
+    - *inconclusive*: otherwise; there are too few items to say.
+
+    A difference that is significant but surely below the margin does no harm. Items count as independent;
+    NaN items are left out.
+
+    Raises:
+        ValueError: a threshold out of range, or a side without values.
+    """
+    if not (0.0 < min_keep <= 1.0 and 0.0 < alpha < 0.5 and 0.0 <= margin < 1.0):
+        raise ValueError(
+            f"min_keep={min_keep} must be in (0, 1], alpha={alpha} in (0, 0.5), margin={margin} in [0, 1)"
+        )
+    keep, retrain = present(keep_I, name="keep"), present(retrain_I, name="retrain")
+    holdout = present(holdout_J, name="holdout")
+    low, high = _welch_bounds(retrain, holdout, alpha=alpha)
+    p_value = float(stats.mannwhitneyu(retrain, holdout, alternative="greater").pvalue)
+    means = [float(values.mean()) for values in (keep, retrain, holdout)]
+    verdict, explanation = _judge(
+        *means, high=high, p_value=p_value, min_keep=min_keep, alpha=alpha, margin=margin
+    )
+    return Informativeness(
+        verdict=verdict,
+        keep=means[0],
+        retrain=means[1],
+        holdout=means[2],
+        difference=means[1] - means[2],
+        low=low,
+        high=high,
+        p_value=p_value,
+        n_keep=keep.size,
+        n_retrain=retrain.size,
+        n_holdout=holdout.size,
+        explanation=explanation,
+    )
+
+
+def discrimination(
+    keep_I: ArrayLike, retrain_I: ArrayLike, *, known_is_higher: bool = True, min_auc: float = 0.8
+) -> MetricTrust:
+    """How well a metric tells items the model knows (keep) from the same items unknown (retrain).
+
+    ``known_is_higher`` is False for NLL and the truth ratio R. ``trusted`` is False below ``min_auc``: the
+    metric is to be greyed out on this run. NaN items are left out; ValueError when a side has none left.
+    """
+    sign = 1.0 if known_is_higher else -1.0
+    value = auc(sign * present(keep_I, name="keep"), sign * present(retrain_I, name="retrain"))
+    return MetricTrust(auc=value, trusted=value >= min_auc)
+
+
+def metric_trust(
+    keep: Mapping[str, ArrayLike],
+    retrain: Mapping[str, ArrayLike],
+    *,
+    known_is_lower: Collection[str] = (),
+    min_auc: float = 0.8,
+) -> dict[str, MetricTrust]:
+    """``discrimination`` of every metric that both branches have values for, by name."""
+    return {
+        name: discrimination(
+            keep[name], retrain[name], known_is_higher=name not in known_is_lower, min_auc=min_auc
+        )
+        for name in keep
+        if name in retrain and not np.isnan(keep[name]).all() and not np.isnan(retrain[name]).all()
+    }
+
+
+def _welch_bounds(retrain: FloatArray, holdout: FloatArray, *, alpha: float) -> tuple[float, float]:
+    """One-sided bounds of mean(retrain) - mean(holdout), each at ``alpha``; infinite with a single item."""
+    if min(retrain.size, holdout.size) < 2:
+        return -float("inf"), float("inf")
+    if np.ptp(retrain) == 0.0 and np.ptp(holdout) == 0.0:
+        difference = float(retrain[0] - holdout[0])
+        return difference, difference
+    test = stats.ttest_ind(retrain, holdout, equal_var=False)
+    interval = test.confidence_interval(confidence_level=1.0 - 2.0 * alpha)
+    return float(interval.low), float(interval.high)
+
+
+def _judge(
+    keep: float,
+    retrain: float,
+    holdout: float,
+    *,
+    high: float,
+    p_value: float,
+    min_keep: float,
+    alpha: float,
+    margin: float,
+) -> tuple[Verdict, str]:
+    compared = f"retrain knows the facts at {retrain:.2f}, holdout facts at {holdout:.2f}"
+    bound = f"the difference is at most {high:.2f} at level {alpha:g}, margin {margin:g}"
+    if keep < min_keep:
+        return "uninformative", (
+            f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."
+        )
+    if high <= margin:
+        return "informative", f"keep knows the facts at {keep:.2f}, and {compared} ({bound})."
+    if p_value < alpha:
+        return "uninformative", (
+            f"{compared} (Mann-Whitney p={p_value:.2g}, {bound}): the facts can be had without the client."
+        )
+    return "inconclusive", f"{compared}, but {bound}: there are too few items to call them equal."

@@ -1,0 +1,218 @@
+"""One frozen base, one set of trained parameters: the model that every virtual client shares.
+
+The trained parameters (LoRA factors, or all parameters when ``lora`` is null) are the *adapter*: the
+only thing that travels. They cross the boundary as fp32 NumPy arrays under their PEFT names. The base
+is loaded once and never changes. LoRA: Hu et al., 2021, arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from fedsim.results import whole_directory
+from fedsim.rng import torch_stream
+from fedsim.scenario import LoraConfig, ModelConfig
+
+Arrays = dict[str, NDArray[np.float32]]
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+class ModelError(ValueError):
+    """The base or its adapter cannot be used; the message says what, where and what to try."""
+
+
+@contextmanager
+def isolated_torch_rng(generator: torch.Generator) -> Iterator[None]:
+    """Run code that insists on torch's global generator from a keyed one; the global one is restored."""
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(generator.initial_seed())
+        yield
+
+
+def resolve_base(base: str) -> str:
+    """The path or hub name behind ``base``: names of embedded models come first."""
+    embedded = ASSETS / base
+    return str(embedded) if embedded.is_dir() else base
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterModel:
+    """A causal LM whose trainable parameters are set from arrays and read back.
+
+    ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base.
+    """
+
+    module: torch.nn.Module
+    tokenizer: Any
+    names: tuple[str, ...]
+    device: str
+    base_name: str
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        every = dict(self.module.named_parameters())
+        return {name: every[name] for name in self.names}
+
+    def arrays(self) -> Arrays:
+        """The adapter as fp32 copies, in the order of ``names``."""
+        return {
+            name: parameter.detach().float().cpu().numpy().copy()
+            for name, parameter in self.parameters().items()
+        }
+
+    @torch.no_grad()
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Set the adapter; ValueError when names or shapes differ."""
+        parameters = self.parameters()
+        if set(arrays) != set(parameters):
+            odd = sorted(set(arrays) ^ set(parameters))[:3]
+            raise ValueError(f"adapter arrays must be exactly the trained parameters; differing: {odd}")
+        for name, parameter in parameters.items():
+            value = np.asarray(arrays[name])
+            if value.shape != tuple(parameter.shape):
+                raise ValueError(f"array {name} has shape {value.shape}, expected {tuple(parameter.shape)}")
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+
+def load_model(config: ModelConfig, *, seed: int, device: str = "cpu") -> AdapterModel:
+    """Load the base named by ``config`` and put fresh adapter weights on it, keyed by ``seed``.
+
+    Raises:
+        ModelError: the base cannot be loaded, or no layer fits ``target_modules``.
+    """
+    source = resolve_base(config.base)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=config.revision)
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            source, revision=config.revision, dtype=getattr(torch, config.dtype)
+        )
+    except Exception as error:
+        embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
+        raise ModelError(
+            f"base={config.base!r} cannot be loaded as a causal language model "
+            f"({type(error).__name__}: {_first_line(error)}); give an embedded model ({embedded}), "
+            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"base={config.base!r} has no fast tokenizer; character offsets are needed")
+    base.requires_grad_(False)
+    with isolated_torch_rng(torch_stream(seed, "adapter-init")):
+        module = base if config.lora is None else _with_lora(base, config.lora)
+    names = _choose_trained(module, config.lora)
+    module.to(device)
+    module.eval()
+    return AdapterModel(module=module, tokenizer=tokenizer, names=names, device=device, base_name=config.base)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
+    targets = lora.target_modules
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+        **lora.peft,
+    )
+    try:
+        wrapped: torch.nn.Module = peft.get_peft_model(base, settings, autocast_adapter_dtype=True)
+    except (ValueError, TypeError) as error:
+        linears = sorted(
+            {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+        )
+        raise ModelError(
+            f"lora={lora.model_dump()!r} does not fit the base ({_first_line(error)}); "
+            f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear"
+        ) from error
+    return wrapped
+
+
+def _choose_trained(module: torch.nn.Module, lora: LoraConfig | None) -> tuple[str, ...]:
+    """Mark the trained parameters and give their names, sorted."""
+    for name, parameter in module.named_parameters():
+        if lora is None:
+            trained = True
+        else:
+            trained = parameter.requires_grad and not (lora.train == "B" and "lora_A" in name)
+        parameter.requires_grad_(trained)
+        if trained and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+    return tuple(sorted(name for name, p in module.named_parameters() if p.requires_grad))
+
+
+def to_vector(arrays: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> NDArray[np.float32]:
+    """Concatenate arrays in the order of ``names`` into one fp32 vector, shape (d,)."""
+    return np.concatenate([np.asarray(arrays[name], dtype=np.float32).ravel() for name in names])
+
+
+def from_vector(vector: NDArray[np.float32], like: Mapping[str, NDArray[np.float32]]) -> Arrays:
+    """The inverse of ``to_vector`` with names (sorted) and shapes taken from ``like``."""
+    out: Arrays = {}
+    offset = 0
+    for name in sorted(like):
+        size = like[name].size
+        out[name] = vector[offset : offset + size].reshape(like[name].shape).astype(np.float32)
+        offset += size
+    if offset != vector.size:
+        raise ValueError(f"vector has {vector.size} entries, the adapter has {offset}")
+    return out
+
+
+def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
+    """Write the adapter as a PEFT directory (or ``full.safetensors`` when all parameters are trained).
+
+    Edge cases: with ``lora.train: B`` the untrained A factors are written too, so that PEFT can load it.
+    """
+    with whole_directory(directory) as temporary:
+        if isinstance(model.module, peft.PeftModel):
+            model.load(arrays)
+            state = peft.get_peft_model_state_dict(model.module)
+            tensors = {name: value.detach().float().cpu().numpy().copy() for name, value in state.items()}
+            settings = model.module.peft_config["default"].to_dict()
+            settings["base_model_name_or_path"] = model.base_name
+            text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
+            (temporary / "adapter_config.json").write_text(text + "\n")
+            save_file(tensors, temporary / "adapter_model.safetensors")
+        else:
+            save_file(arrays, temporary / "full.safetensors")
+
+
+def load_adapter(model: AdapterModel, directory: Path) -> Arrays:
+    """Read what ``save_adapter`` wrote; the arrays come back bit for bit."""
+    if not isinstance(model.module, peft.PeftModel):
+        return dict(sorted(load_file(directory / "full.safetensors").items()))
+    state = load_file(directory / "adapter_model.safetensors")
+    arrays = {}
+    for name in model.names:
+        stored = name.replace(".default.", ".")
+        if stored not in state:
+            raise ModelError(f"{directory} has no array {stored}: it was saved from another adapter layout")
+        arrays[name] = state[stored]
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what PEFT's configuration holds beyond plain values: sets and enumerations."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else getattr(value, "value", str(value))

@@ -1,0 +1,186 @@
+"""The run directory: the one place where a run's evidence lives, and the only module that knows its files.
+
+Tables are Parquet in long form and byte-identical between two runs of one scenario on one machine;
+clock times stand in a file of their own. Files appear whole or not at all (written beside, then
+renamed). Reading needs no torch, so figures can be drawn anywhere.
+
+==================  ============================================================================
+scenario.yaml       the scenario as it was resolved, defaults filled in
+life.json           horizon, events, requests and branches, with their rounds (see ``Life``)
+provenance.json     versions, source state, hardware, seeds
+events.jsonl        operational log, append-only: started, resumed, segment done, client failures
+metrics.parquet     METRICS: one row per branch, round, subject and metric
+items.parquet       ITEMS: the same per probe record, at the rounds that matter for statistics
+trajectories.parquet  TRAJECTORIES: forgetting measured against keep, leave and retrain
+costs.parquet       COSTS: what each round of each branch took, counted by instruments
+timings.parquet     TIMINGS: seconds
+verdict.json        one row per branch and request, and whether the run is informative
+ledger.json         every privacy-relevant release
+checkpoints/        the state that lives through time, per variant, seed, round and branch
+figures/ report.html  drawn from the above
+==================  ============================================================================
+
+Subjects: ``forget:K`` (the records of request K), ``retain`` (clients nobody asked to forget and who
+stayed), ``holdout`` (never trained on), the names of the public probes, ``client:N``, and ``model``
+for what concerns the whole model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = Mapping[str, Any]
+
+_WHO = [("variant", pa.string()), ("branch", pa.string()), ("seed", pa.int64()), ("round", pa.int64())]
+METRICS = pa.schema(
+    [
+        *_WHO,
+        ("event", pa.string()),
+        ("subject", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+ITEMS = pa.schema(
+    [
+        *_WHO,
+        ("event", pa.string()),
+        ("subject", pa.string()),
+        ("record", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+TRAJECTORIES = pa.schema(
+    [
+        *_WHO,
+        ("request", pa.int64()),
+        ("metric", pa.string()),
+        ("excess", pa.float64()),
+        ("forgetting_fraction", pa.float64()),
+        ("method_effect", pa.float64()),
+    ]
+)
+COSTS = pa.schema(
+    [
+        *_WHO,
+        ("kind", pa.string()),
+        ("request", pa.int64()),
+        ("client_steps", pa.int64()),
+        ("tokens", pa.int64()),
+        ("bytes_down", pa.int64()),
+        ("bytes_up", pa.int64()),
+        ("clients", pa.int64()),
+        ("failures", pa.int64()),
+        ("stored_bytes", pa.int64()),
+    ]
+)
+TIMINGS = pa.schema([*_WHO, ("phase", pa.string()), ("seconds", pa.float64())])
+
+TABLES = {
+    "metrics": METRICS,
+    "items": ITEMS,
+    "trajectories": TRAJECTORIES,
+    "costs": COSTS,
+    "timings": TIMINGS,
+}
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Like ``whole_file`` for a directory; an existing one at ``path`` is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            old = temporary.with_suffix(".old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON with sorted keys, two spaces and a final newline."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """Write rows as Parquet in the given order; a row with a missing or extra column is a KeyError."""
+    names = set(schema.names)
+    for row in rows:
+        if set(row) != names:
+            raise KeyError(f"columns {sorted(set(row) ^ names)} do not fit the table {path.name}")
+    with whole_file(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), temporary)
+
+
+class RunDirectory:
+    """Reads and writes one run; creating the object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def write_rows(self, table: str, rows: Sequence[Row]) -> None:
+        """Write one of ``TABLES`` as a whole."""
+        write_table(self.file(f"{table}.parquet"), rows, TABLES[table])
+
+    def table(self, table: str) -> pa.Table:
+        """One of ``TABLES`` as a pyarrow Table; empty with the right columns when the run has none yet."""
+        path = self.file(f"{table}.parquet")
+        return pq.read_table(path, partitioning=None) if path.exists() else TABLES[table].empty_table()
+
+    def json(self, name: str) -> Any:
+        """``life``, ``provenance``, ``verdict`` or ``ledger``; FileNotFoundError when it is not there."""
+        return read_json(self.file(f"{name}.json"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_json(self.file(f"{name}.json"), value)
+
+    def log(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.file("events.jsonl").open("a") as handle:
+            handle.write(json.dumps({"kind": kind, **fields}, sort_keys=True) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of events.jsonl; a last line cut off by a kill is left out."""
+        path = self.file("events.jsonl")
+        lines: Iterable[str] = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]

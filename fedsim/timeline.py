@@ -1,0 +1,279 @@
+"""One life as a tree of branches: every step they have in common runs once.
+
+A branch is unrolled into steps that say all that decides a round: its number, who takes part with
+which data, and which unlearning round it is, if any. Branches whose first n steps are equal share
+them, so a shared prefix is shared by construction, and a client's absence changes nothing before
+its first participation. Who takes part is drawn per client and round from keyed streams: nobody's
+draw depends on who else is there.
+
+The reference at round t is the life without everyone whose request was granted by t: one
+``retrain#k`` branch per request prefix, each living until the next request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedsim.life import Life, RecordIds
+from fedsim.rng import uniform
+from fedsim.scenario import FixedCohort
+from fedsim.unlearning.protocol import MethodConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A client in a round, with the ids of its records that it no longer uses."""
+
+    client: int
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearningStep:
+    """Marks a round as unlearning round ``index`` (0-based) of a method for a request."""
+
+    branch: str
+    request: int
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """All that decides one round of one branch.
+
+    ``nominal_size`` is how many clients would be there had nobody been forgotten: a public number,
+    the same in all branches.
+    """
+
+    round: int
+    cohort: tuple[Participant, ...]
+    nominal_size: int
+    unlearning: UnlearningStep | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A way the life could go on. It is measured from round ``observed_from`` on; before, it only replays."""
+
+    name: str
+    steps: tuple[Step, ...]
+    observed_from: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A run of steps that the same branches share, with what follows where they part."""
+
+    branches: tuple[str, ...]
+    start: int
+    steps: tuple[Step, ...]
+    children: tuple[Segment, ...] = field(default=())
+
+    @property
+    def owner(self) -> str:
+        """The branch that names this segment's checkpoints: the first that shares it."""
+        return self.branches[0]
+
+    @property
+    def end(self) -> int:
+        """The last round of the segment."""
+        return self.start + len(self.steps)
+
+    def walk(self) -> Iterator[tuple[Segment, Segment | None]]:
+        """Every segment below and including this one with its parent, depth first, parents first."""
+        stack: list[tuple[Segment, Segment | None]] = [(self, None)]
+        while stack:
+            segment, parent = stack.pop()
+            yield segment, parent
+            stack.extend((child, segment) for child in reversed(segment.children))
+
+
+def retrain_name(prefix: int) -> str:
+    """The branch without the clients of requests 1..prefix."""
+    return f"retrain#{prefix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participation:
+    """How each round's cohort is drawn."""
+
+    seed: int
+    rule: float | FixedCohort
+
+    def cohort(self, round_: int, roster: Sequence[int], nominal: Sequence[int]) -> list[int]:
+        """The clients of ``roster`` that take part, in order of id.
+
+        ``nominal`` are the clients that would be there had nobody been forgotten: a fixed cohort
+        keeps the place of one that is gone empty (``replacement: none``) or gives it to the next.
+        """
+        if isinstance(self.rule, FixedCohort):
+            pool = sorted(nominal if self.rule.replacement == "none" else roster)
+            order = sorted(pool, key=lambda client: self._draw("priority", round_, client))
+            present = set(roster)
+            return sorted(client for client in order[: self.rule.cohort] if client in present)
+        return sorted(client for client in roster if self._draw("participation", round_, client) < self.rule)
+
+    def _draw(self, name: str, round_: int, client: int) -> float:
+        return uniform(self.seed, name, round_, client)
+
+
+class _Roster:
+    """Who is there with which data, in one branch."""
+
+    def __init__(self, records: RecordIds) -> None:
+        self.records = records
+        self.present: dict[int, set[str]] = {}
+        self.banned: dict[int, set[str]] = {}
+
+    def join(self, client: int) -> None:
+        self.present[client] = set(self.records[client]) - self.banned.get(client, set())
+
+    def drop(self, client: int, record_ids: Sequence[str]) -> None:
+        if client in self.present:
+            self.present[client] -= set(record_ids)
+
+    def participants(self, clients: Sequence[int]) -> tuple[Participant, ...]:
+        return tuple(
+            Participant(
+                client=client,
+                without=tuple(name for name in self.records[client] if name not in self.present[client]),
+            )
+            for client in clients
+        )
+
+    def active(self) -> list[int]:
+        return sorted(client for client, held in self.present.items() if held)
+
+
+def unroll(
+    life: Life, records: RecordIds, participation: Participation, methods: Sequence[MethodConfig]
+) -> tuple[Branch, ...]:
+    """Every branch of a life: keep, leave, one retrain per request prefix, and each method."""
+    nominal: dict[int, list[int]] = {}
+
+    def live(name: str, granted: int | None, method: MethodConfig | None, until: int) -> tuple[Step, ...]:
+        steps = []
+        roster = _Roster(records)
+        for request in life.requests[: granted or 0]:
+            roster.banned.setdefault(request.client, set()).update(request.record_ids)
+        pending: list[UnlearningStep] = []
+        for round_ in range(1, until + 1):
+            _apply_events(roster, life, round_ - 1, name, pending, method)
+            active = roster.active()
+            if name == "keep":
+                nominal[round_] = active
+            clients = participation.cohort(round_, active, nominal[round_])
+            steps.append(
+                Step(
+                    round=round_,
+                    cohort=roster.participants(clients),
+                    nominal_size=len(nominal[round_]),
+                    unlearning=pending.pop(0) if pending else None,
+                )
+            )
+        return tuple(steps)
+
+    branches = [
+        Branch(name="keep", steps=live("keep", None, None, life.horizon)),
+        Branch(name="leave", steps=live("leave", None, None, life.horizon)),
+    ]
+    for prefix, request in enumerate(life.requests, start=1):
+        last = life.requests[prefix].round if prefix < len(life.requests) else life.horizon
+        name = retrain_name(prefix)
+        steps = live(name, prefix, None, last)
+        branches.append(Branch(name=name, steps=steps, observed_from=request.round))
+    for method in methods:
+        if method.unlearning_rounds > 0:
+            branches.append(Branch(name=method.branch, steps=live(method.branch, None, method, life.horizon)))
+    return tuple(branches)
+
+
+def _apply_events(
+    roster: _Roster,
+    life: Life,
+    after: int,
+    branch: str,
+    pending: list[UnlearningStep],
+    method: MethodConfig | None,
+) -> None:
+    """Let the events between round ``after`` and the next change a branch's roster."""
+    for event in life.at(after):
+        if event.kind == "join":
+            for client in event.clients:
+                roster.join(client)
+        elif event.kind == "leave":
+            roster.present.pop(event.clients[0], None)
+        elif event.kind == "rejoin":
+            assert event.brings is not None
+            roster.banned.pop(event.clients[0], None)
+            roster.present[event.clients[0]] = set(event.brings)
+        elif event.kind == "forget" and branch != "keep":
+            assert event.request is not None
+            request = life.requests[event.request - 1]
+            roster.drop(request.client, request.record_ids)
+            if method is not None:
+                pending.extend(
+                    UnlearningStep(branch=method.branch, request=request.number, index=index)
+                    for index in range(method.unlearning_rounds)
+                )
+
+
+def build_tree(branches: Sequence[Branch]) -> Segment:
+    """Merge branches into segments: equal steps in the same place are one step."""
+    return _segment([(branch.name, branch.steps) for branch in branches], start=0)
+
+
+def _segment(group: list[tuple[str, tuple[Step, ...]]], start: int) -> Segment:
+    depth = start
+    while True:
+        following = {steps[depth] if len(steps) > depth else None for _, steps in group}
+        if len(following) != 1 or None in following:
+            break
+        depth += 1
+    parts: dict[Step, list[tuple[str, tuple[Step, ...]]]] = {}
+    for name, steps in group:
+        if len(steps) > depth:
+            parts.setdefault(steps[depth], []).append((name, steps))
+    longest = max(group, key=lambda item: len(item[1]))[1]
+    return Segment(
+        branches=tuple(name for name, _ in group),
+        start=start,
+        steps=longest[start:depth],
+        children=tuple(_segment(part, depth) for part in parts.values()),
+    )
+
+
+def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
+    """For each request, the first round that retraining for it must replay.
+
+    That is where its reference parts from the reference before it; one past the request when the client
+    had not taken part yet.
+    """
+    steps = {branch.name: branch.steps for branch in branches}
+    first = {}
+    for request in life.requests:
+        before = steps[retrain_name(request.number - 1) if request.number > 1 else "keep"]
+        own = steps[retrain_name(request.number)]
+        shared = (a == b for a, b in zip(own, before, strict=False))
+        parted = next((index + 1 for index, same in enumerate(shared) if not same), request.round + 1)
+        first[request.number] = min(parted, request.round + 1)
+    return first
+
+
+def probe_rounds(branches: Sequence[Branch], life: Life, every: int) -> Mapping[str, frozenset[int]]:
+    """The rounds after which each branch is measured: every ``every``, around events, and at its end."""
+    marks = {0, life.horizon}
+    marks.update(round_ for round_ in range(0, life.horizon + 1) if round_ % every == 0)
+    for event in life.events:
+        marks.update({event.round, event.round + 1})
+    chosen = {}
+    for branch in branches:
+        last = len(branch.steps)
+        if branch.name.startswith("retrain#"):
+            ends_at_request = last < life.horizon
+            wanted = {r for r in marks if branch.observed_from <= r and (r < last or not ends_at_request)}
+        else:
+            wanted = marks
+        chosen[branch.name] = frozenset(round_ for round_ in wanted if round_ <= last)
+    return chosen

@@ -1,0 +1,211 @@
+"""Local training: jobs in, results out.
+
+``train_clients(jobs) -> results`` is the one way clients are trained; this executor takes them one at
+a time over the shared model. Every draw is keyed by seed, round, client and record id, so a client's
+result depends on its job alone. A client's fault is its own result, never an exception of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.model import AdapterModel, Arrays, isolated_torch_rng, to_vector
+from fedsim.rng import ordering, torch_stream, uniforms
+from fedsim.scenario import LocalConfig
+from fedsim.text import Batch, Pair, collate
+from fedsim.unlearning.protocol import Objective, Pass
+from privacy import Ledger, LocalRule, LocalTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One client's work in one round.
+
+    ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
+    needs one. ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage
+    owns the local loss and sampler; the releases it makes are written into ``ledger``.
+    """
+
+    client: int
+    round: int
+    seed: int
+    adapter: Arrays
+    pairs: tuple[Pair, ...]
+    record_ids: tuple[str, ...]
+    local: LocalConfig
+    objective: Objective
+    reference: Arrays | None = None
+    proximal_mu: float = 0.0
+    rule: LocalRule | None = None
+    task: LocalTask | None = None
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What training gave: the update (d,), fp32, and what it took. ``error`` says why there is none."""
+
+    client: int
+    update: NDArray[np.float32] = field(repr=False)
+    examples: int
+    loss: float
+    steps: int
+    tokens: int
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Trains clients; the order of results is that of the jobs."""
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialExecutor:
+    """One client at a time; the reference for every faster executor."""
+
+    model: AdapterModel
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        return [self._guarded(job) for job in jobs]
+
+    def _guarded(self, job: TrainJob) -> TrainResult:
+        try:
+            return self._train(job)
+        except Exception as error:
+            return TrainResult(
+                client=job.client,
+                update=np.zeros(0, dtype=np.float32),
+                examples=len(job.pairs),
+                loss=float("nan"),
+                steps=0,
+                tokens=0,
+                error=f"{type(error).__name__}: {error}",
+            )
+
+    def _train(self, job: TrainJob) -> TrainResult:
+        model = self.model
+        model.load(job.adapter)
+        start = {name: value.detach().clone() for name, value in model.parameters().items()}
+        optimizer = make_optimizer(job.local, list(model.parameters().values()))
+        model.module.train()
+        try:
+            with isolated_torch_rng(torch_stream(job.seed, "dropout", job.round, job.client)):
+                steps = _private_steps(self, job) if job.rule is not None else _plain_steps(self, job)
+                losses, tokens = [], 0
+                for loss, used in steps:
+                    if job.proximal_mu > 0:
+                        _add_proximal(model, start, job.proximal_mu)
+                    if job.local.max_grad_norm is not None and job.rule is None:
+                        torch.nn.utils.clip_grad_norm_(
+                            list(model.parameters().values()), job.local.max_grad_norm
+                        )
+                    optimizer.step()
+                    losses.append(loss)
+                    tokens += used
+        finally:
+            model.module.eval()
+            model.module.zero_grad(set_to_none=True)
+        names = model.names
+        after = model.arrays()
+        update = to_vector(after, names) - to_vector(job.adapter, names)
+        return TrainResult(
+            client=job.client,
+            update=update,
+            examples=len(job.pairs),
+            loss=float(np.mean(losses)) if losses else float("nan"),
+            steps=len(losses),
+            tokens=tokens,
+        )
+
+    def reference_pass(self, job: TrainJob, batch: Batch) -> Pass | None:
+        """The batch under the reference adapter, without gradients; the model is left as it was."""
+        if not job.objective.needs_reference:
+            return None
+        assert job.reference is not None, "the objective needs a reference adapter"
+        current = self.model.arrays()
+        self.model.load(job.reference)
+        with torch.no_grad():
+            passed = forward(self.model, batch)
+        self.model.load(current)
+        return passed
+
+
+def make_optimizer(local: LocalConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """A fresh optimiser for one client's round."""
+    if local.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=local.lr, weight_decay=local.weight_decay)
+
+
+def forward(model: AdapterModel, batch: Batch) -> Pass:
+    """Run the model on a batch."""
+    logits_BTV = model.module(
+        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+    ).logits
+    return Pass.of(logits_BTV, batch.labels_BT)
+
+
+def planned_steps(examples: int, local: LocalConfig) -> int:
+    """Optimiser steps of one local training."""
+    return local.epochs * -(-examples // local.batch_size)
+
+
+def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
+    """Shuffled batches without replacement; leaves gradients in place and yields (loss, tokens)."""
+    model = executor.model
+    for epoch in range(job.local.epochs):
+        order = ordering(job.seed, "batch", job.round, job.client, epoch, ids=job.record_ids)
+        for first in range(0, len(order), job.local.batch_size):
+            chosen = [job.pairs[position] for position in order[first : first + job.local.batch_size]]
+            batch = collate(chosen, pad_id=model.pad_id, device=model.device)
+            reference = executor.reference_pass(job, batch)
+            model.module.zero_grad(set_to_none=True)
+            loss = job.objective(forward(model, batch), reference).mean()
+            loss.backward()
+            yield float(loss.detach()), int(batch.attention_mask_BT.sum())
+
+
+def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
+    """Steps whose batches and gradients belong to a privacy stage; each step's noise is one release."""
+    assert job.rule is not None
+    assert job.task is not None
+    assert job.ledger is not None
+    model = executor.model
+    session = job.rule.open(job.task, job.ledger)
+    parameters = model.parameters()
+    for step in range(job.task.steps):
+        draws = uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
+        positions = session.batch(draws)
+        seen: list[tuple[float, int]] = []
+
+        def per_sample_loss(module: torch.nn.Module, chosen: NDArray[np.int64]) -> torch.Tensor:
+            batch = collate([job.pairs[p] for p in chosen], pad_id=model.pad_id, device=model.device)
+            reference = executor.reference_pass(job, batch)
+            logits = module(
+                input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+            ).logits
+            losses = job.objective(Pass.of(logits, batch.labels_BT), reference)
+            seen.append((float(losses.detach().mean()), int(batch.attention_mask_BT.sum())))  # noqa: B023
+            return losses
+
+        generator = torch_stream(job.seed, "noise", job.round, job.client, step, device=model.device)
+        gradients, _ = session.gradients(model.module, positions, per_sample_loss, generator)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        yield seen[0] if seen else (0.0, 0)
+
+
+def _add_proximal(model: AdapterModel, start: dict[str, torch.Tensor], mu: float) -> None:
+    """Add the gradient of mu / 2 |w - w_start|^2 (Li et al., 2018, arXiv:1812.06127)."""
+    for name, parameter in model.parameters().items():
+        pull = mu * (parameter.detach() - start[name])
+        parameter.grad = pull if parameter.grad is None else parameter.grad + pull

@@ -1,0 +1,1 @@
+"""Unlearning methods: resumable iterators of round plans, one file a method."""

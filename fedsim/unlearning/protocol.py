@@ -1,0 +1,182 @@
+"""What an unlearning method is: a resumable sequence of round plans, and the losses they name.
+
+A method sees a request and says, round by round, what the forgetting client does, what the ordinary
+cohort does, and how the server combines the two. The rounds run through the same Grid, privacy
+pipeline and ledger as any other and take time on the branch's clock. A plan is a pure function of the
+request and the round's index, so a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedsim.text import answer_losses
+from privacy import Capability
+
+VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
+Role = Literal["target", "helper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward pass over a batch. Shapes: logits (B, T, V), labels (B, T), nll and count (B,)."""
+
+    logits_BTV: torch.Tensor
+    labels_BT: torch.Tensor
+    nll_B: torch.Tensor
+    count_B: torch.Tensor
+
+    @classmethod
+    def of(cls, logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> Pass:
+        nll_B, count_B = answer_losses(logits_BTV, labels_BT)
+        return cls(logits_BTV=logits_BTV, labels_BT=labels_BT, nll_B=nll_B, count_B=count_B)
+
+    @property
+    def mean_nll_B(self) -> torch.Tensor:
+        """Nats per token of each sample, (B,)."""
+        return self.nll_B / self.count_B.clamp(min=1)
+
+
+class Objective(Protocol):
+    """A local loss: one value per sample, (B,), to be averaged over the batch and minimised."""
+
+    needs_reference: bool
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
+
+
+class MeanNll:
+    """Ordinary training: each sample's own mean negative log-likelihood per token."""
+
+    needs_reference = False
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        return current.mean_nll_B
+
+
+class ReferenceKl:
+    """KL(reference || current) per answer token, the distillation form of a retain term."""
+
+    needs_reference = True
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        assert reference is not None
+        used_BT = current.labels_BT[:, 1:] != -100
+        log_p = torch.log_softmax(current.logits_BTV[:, :-1].float(), dim=-1)
+        log_q = torch.log_softmax(reference.logits_BTV[:, :-1].float(), dim=-1)
+        kl_BT = (log_q.exp() * (log_q - log_p)).sum(-1) * used_BT
+        return kl_BT.sum(-1) / used_BT.sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A granted request to be forgotten. ``scope`` is ``client`` (all of it) or ``records``."""
+
+    number: int
+    client: int
+    round: int
+    scope: Literal["client", "records"]
+    record_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one role does in an unlearning round: weight in the combination, overrides of local training."""
+
+    weight: float
+    lr: float | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundPlan:
+    """One unlearning round.
+
+    The adapter moves by ``target.weight * u_target + helper.weight * mean(u_helpers)`` with ``combine:
+    sum``; with ``mean`` that is divided by the sum of the two weights. A role that is None does nothing.
+    """
+
+    target: Work | None
+    helper: Work | None
+    combine: Literal["sum", "mean"] = "sum"
+
+
+class MethodConfig(BaseModel):
+    """What every unlearning method can be told; each method adds its own parameters.
+
+    The same object is the method: its plans and losses are pure functions of these fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    verdict: ClassVar[VerdictClass] = "approximate"
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CLIENT_COOPERATION})
+    alters_training: ClassVar[bool] = False
+
+    method: str
+    label: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Name of the branch; the method's name when left out."""
+
+    @property
+    def branch(self) -> str:
+        return self.label or self.method
+
+    @property
+    def unlearning_rounds(self) -> int:
+        """How many rounds the method takes for one request."""
+        return 0
+
+    def plan(self, request: Request, index: int) -> RoundPlan:
+        """The plan of unlearning round ``index`` (0-based) for ``request``."""
+        raise NotImplementedError(f"{self.method} plans no rounds")
+
+    def objective(self, role: Role) -> Objective:
+        """The local loss of a role."""
+        raise NotImplementedError(f"{self.method} has no local loss")
+
+
+class LossMethodConfig(MethodConfig):
+    """Base of the methods that are one forget loss at the target, with or without a retain term.
+
+    Total loss = gamma * L_forget (at the forgetting client) + alpha * L_retain (at the round's cohort).
+    """
+
+    rounds: int = Field(default=3, ge=1, le=1000)
+    """Unlearning rounds per request."""
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate at the forgetting client; that of local training when left out."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the forgotten records in each unlearning round."""
+    gamma: float = Field(default=1.0, gt=0)
+    """Weight of the forgetting client's update."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of the retain clients' mean update; 0 leaves them idle."""
+    retain: Literal["nll", "kl"] = "nll"
+    """Retain term: negative log-likelihood, or KL to the model at the time of the request."""
+    combine: Literal["sum", "mean"] = "sum"
+    """How the two weighted updates are combined."""
+
+    @property
+    def unlearning_rounds(self) -> int:
+        return self.rounds
+
+    def plan(self, request: Request, index: int) -> RoundPlan:
+        helper = Work(weight=self.alpha) if self.alpha > 0 else None
+        target = Work(weight=self.gamma, lr=self.lr, epochs=self.epochs)
+        return RoundPlan(target=target, helper=helper, combine=self.combine)
+
+    def objective(self, role: Role) -> Objective:
+        if role == "helper":
+            return ReferenceKl() if self.retain == "kl" else MeanNll()
+        return self.forget_objective()
+
+    def forget_objective(self) -> Objective:
+        """The loss the forgetting client minimises."""
+        raise NotImplementedError
+

@@ -1,0 +1,176 @@
+"""The tables of the report as rows of ready-to-print cells: verdict, utility, epsilon, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plots import words
+from plots.data import RunData
+from plots.parts import Branch, Request
+
+
+@dataclass(frozen=True)
+class Column:
+    head: str
+    unit: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("Branch", "", "one way the life could go on; retrain is the reference"),
+    Column(
+        "Class", "", "what the method promises: exact, guaranteed, approximate, suppression only, or nothing"
+    ),
+    Column("Knowledge", "0–1", "the headline metric on the forgotten facts, at the horizon"),
+    Column(
+        "Excess", "over retrain", "knowledge minus the retrained model's; 0 is the target, below overshot"
+    ),
+    Column(
+        "Forgetting",
+        "% of the gap",
+        "share of the gap between keep and retrain that was closed; above 100 % is over-forgetting",
+    ),
+    Column(
+        "Time", "rounds", "rounds from the request until the excess stays near 0; “never” within this run"
+    ),
+    Column("Exposure", "metric × rounds", "sum of positive excess from the request to the horizon"),
+    Column("KS p", "D, n", "forget quality: a test of truth ratios against retrain's; not proof of equality"),
+    Column("Utility", "change", "model utility at the horizon, and its change against retrain"),
+    Column("Worst client", "change", "the remaining client that lost most against retrain"),
+    Column("Cost", "% of retrain", "client training steps as a share of retraining's up to the request"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    note: str = ""
+    grey: bool = False
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    branch: str
+    colour: str
+    reference: bool
+    cells: tuple[Cell, ...]
+
+
+def verdict_rows(run: RunData, variant: str, request: Request) -> list[VerdictRow]:
+    """A row for every branch, in the order of the run."""
+    rows = []
+    for branch in run.branches:
+        cells = _cells(run, variant, request.request, branch)
+        colour = run.looks[branch.name].colour
+        rows.append(VerdictRow(branch.title, colour, branch.name == "retrain", cells))
+    return rows
+
+
+def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Cell, ...]:
+    headline = not run.quotable(variant, request, run.headline)
+    ratios = not run.quotable(variant, request, "truth_ratio")
+
+    def mean(key: str) -> float:
+        return run.value(variant, branch.name, request, key)
+
+    def spread(key: str, digits: int = 2) -> str:
+        found = run.values(variant, branch.name, request, key)
+        low, high = (words.number(f(found), digits) for f in (min, max)) if len(found) > 1 else ("", "")
+        return f"{low} … {high}" if low != high else ""
+
+    fraction = mean("forgetting_fraction")
+    distance, n = words.number(mean("forget_quality_d")), words.number(mean("forget_quality_n"), 0)
+    return (
+        Cell(words.CLASSES.get(branch.kind, branch.kind)),
+        Cell(words.number(mean("value")), spread("value"), headline),
+        Cell(words.number(mean("excess"), sign=True), spread("excess"), headline),
+        Cell(
+            f"{words.number(100 * fraction, 0)} %" if np.isfinite(fraction) else words.NOTHING, "", headline
+        ),
+        _time(run, variant, request, branch, headline),
+        Cell(words.number(mean("exposure"), 1), spread("exposure", 1), headline),
+        Cell(
+            words.p_value(run.p_value(variant, branch.name, request)),
+            f"D {distance}, n {n}" if distance != words.NOTHING else "",
+            ratios,
+        ),
+        Cell(words.number(mean("utility")), words.number(mean("utility_excess"), sign=True)),
+        _worst(run, variant, request, branch),
+        Cell(words.percent(mean("cost_share"))),
+    )
+
+
+def _time(run: RunData, variant: str, request: int, branch: Branch, grey: bool) -> Cell:
+    rows = run.rows(variant, branch.name, request)
+    found = run.values(variant, branch.name, request, "time_to_reference")
+    if not rows:
+        return Cell(words.NOTHING, "", grey)
+    if not found:
+        return Cell("never", "", grey)
+    part = f"{len(found)} of {len(rows)} seeds" if len(found) < len(rows) else ""
+    mean = float(np.mean(found))
+    return Cell(words.number(mean, 0 if mean.is_integer() else 1), part, grey)
+
+
+def _worst(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
+    rows = [
+        r
+        for r in run.rows(variant, branch.name, request)
+        if r.get("collateral_worst") is not None and np.isfinite(r["collateral_worst"])
+    ]
+    if not rows:
+        return Cell(words.NOTHING)
+    worst = min(rows, key=lambda r: float(r["collateral_worst"]))
+    who = worst.get("collateral_worst_client")
+    text = words.number(float(worst["collateral_worst"]), sign=True)
+    return Cell(text, f"client {who}" if who is not None else "", not run.trusted(variant, run.headline))
+
+
+def utility_rows(run: RunData, variant: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """(components, (branch, values) rows) of model utility at the horizon; empty where unmeasured."""
+    names = {key[4] for key in run.metrics if key[0] == variant and key[3] == "model"}
+    parts = ["model_utility"] if "model_utility" in names else []
+    parts += sorted(name for name in names if name.startswith("utility/"))
+    rows = [
+        (b.title, [words.number(run.final(variant, b.name, "model", part)) for part in parts])
+        for b in run.branches
+    ]
+    heads = [words.capital(part.removeprefix("utility/").replace("_", " ")) for part in parts]
+    return heads, rows if parts else []
+
+
+def epsilon_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str]]:
+    """(branch, largest, median, forgotten clients' epsilons) at the horizon; empty without accounting."""
+    subjects = run.subjects(variant, "epsilon", "client:")
+    rows = []
+    for branch in run.branches:
+        spent = {s: run.final(variant, branch.name, s, "epsilon") for s in subjects}
+        known = [v for v in spent.values() if np.isfinite(v)]
+        if known:
+            gone = [(r.client, spent.get(f"client:{r.client}")) for r in run.requests]
+            asked = ", ".join(f"{c}: {words.number(v)}" for c, v in gone)
+            middle = float(np.median(known))
+            rows.append((branch.title, words.number(max(known)), words.number(middle), asked))
+    return rows
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested provenance as (dotted name, text) pairs, in order."""
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            rows += flat(item, f"{name}.")
+        else:
+            rows.append((name, _text(item)))
+    return rows
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, Sequence) and not isinstance(item, str):
+        return ", ".join(str(part) for part in item)
+    return words.NOTHING if item is None else str(item)

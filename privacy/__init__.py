@@ -1,0 +1,29 @@
+"""A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
+
+from privacy.errors import ClientUpdateError, RoundAborted
+from privacy.ledger import Ledger, Release
+from privacy.parties import ClientParty, RoundResult
+from privacy.pipeline import Pipeline
+from privacy.registry import StageConfig, build_pipeline, summaries
+from privacy.stage import LocalRule, LocalTask, Nominal, Payload
+from privacy.views import Capability, honest_server, require
+
+__all__ = [
+    "Capability",
+    "ClientParty",
+    "ClientUpdateError",
+    "Ledger",
+    "LocalRule",
+    "LocalTask",
+    "Nominal",
+    "Payload",
+    "Pipeline",
+    "Release",
+    "RoundAborted",
+    "RoundResult",
+    "StageConfig",
+    "build_pipeline",
+    "honest_server",
+    "require",
+    "summaries",
+]

@@ -1,0 +1,147 @@
+"""The plain channel: vectors are added in the clear, in an order that does not depend on arrival.
+
+This is the null object of secure aggregation, and the reference that a masked sum is tested against.
+
+>>> from privacy.stage import ClientContext, Contribution, RoundContext
+>>> import numpy as np
+>>> here = dict(round_id=0, branch="main", attempt=0)
+>>> channel = PlainChannel()
+>>> payload = channel.client(ClientContext(client="a", **here)).seal(
+...     Contribution(update=np.ones(2), weight=3.0), b"")
+>>> channel.server(RoundContext(cohort=("a",), **here)).total({"a": payload}).update.tolist()
+[3.0, 3.0]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.errors import CohortTooSmall
+from privacy.stage import (
+    ClientChannel,
+    ClientContext,
+    Contribution,
+    Payload,
+    RoundContext,
+    ServerChannel,
+    Total,
+    Vector,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainChannel:
+    """Adds in float64, in the order of client ids.
+
+    *Guarantees.* The order in which payloads arrive changes no bit. One client's NaN, wrong size or
+    missing field is that client's: it is left out and named in ``rejected``.
+
+    *Edge cases.* No usable payload, or fewer than ``min_cohort``: `CohortTooSmall`. Sizes that differ:
+    the size of the majority counts, ties go to the smaller id.
+    """
+
+    min_cohort: int = 1
+    metric_names: tuple[str, ...] = ()
+    dimension: int | None = None
+
+    @property
+    def interactive(self) -> bool:
+        return False
+
+    def client(self, context: ClientContext) -> ClientChannel:
+        return _PlainClient(context=context, metric_names=self.metric_names)
+
+    def server(self, context: RoundContext) -> ServerChannel:
+        return _PlainServer(channel=self, context=context)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PlainClient:
+    context: ClientContext
+    metric_names: tuple[str, ...]
+
+    @property
+    def secret(self) -> bytes:
+        return b""
+
+    def advertise(self) -> bytes:
+        return b""
+
+    def seal(self, contribution: Contribution, broadcast: bytes) -> Payload:
+        fields: dict[str, int | float | str] = {
+            "client": self.context.client,
+            "round": self.context.round_id,
+            "branch": self.context.branch,
+            "attempt": self.context.attempt,
+            "weight": contribution.weight,
+        }
+        fields |= {f"metric.{n}": v for n, v in zip(self.metric_names, contribution.metrics, strict=True)}
+        return Payload(array=contribution.update.astype(np.float32), fields=fields)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PlainServer:
+    channel: PlainChannel
+    context: RoundContext
+
+    def collect(self, messages: Mapping[str, bytes]) -> bytes:
+        return b""
+
+    def total(self, payloads: Mapping[str, Payload]) -> Total:
+        size = self._expected_size(payloads)
+        rejected = {client: self._fault(client, payloads[client], size) for client in sorted(payloads)}
+        good = tuple(client for client, fault in rejected.items() if not fault)
+        if len(good) < self.channel.min_cohort:
+            raise CohortTooSmall(
+                f"{len(good)} usable updates, fewer than min_cohort={self.channel.min_cohort}; "
+                f"rejected: { {client: fault for client, fault in rejected.items() if fault} }"
+            )
+        update: Vector = np.zeros(size, dtype=np.float64)
+        for client in good:
+            update += payloads[client].array.astype(np.float64) * float(payloads[client].fields["weight"])
+        metrics = tuple(
+            math.fsum(float(payloads[client].fields[f"metric.{name}"]) for client in good)
+            for name in self.channel.metric_names
+        )
+        return Total(
+            update=update,
+            weight=math.fsum(float(payloads[client].fields["weight"]) for client in good),
+            metrics=metrics,
+            contributors=good,
+            rejected={client: fault for client, fault in rejected.items() if fault},
+        )
+
+    def _expected_size(self, payloads: Mapping[str, Payload]) -> int:
+        if self.channel.dimension is not None or not payloads:
+            return self.channel.dimension or 0
+        sizes = [payloads[client].array.size for client in sorted(payloads)]
+        return max(sizes, key=sizes.count)
+
+    def _fault(self, client: str, payload: Payload, size: int) -> str:
+        """Why this payload cannot be used, or an empty string."""
+        fields = payload.fields
+        if client not in self.context.cohort:
+            return "is not in this round's cohort"
+        here = self.context
+        expected = {
+            "client": client,
+            "round": here.round_id,
+            "branch": here.branch,
+            "attempt": here.attempt,
+        }
+        if any(fields.get(name) != value for name, value in expected.items()):
+            return f"answers for another client, round or attempt: {dict(fields)}"
+        if payload.array.dtype != np.float32 or payload.array.shape != (size,):
+            return f"holds {payload.array.dtype}{payload.array.shape}, expected float32({size},)"
+        numbers = ("weight", *(f"metric.{name}" for name in self.channel.metric_names))
+        if not all(_is_finite(fields.get(name)) for name in numbers):
+            return f"lacks one of the numbers {numbers}"
+        return "" if np.isfinite(payload.array).all() else "holds NaN or infinity"
+
+
+def _is_finite(value: int | float | str | None) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

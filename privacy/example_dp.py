@@ -1,0 +1,257 @@
+"""Example-level DP: local training by DP-SGD, so that no single record shows in what a client sends.
+
+Abadi et al., "Deep Learning with Differential Privacy" (2016). Each step draws a Poisson batch, clips
+each record's gradient to ``clip_norm``, adds the clipped gradients up, adds Gaussian noise of standard
+deviation ``noise_multiplier * clip_norm``, and divides by the public expected batch size.
+
+>>> import numpy as np, torch
+>>> from privacy.ledger import Ledger
+>>> rule = ExampleDpRule(ExampleDpConfig(noise_multiplier=1.0, delta=1e-5, clip_norm=1.0, batch_size=2))
+>>> task = LocalTask(client="a", round_id=1, branch="main", attempt=0, nominal_records=4, steps=1,
+...                  planned_steps=10)
+>>> ledger, model = Ledger(), torch.nn.Linear(2, 1)
+>>> session = rule.open(task, ledger)
+>>> batch = session.batch(np.array([0.9, 0.9, 0.9, 0.9]))     # nobody is drawn: a noise-only step
+>>> gradients, metrics = session.gradients(model, batch, lambda m, rows: m(rows), torch.Generator())
+>>> sorted(gradients), ledger.releases()[0].noise_multiplier, metrics["batch_size"]
+(['bias', 'weight'], 1.0, 0.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privacy.accounting import Accountant, calibrate_noise
+from privacy.errors import BudgetExceededError
+from privacy.ledger import Ledger, Release
+from privacy.per_sample import per_sample_gradients, trainable
+from privacy.stage import Facts, LocalRule, LocalTask, Metrics, PerSampleLoss, Stage
+
+
+class ExampleDpConfig(BaseModel):
+    """Clips and noises each record's gradient inside local training (DP-SGD)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Literal["example_dp"] = "example_dp"
+    noise_multiplier: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="noise std over clip_norm; or give target_epsilon",
+    )
+    target_epsilon: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="epsilon per record over the client's whole life"
+    )
+    delta: float = Field(gt=0, lt=1, description="delta at which epsilon is quoted")
+    clip_norm: float = Field(gt=0, allow_inf_nan=False, description="L2 norm of one record's gradient")
+    batch_size: int | None = Field(default=None, ge=1, description="expected size; default: local training's")
+    sample_rate: float | None = Field(default=None, gt=0, le=1, description="in place of batch_size")
+    accountant: Accountant = Field(default="pld", description="calibrates the noise and guards the budget")
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError(
+                f"noise_multiplier={self.noise_multiplier} and target_epsilon={self.target_epsilon}: give "
+                "exactly one"
+            )
+        if self.batch_size is not None and self.sample_rate is not None:
+            raise ValueError(
+                f"batch_size={self.batch_size} and sample_rate={self.sample_rate}: give at most one"
+            )
+        return self
+
+
+class ExampleDpRule:
+    """How a client trains under example-level DP: sampling, noise and budget, from public numbers."""
+
+    def __init__(self, config: ExampleDpConfig) -> None:
+        self.config = config
+
+    def sampling(self, task: LocalTask) -> tuple[float, float]:
+        """(Poisson rate, expected batch size). Both are constants of the client, not of the batch.
+
+        The rate is batch size over nominal records, never one over the number of batches, which is
+        wrong when the last batch is smaller.
+        """
+        if task.nominal_records < 1:
+            raise ValueError(f"nominal_records={task.nominal_records} must be at least 1")
+        if self.config.sample_rate is not None:
+            return self.config.sample_rate, self.config.sample_rate * task.nominal_records
+        size = self.config.batch_size if self.config.batch_size is not None else task.batch_size
+        if size is None or not size > 0:
+            raise ValueError(
+                f"batch_size={size}: give batch_size or sample_rate, or local training's batch_size"
+            )
+        rate = min(1.0, size / task.nominal_records)
+        return rate, rate * task.nominal_records
+
+    def noise_multiplier(self, task: LocalTask) -> float:
+        """As configured, or calibrated over ``planned_steps``, the client's whole life."""
+        if self.config.noise_multiplier is not None:
+            return self.config.noise_multiplier
+        assert self.config.target_epsilon is not None
+        return calibrate_noise(
+            target_epsilon=self.config.target_epsilon,
+            delta=self.config.delta,
+            sampling_rate=self.sampling(task)[0],
+            steps=task.planned_steps,
+            accountant=self.config.accountant,
+        )
+
+    def release(self, task: LocalTask) -> Release:
+        """What the whole training will be charged."""
+        return Release(
+            round_id=task.round_id,
+            branch=task.branch,
+            client=task.client,
+            unit="example",
+            noise_multiplier=self.noise_multiplier(task),
+            sampling_rate=self.sampling(task)[0],
+            steps=task.steps,
+            attempt=task.attempt,
+            delta=self.config.delta,
+        )
+
+    def affordable(self, task: LocalTask, ledger: Ledger) -> bool:
+        """Whether all steps fit ``target_epsilon``; always, if only a noise multiplier is given."""
+        if self.config.target_epsilon is None:
+            return True
+        return not ledger.would_exceed(
+            self.release(task),
+            max_epsilon=self.config.target_epsilon,
+            delta=self.config.delta,
+            accountant=self.config.accountant,
+        )
+
+    def open(self, task: LocalTask, ledger: Ledger) -> ExampleDpSession:
+        """Start a training; `BudgetExceededError` before anything is drawn if it does not fit."""
+        if not self.affordable(task, ledger):
+            raise BudgetExceededError(
+                f"{task.steps} steps would lift client {task.client!r} above "
+                f"target_epsilon={self.config.target_epsilon}; it sits round {task.round_id} out"
+            )
+        return ExampleDpSession(
+            release=self.release(task),
+            clip_norm=self.config.clip_norm,
+            expected_batch_size=self.sampling(task)[1],
+            ledger=ledger,
+        )
+
+
+class ExampleDpSession:
+    """One local training of at most ``release.steps`` steps, charged step by step.
+
+    *Guarantees.* The noisy sum of one step has L2 sensitivity ``clip_norm`` to adding or removing one
+    record. Each draw of noise is in the ledger, with the scale it was drawn at.
+
+    *Edge cases.* An empty batch gives pure noise. A record with a non-finite gradient counts as zero,
+    as refusing it would tell of it.
+    """
+
+    def __init__(
+        self, *, release: Release, clip_norm: float, expected_batch_size: float, ledger: Ledger
+    ) -> None:
+        self.step_release = replace(release, steps=1)
+        self.clip_norm = clip_norm
+        self.expected_batch_size = expected_batch_size
+        self.remaining = release.steps
+        self._ledger = ledger
+
+    def batch(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Positions of the records drawn: those whose own draw from [0, 1) is below the rate."""
+        return np.flatnonzero(uniforms < self.step_release.sampling_rate).astype(np.int64)
+
+    def gradients(
+        self,
+        model: torch.nn.Module,
+        positions: NDArray[np.int64],
+        per_sample_loss: PerSampleLoss,
+        generator: torch.Generator,
+    ) -> tuple[dict[str, torch.Tensor], Metrics]:
+        """One step's private gradient by parameter name, and metrics that must not leave the client."""
+        if not trainable(model):
+            raise ValueError("model has no trainable parameters")
+        return self.privatise(per_sample_gradients(model, positions, per_sample_loss), generator)
+
+    def privatise(
+        self, per_sample: Mapping[str, torch.Tensor], generator: torch.Generator
+    ) -> tuple[dict[str, torch.Tensor], Metrics]:
+        """Clip, add up, add noise, divide, from per-sample gradients (B, *shape) by parameter name."""
+        if self.remaining < 1:
+            raise BudgetExceededError("all steps of this training are spent; open another")
+        self.remaining -= 1
+        sums, metrics = clipped_sums(per_sample, clip_norm=self.clip_norm)
+        noise = draw_noise(sums, self.step_release, self.clip_norm, generator, self._ledger)
+        return {name: (sums[name] + noise[name]) / self.expected_batch_size for name in sums}, metrics
+
+
+def clipped_sums(
+    per_sample: Mapping[str, torch.Tensor], *, clip_norm: float
+) -> tuple[dict[str, torch.Tensor], Metrics]:
+    """Clip each sample's whole gradient to L2 norm ``clip_norm`` and add up, by parameter name.
+
+    *Guarantees.* Each sample adds a vector of norm at most ``clip_norm``, up to fp32 rounding, from
+    which a margin of 1e-6 is kept. Samples do not influence each other's factor.
+    """
+    names = sorted(per_sample)
+    squares_B = sum(per_sample[name].flatten(1).double().square().sum(1) for name in names)
+    norms_B = torch.as_tensor(squares_B).sqrt()
+    finite_B = torch.isfinite(norms_B)
+    factors_B = torch.where(norms_B > clip_norm, clip_norm * (1 - 1e-6) / norms_B, 1.0)
+    sums = {}
+    for name in names:
+        grads = per_sample[name].float()
+        safe = torch.where(_as_column(finite_B, grads), grads, 0.0)
+        sums[name] = torch.einsum("b,b...->...", torch.where(finite_B, factors_B, 0.0).float(), safe)
+    size = norms_B.numel()
+    return sums, {
+        "batch_size": float(size),
+        "clipped": float((norms_B > clip_norm).double().mean()) if size else 0.0,
+        "non_finite": float((~finite_B).sum()),
+    }
+
+
+def _as_column(flags_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return flags_B.view(-1, *([1] * (like.dim() - 1)))
+
+
+def draw_noise(
+    like: Mapping[str, torch.Tensor],
+    release: Release,
+    clip_norm: float,
+    generator: torch.Generator,
+    ledger: Ledger,
+) -> dict[str, torch.Tensor]:
+    """Gaussian noise shaped like ``like``, of the scale that ``release`` states; writes ``release`` down.
+
+    The only place where noise is drawn and the only one that charges for it. Names are drawn in order.
+    """
+    ledger.append(release)
+    scale = release.noise_multiplier * clip_norm
+    return {
+        name: torch.randn(t.shape, generator=generator, device=t.device, dtype=torch.float32) * scale
+        for name, t in sorted(like.items())
+    }
+
+
+class ExampleDpStage(Stage):
+    """Brings the local rule; what a client sends is then post-processing."""
+
+    def __init__(self, config: ExampleDpConfig) -> None:
+        self.config = config
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(name="example_dp", place="local", charges="example", mechanism="gaussian")
+
+    def local(self) -> LocalRule:
+        return ExampleDpRule(self.config)

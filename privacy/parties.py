@@ -1,0 +1,217 @@
+"""The two parties of a round: a client that prepares, a server that aggregates.
+
+They share nothing but bytes and arrays. A client rebuilt from its secret continues where the former
+object stopped, which is what a stateless client app needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
+from privacy.stage import (
+    ClientChannel,
+    ClientContext,
+    Contribution,
+    Metrics,
+    Nominal,
+    Payload,
+    RoundContext,
+    ServerChannel,
+    Stage,
+    Total,
+    Update,
+    Vector,
+)
+
+Weighting = Literal["uniform", "examples"]
+
+
+class Prepared(NamedTuple):
+    """What leaves the client, and metrics of its stages ("clip.norm") that stay there."""
+
+    payload: Payload
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundResult:
+    """What comes out of a round.
+
+    ``update`` is the mean (or weighted sum), fp32 (d,). ``metrics`` holds the contributors' mean of
+    each declared metric and "contributors", their number, and under masks "quantisation_error", a
+    bound on the error of each coordinate of the update. ``rejected`` names clients whose payloads
+    could not be used, with reasons.
+    """
+
+    update: Update
+    total_weight: float
+    metrics: Metrics
+    contributors: tuple[str, ...]
+    rejected: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientParty:
+    """One client in one attempt of one round. Made by `Pipeline.client`."""
+
+    stages: tuple[Stage, ...]
+    nominal: Nominal
+    weighting: Weighting
+    context: ClientContext
+    channel: ClientChannel
+
+    @property
+    def secret(self) -> bytes:
+        """Key material to rebuild this party from; it never leaves the client."""
+        return self.channel.secret
+
+    def advertise(self) -> bytes:
+        """First message; empty unless the pipeline is interactive."""
+        return self.channel.advertise()
+
+    def prepare(
+        self,
+        update: Update,
+        *,
+        weight: float = 1.0,
+        metrics: Mapping[str, float] | None = None,
+        broadcast: bytes = b"",
+    ) -> Prepared:
+        """Check an update, pass it through the stages, seal it.
+
+        ``update`` is fp32 (d,); ``weight`` the number of examples, not used under "uniform" or when a
+        weight is planned; ``metrics`` exactly those declared by the pipeline.
+
+        *Guarantees.* NaN, infinity and wrong sizes raise `ClientUpdateError` before anything is
+        masked. The update is not changed. Call once per attempt: two payloads for two rosters of one
+        attempt would tell the server more than one sum.
+        """
+        value: Vector = _checked(update, self.nominal.dimension).astype(np.float64)
+        local: Metrics = {}
+        for stage in self.stages:
+            value, found = stage.client(value, self.context)
+            local |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
+        contribution = Contribution(
+            update=value, weight=self._weight(weight), metrics=self._reported(metrics or {})
+        )
+        return Prepared(self.channel.seal(contribution, broadcast), local)
+
+    def _weight(self, given: float) -> float:
+        limit = math.inf if self.nominal.max_weight is None else self.nominal.max_weight
+        planned = self.context.planned_weight
+        if planned is not None:
+            if not abs(planned) <= limit:
+                raise ClientUpdateError(f"planned_weight={planned} exceeds max_weight={limit}")
+            return planned
+        if self.weighting == "uniform":
+            return 1.0
+        if not 1 <= given <= limit or given != int(given):
+            raise ClientUpdateError(
+                f"weight={given} must be a whole number of examples from 1 to max_weight={limit}"
+            )
+        return float(given)
+
+    def _reported(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        names = [metric.name for metric in self.nominal.metrics]
+        if set(metrics) != set(names):
+            raise ClientUpdateError(f"metrics={sorted(metrics)} must be exactly the declared {sorted(names)}")
+        bad = [name for name in names if math.isnan(metrics[name])]
+        if bad:
+            raise ClientUpdateError(f"metrics {bad} are NaN")
+        return tuple(min(max(metrics[m.name], -m.bound), m.bound) for m in self.nominal.metrics)
+
+
+def _checked(update: Update, dimension: int | None) -> Update:
+    """The update itself if it can be used."""
+    if (
+        not isinstance(update, np.ndarray)
+        or update.dtype != np.float32
+        or update.ndim != 1
+        or not update.size
+    ):
+        kind = f"{update.dtype}{update.shape}" if isinstance(update, np.ndarray) else type(update).__name__
+        raise ClientUpdateError(f"update is {kind}; give a non-empty float32 vector")
+    if dimension is not None and update.size != dimension:
+        raise ClientUpdateError(f"update has {update.size} entries, expected dimension={dimension}")
+    if not np.isfinite(update).all():
+        raise ClientUpdateError("update holds NaN or infinity; this client cannot contribute")
+    return update
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerRound:
+    """The server in one attempt of one round. Made by `Pipeline.open_round`."""
+
+    stages: tuple[Stage, ...]
+    nominal: Nominal
+    context: RoundContext
+    channel: ServerChannel
+    min_cohort: int
+    planned_weights: Mapping[str, float] | None
+    normalise: bool
+
+    def __post_init__(self) -> None:
+        if len(self.context.cohort) < self.min_cohort:
+            raise CohortTooSmall(
+                f"cohort of {len(self.context.cohort)} is below min_cohort={self.min_cohort}"
+            )
+
+    def collect(self, messages: Mapping[str, bytes]) -> bytes:
+        """Advertised messages by client -> what every client gets before it prepares."""
+        return self.channel.collect(messages)
+
+    def aggregate(self, payloads: Mapping[str, Payload]) -> RoundResult:
+        """Payloads by client -> mean update.
+
+        *Guarantees.* The order of payloads changes no bit of the result. Under masks the sum of the
+        encoded contributions is exact, or `RoundAborted` is raised and nothing is released.
+        """
+        total = self.channel.total(payloads)
+        if len(total.contributors) < self.min_cohort:
+            raise CohortTooSmall(
+                f"{len(total.contributors)} contributors, below min_cohort={self.min_cohort}"
+            )
+        self._check_plan(total)
+        divisor = total.weight if self.normalise else 1.0
+        if not divisor > 0:
+            raise RoundAborted(f"weights add up to {divisor}; a mean needs a positive total")
+        value = total.update
+        metrics = self._means(total)
+        if total.error:
+            metrics["quantisation_error"] = total.error / divisor
+        for stage in self.stages:
+            value, found = stage.sum(value, self.context)
+            metrics |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
+        value = value / divisor
+        for stage in reversed(self.stages):
+            value, found = stage.server(value, self.context)
+            metrics |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
+        return RoundResult(
+            update=value.astype(np.float32),
+            total_weight=total.weight,
+            metrics=metrics,
+            contributors=total.contributors,
+            rejected=total.rejected,
+        )
+
+    def _means(self, total: Total) -> Metrics:
+        count = len(total.contributors)
+        metrics = {
+            metric.name: value / count
+            for metric, value in zip(self.nominal.metrics, total.metrics, strict=True)
+        }
+        return metrics | {"contributors": float(count)}
+
+    def _check_plan(self, total: Total) -> None:
+        """Clients must have used the planned weights: their total says so."""
+        if self.planned_weights is None:
+            return
+        planned = math.fsum(self.planned_weights[client] for client in total.contributors)
+        if not math.isclose(planned, total.weight, rel_tol=1e-5, abs_tol=1e-5):
+            raise RoundAborted(f"weights add up to {total.weight}, but {planned} was planned")

@@ -1,0 +1,267 @@
+"""The pipeline: stages put in order, checked once, and driven round by round by separate parties.
+
+>>> import numpy as np
+>>> pipeline = Pipeline(weighting="examples")          # no stages: a plain weighted mean
+>>> here = dict(round_id=1, branch="main", attempt=0)
+>>> updates = {"a": (np.float32([1.0, 0.0]), 1), "b": (np.float32([0.0, 4.0]), 3)}
+>>> server = pipeline.open_round(cohort=["a", "b"], **here)
+>>> payloads = {
+...     name: pipeline.client(name, **here).prepare(update, weight=n).payload
+...     for name, (update, n) in updates.items()
+... }
+>>> result = server.aggregate(payloads)
+>>> result.update.tolist(), result.total_weight
+([0.25, 3.0], 4.0)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from privacy.channel import PlainChannel
+from privacy.errors import CohortTooSmall, PipelineError
+from privacy.parties import ClientParty, ServerRound, Weighting
+from privacy.stage import (
+    Channel,
+    ClientContext,
+    Facts,
+    LocalRule,
+    Metric,
+    Nominal,
+    Reveals,
+    RoundContext,
+    Stage,
+    Unit,
+    Wire,
+)
+
+if TYPE_CHECKING:
+    from privacy.ledger import Ledger
+
+PLACES: tuple[Literal["local", "update", "channel"], ...] = ("local", "update", "channel")
+
+
+class Pipeline:
+    """Stages from the client's training to the server's mean, type-checked when built.
+
+    ``weighting``: every contributor counts the same, or by its number of examples. ``max_weight`` is
+    the largest weight a client may have (1 under "uniform" unless given), ``max_cohort`` the largest
+    cohort, ``dimension`` the length of an update where it is known beforehand. ``metrics`` are the
+    numbers clients may report; nothing else leaves a client. ``public_counts`` declares that the
+    clients' numbers of examples are public, which DP does not protect.
+
+    *Guarantees.* Construction fails with `PipelineError` if stages are out of order or doubled, a
+    modular stage would get unbounded updates, a sum could overflow, noise has no sensitivity, or a
+    DP stage would sit beside numbers that nobody accounts for. The server sees of a round only
+    what `reveals` says.
+
+    *Edge cases.* No stages: a plain weighted mean. ``min_cohort`` is at least 2 under masks.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage] = (),
+        *,
+        weighting: Weighting = "uniform",
+        max_weight: float | None = None,
+        max_cohort: int | None = None,
+        dimension: int | None = None,
+        min_cohort: int = 1,
+        metrics: Sequence[Metric] = (),
+        public_counts: bool = False,
+        session: str = "",
+    ) -> None:
+        if weighting not in ("uniform", "examples"):
+            raise PipelineError(f"weighting={weighting!r} is unknown; choose 'uniform' or 'examples'")
+        for name, value, least in (("max_weight", max_weight, 0.0), ("max_cohort", max_cohort, 0.0)):
+            if value is not None and not least < value < float("inf"):
+                raise PipelineError(f"{name}={value} must be positive and finite")
+        if min_cohort < 1:
+            raise PipelineError(f"min_cohort={min_cohort} must be at least 1")
+        self.stages = tuple(stages)
+        self.weighting: Weighting = weighting
+        self.nominal = Nominal(
+            max_cohort=max_cohort,
+            max_weight=1.0 if max_weight is None and weighting == "uniform" else max_weight,
+            dimension=dimension,
+            min_cohort=min_cohort,
+            metrics=tuple(metrics),
+            session=session,
+        )
+        _check_order(self.facts)
+        _check_accounted(self.facts, weighting, self.nominal.metrics, public_counts)
+        self.wires, channel = _fold(self.stages, self.nominal)
+        self.channel: Channel = channel or PlainChannel(
+            min_cohort=min_cohort, metric_names=tuple(m.name for m in metrics), dimension=dimension
+        )
+        self.min_cohort = self.channel.min_cohort
+
+    @property
+    def facts(self) -> tuple[Facts, ...]:
+        """What each stage declares, in order."""
+        return tuple(stage.facts for stage in self.stages)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether clients must advertise before they prepare."""
+        return self.channel.interactive
+
+    @property
+    def reveals(self) -> Reveals:
+        """What the server sees of updates: each one, or only their sum."""
+        return "sum" if any(fact.reveals == "sum" for fact in self.facts) else "individual"
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether a client that goes silent after advertising aborts the round."""
+        return any(fact.needs_all for fact in self.facts)
+
+    @property
+    def protects(self) -> frozenset[Unit]:
+        """The units for which a stage releases with differential privacy."""
+        return frozenset(fact.charges for fact in self.facts if fact.charges is not None)
+
+    @property
+    def l2_bound(self) -> float | None:
+        """Largest L2 norm of one client's unweighted update, None if unbounded."""
+        return self.wires[-1].l2_bound
+
+    def local_rule(self) -> LocalRule | None:
+        """The rule that owns local training, if a stage brings one."""
+        rules = [rule for stage in self.stages if (rule := stage.local()) is not None]
+        return rules[0] if rules else None
+
+    def client(
+        self,
+        client: str,
+        *,
+        round_id: int,
+        branch: str,
+        attempt: int = 0,
+        secret: bytes | None = None,
+        generator: np.random.Generator | None = None,
+        planned_weight: float | None = None,
+    ) -> ClientParty:
+        """One client's party. Rebuild it with the same ``secret`` (see `ClientParty.secret`) at will."""
+        context = ClientContext(
+            client=client,
+            round_id=round_id,
+            branch=branch,
+            attempt=attempt,
+            session=self.nominal.session,
+            secret=secret,
+            generator=generator,
+            planned_weight=planned_weight,
+        )
+        return ClientParty(
+            stages=self.stages,
+            nominal=self.nominal,
+            weighting=self.weighting,
+            context=context,
+            channel=self.channel.client(context),
+        )
+
+    def open_round(
+        self,
+        *,
+        round_id: int,
+        branch: str,
+        cohort: Sequence[str],
+        attempt: int = 0,
+        planned_weights: Mapping[str, float] | None = None,
+        normalise: bool = True,
+        ledger: Ledger | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> ServerRound:
+        """The server's party for one attempt.
+
+        ``planned_weights`` are public weights by client that replace the pipeline's weighting (an
+        unlearning round's gamma for the target and alpha/n for each helper); clients must be given
+        the same as ``planned_weight``. ``normalise=False`` gives the weighted sum, not the mean.
+        """
+        if len(set(cohort)) != len(cohort):
+            raise ValueError(f"cohort={list(cohort)} names a client twice")
+        if planned_weights is not None and set(planned_weights) != set(cohort):
+            raise ValueError(f"planned_weights for {sorted(planned_weights)} must cover {sorted(cohort)}")
+        if planned_weights is not None:
+            heard = sum(weight != 0 for weight in planned_weights.values())
+            if heard < self.min_cohort:
+                raise CohortTooSmall(
+                    f"planned_weights={dict(planned_weights)} leave {heard} clients in the sum, fewer than "
+                    f"min_cohort={self.min_cohort}"
+                )
+        context = RoundContext(
+            round_id=round_id,
+            branch=branch,
+            attempt=attempt,
+            session=self.nominal.session,
+            cohort=tuple(sorted(cohort)),
+            ledger=ledger,
+            generator=generator,
+        )
+        return ServerRound(
+            stages=self.stages,
+            nominal=self.nominal,
+            context=context,
+            channel=self.channel.server(context),
+            min_cohort=self.min_cohort,
+            planned_weights=None if planned_weights is None else dict(planned_weights),
+            normalise=normalise,
+        )
+
+
+def _check_order(facts: Sequence[Facts]) -> None:
+    """Local stages, then update stages, then at most one channel; nothing twice."""
+    names = [fact.name for fact in facts]
+    for fact in facts:
+        if names.count(fact.name) > 1:
+            raise PipelineError(f"stage {fact.name!r} appears {names.count(fact.name)} times; keep one")
+    for before, after in itertools.pairwise(facts):
+        if PLACES.index(before.place) > PLACES.index(after.place):
+            raise PipelineError(
+                f"{after.name} after {before.name}: {after.name} acts on the {after.place}, which is over by "
+                f"then; put {after.name} before {before.name}"
+            )
+    for place in ("local", "channel"):
+        same = [fact.name for fact in facts if fact.place == place]
+        if len(same) > 1:
+            raise PipelineError(f"stages {same} all own the {place}; keep one")
+
+
+def _check_accounted(
+    facts: Sequence[Facts], weighting: Weighting, metrics: Sequence[Metric], public_counts: bool
+) -> None:
+    """Beside a DP stage, nothing that depends on records may leave a client unaccounted."""
+    private = [fact.name for fact in facts if fact.charges is not None]
+    names = [metric.name for metric in metrics]
+    if len(set(names)) != len(names):
+        raise PipelineError(f"metrics={names} names one twice")
+    if not private:
+        return
+    leaking = [metric.name for metric in metrics if not metric.public]
+    if leaking:
+        raise PipelineError(
+            f"metrics={leaking} depend on records and {private[0]} does not account for them; drop them, or "
+            "declare public=True if they do not"
+        )
+    if weighting == "examples" and not public_counts:
+        raise PipelineError(
+            f"weighting='examples' beside {private[0]} sends the number of records, which is not accounted "
+            "for; use weighting='uniform', or declare public_counts=True"
+        )
+
+
+def _fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], Channel | None]:
+    """The wire before the first stage and after each one, and the channel that a stage provides."""
+    wires = [Wire(kind="float", l2_bound=None)]
+    channel: Channel | None = None
+    for stage in stages:
+        if stage.facts.takes != wires[-1].kind:
+            raise PipelineError(f"{stage.facts.name} takes {stage.facts.takes}, but gets {wires[-1].kind}")
+        channel = stage.channel(wires[-1], nominal) or channel
+        wires.append(stage.wire(wires[-1], nominal))
+    return tuple(wires), channel

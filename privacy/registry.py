@@ -1,0 +1,73 @@
+"""All stages by name: their configurations, one line on each, and how they become a pipeline.
+
+`StageConfig` is a discriminated union on ``stage``, ready to be a field of a larger configuration.
+
+>>> from pydantic import TypeAdapter
+>>> configs = TypeAdapter(list[StageConfig]).validate_python([{"stage": "clip", "norm": 1.0}])
+>>> build_pipeline(configs).l2_bound
+1.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from privacy.clipping import ClipConfig, ClipStage
+from privacy.example_dp import ExampleDpConfig, ExampleDpStage
+from privacy.parties import Weighting
+from privacy.pipeline import Pipeline
+from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
+from privacy.stage import Nominal, Stage
+
+StageConfig = Annotated[
+    ExampleDpConfig | ClipConfig | SecureAggregationConfig,
+    Field(discriminator="stage"),
+]
+
+CONFIGS: dict[str, type[ExampleDpConfig] | type[ClipConfig] | type[SecureAggregationConfig]] = {
+    "example_dp": ExampleDpConfig,
+    "clip": ClipConfig,
+    "secure_aggregation": SecureAggregationConfig,
+}
+"""Configuration classes by stage name, in the order in which stages may stand."""
+
+
+def summaries() -> dict[str, str]:
+    """One line on each stage, by name."""
+    return {name: (config.__doc__ or "").strip().splitlines()[0] for name, config in CONFIGS.items()}
+
+
+def build_stage(config: ExampleDpConfig | ClipConfig | SecureAggregationConfig) -> Stage:
+    """The stage that a configuration describes."""
+    match config:
+        case ExampleDpConfig():
+            return ExampleDpStage(config)
+        case ClipConfig():
+            return ClipStage(config)
+        case SecureAggregationConfig():
+            return SecureAggregationStage(config)
+
+
+def build_pipeline(
+    configs: Sequence[ExampleDpConfig | ClipConfig | SecureAggregationConfig],
+    *,
+    nominal: Nominal | None = None,
+    weighting: Weighting = "uniform",
+    public_counts: bool = False,
+) -> Pipeline:
+    """A checked pipeline; `PipelineError` says what does not fit. ``nominal`` holds the worst cases."""
+    worst = nominal if nominal is not None else Nominal()
+    return Pipeline(
+        [build_stage(config) for config in configs],
+        weighting=weighting,
+        max_weight=worst.max_weight,
+        max_cohort=worst.max_cohort,
+        dimension=worst.dimension,
+        min_cohort=worst.min_cohort,
+        metrics=worst.metrics,
+        public_counts=public_counts,
+        session=worst.session,
+    )

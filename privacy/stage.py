@@ -1,0 +1,299 @@
+"""The vocabulary of the privacy layer: wires, stages, contexts, channels, local rules.
+
+A client's update is a fp32 vector of shape (d,), its parameters in an order fixed by the caller. It
+passes stages on its way out; a channel adds the clients' vectors up; the server passes the sum through
+the stages again. A stage has four hooks, each of which does nothing unless it is overridden:
+
+=========  ======================================================================================
+`local`    owns the local loss reduction and the sampler (example-level DP), or None
+`client`   the update on its way out
+`sum`      what the server may do with the total of the weighted updates
+`server`   after the sum was normalised, in reverse order of stages
+=========  ======================================================================================
+
+A stage also declares `facts`, from which the pipeline derives what is legal and who sees what, and
+`wire`, the type-check: given what comes in, what goes out. The stage that adds clients up (secure
+aggregation) provides a `channel`; without one, vectors are added in the clear.
+
+>>> Wire(kind="float", l2_bound=1.0)
+Wire(kind='float', l2_bound=1.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+    from privacy.ledger import Ledger
+
+Vector = NDArray[np.float64]
+Update = NDArray[np.float32]
+Metrics = dict[str, float]
+WireKind = Literal["float", "modular"]
+Reveals = Literal["individual", "sum"]
+Unit = Literal["example", "client"]
+Place = Literal["local", "update", "channel"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wire:
+    """What travels between two stages of one client.
+
+    ``l2_bound`` is the sensitivity: the largest L2 norm of one client's unweighted update; None if
+    nothing bounds it. ``modular`` means integers modulo 2^32.
+    """
+
+    kind: WireKind
+    l2_bound: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A number that each client reports and of which the server learns the cohort's mean.
+
+    Values are clamped to [-bound, bound]. ``public`` promises that the value does not depend on the
+    client's records (a step count, say); beside a DP stage only public metrics are allowed.
+    """
+
+    name: str
+    bound: float
+    public: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound < float("inf"):
+            raise ValueError(f"bound={self.bound} of metric {self.name!r} must be positive and finite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nominal:
+    """The public numbers that a pipeline is checked against: worst cases, never this round's values."""
+
+    max_cohort: int | None = None
+    max_weight: float | None = None
+    dimension: int | None = None
+    min_cohort: int = 1
+    metrics: tuple[Metric, ...] = ()
+    session: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a stage declares about itself, apart from its `wire`.
+
+    ``reveals`` is what the server sees after it; ``charges`` the unit that its releases are charged
+    to (None: no release); ``needs_all`` that a round fails unless every masked client reports.
+    """
+
+    name: str
+    place: Place
+    takes: WireKind = "float"
+    gives: WireKind = "float"
+    reveals: Reveals = "individual"
+    charges: Unit | None = None
+    mechanism: str | None = None
+    needs_all: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundContext:
+    """Which round this is, for the server's hooks. ``attempt`` counts repetitions of one round.
+
+    ``generator`` and ``ledger`` are for stages whose noise is drawn at the server.
+    """
+
+    round_id: int
+    branch: str
+    attempt: int
+    session: str = ""
+    cohort: tuple[str, ...] = ()
+    generator: np.random.Generator | None = None
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientContext:
+    """Who a client party is and in which round.
+
+    ``secret`` is 32 bytes of key material, unique to (client, round, branch, attempt); None asks the
+    operating system. ``generator`` feeds whatever a stage draws at the client. ``planned_weight`` is
+    a public weight fixed by the server's plan; it replaces the pipeline's weighting.
+    """
+
+    client: str
+    round_id: int
+    branch: str
+    attempt: int
+    session: str = ""
+    secret: bytes | None = field(default=None, repr=False)
+    generator: np.random.Generator | None = None
+    planned_weight: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payload:
+    """What a client sends: float32 or uint32 of one dimension, and small public fields."""
+
+    array: NDArray[np.float32] | NDArray[np.uint32]
+    fields: Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """What a client adds to the sum: weight * update (d,), weight, and its declared metrics in order."""
+
+    update: Vector
+    weight: float
+    metrics: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Total:
+    """What a channel lets the server learn: sums over ``contributors``.
+
+    ``update`` is the sum of weight * update, float64 (d,). ``error`` bounds the absolute error per
+    coordinate of that sum that the channel itself made. ``rejected`` names clients and reasons.
+    """
+
+    update: Vector
+    weight: float
+    metrics: tuple[float, ...]
+    contributors: tuple[str, ...]
+    error: float = 0.0
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+
+class ClientChannel(Protocol):
+    """One client's end of a channel, for one attempt of one round."""
+
+    @property
+    def secret(self) -> bytes:
+        """All private state as bytes (kept by the client between messages; empty if there is none)."""
+
+    def advertise(self) -> bytes:
+        """The first message; empty unless the channel is interactive."""
+
+    def seal(self, contribution: Contribution, broadcast: bytes) -> Payload:
+        """The message that carries the contribution."""
+
+
+class ServerChannel(Protocol):
+    """The server's end of a channel, for one attempt of one round."""
+
+    def collect(self, messages: Mapping[str, bytes]) -> bytes:
+        """Advertised messages by client -> what is broadcast to them; empty unless interactive."""
+
+    def total(self, payloads: Mapping[str, Payload]) -> Total:
+        """The sum, or `RoundAborted`."""
+
+
+class Channel(Protocol):
+    """How vectors are added up."""
+
+    @property
+    def interactive(self) -> bool:
+        """Whether clients advertise before they send."""
+
+    @property
+    def min_cohort(self) -> int:
+        """Fewest contributors of which a sum may be formed."""
+
+    def client(self, context: ClientContext) -> ClientChannel:
+        """A client's end."""
+
+    def server(self, context: RoundContext) -> ServerChannel:
+        """The server's end."""
+
+
+PerSampleLoss = Callable[[Any, NDArray[np.int64]], "torch.Tensor"]
+"""(model, positions (B,)) -> losses (B,), each the mean over that sample's own tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalTask:
+    """One local training of one client, as a local rule needs to know it; all numbers are public.
+
+    ``nominal_records`` is the client's number of records fixed when it joined, not today's, so that
+    removing a record changes neither the rate nor anybody's draw. ``steps`` is this training's number
+    of steps; ``planned_steps`` the most this client will ever take, over all rounds. ``batch_size``
+    is the expected one, used where the stage's configuration leaves it open.
+    """
+
+    client: str
+    round_id: int
+    branch: str
+    attempt: int
+    nominal_records: int
+    steps: int
+    planned_steps: int
+    batch_size: float | None = None
+
+
+class LocalSession(Protocol):
+    """One opened local training."""
+
+    def batch(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """One draw in [0, 1) per record -> positions of this step's batch; possibly empty."""
+
+    def gradients(
+        self,
+        model: torch.nn.Module,
+        positions: NDArray[np.int64],
+        per_sample_loss: PerSampleLoss,
+        generator: torch.Generator,
+    ) -> tuple[dict[str, torch.Tensor], Metrics]:
+        """Gradients by parameter name, to hand to an optimiser, and metrics that stay at the client."""
+
+    def privatise(
+        self, per_sample: Mapping[str, torch.Tensor], generator: torch.Generator
+    ) -> tuple[dict[str, torch.Tensor], Metrics]:
+        """The same from per-sample gradients (B, *shape) that an executor has computed itself."""
+
+
+class LocalRule(Protocol):
+    """Owns loss reduction and sampling of local training."""
+
+    def affordable(self, task: LocalTask, ledger: Ledger) -> bool:
+        """Whether the whole training fits the client's budget. Changes nothing."""
+
+    def open(self, task: LocalTask, ledger: Ledger) -> LocalSession:
+        """Start a training; `BudgetExceededError` if it does not fit."""
+
+
+class Stage(Protocol):
+    """A privacy stage. Subclass it to inherit hooks that do nothing."""
+
+    @property
+    def facts(self) -> Facts:
+        """What this stage declares."""
+        ...
+
+    def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
+        """Type-check: what goes out when ``incoming`` comes in; `PipelineError` if it cannot."""
+        return incoming
+
+    def local(self) -> LocalRule | None:
+        """The rule that local training must follow, or None."""
+        return None
+
+    def client(self, update: Vector, context: ClientContext) -> tuple[Vector, Metrics]:
+        """The update on its way out. Metrics stay at the client."""
+        return update, {}
+
+    def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
+        """What the server does with the total, before it divides by the weight."""
+        return total, {}
+
+    def server(self, update: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
+        """What the server does after that."""
+        return update, {}
+
+    def channel(self, incoming: Wire, nominal: Nominal) -> Channel | None:
+        """The channel this stage provides, or None."""
+        return None

@@ -1,0 +1,221 @@
+"""Figures: every one draws, none without its data, titles follow the data, bytes and colours are stable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from plots import clients, epsilon, excess, figures, pareto, quality, ratios, style, timeline, trust
+from plots.data import RunData
+from plots.figures import FIGURES, Kind, draw_all
+from tests.plots.conftest import Load
+from tests.plots.synthetic import FATES, Fate
+
+
+def title(figure: Figure | None) -> str:
+    assert figure is not None
+    return style.title_of(figure)
+
+
+def drawn_colours(figure: Figure) -> set[str]:
+    return {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
+
+
+@pytest.mark.parametrize("kind", FIGURES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_every_figure_draws_and_states_a_finding(load: Load, kind: Kind, seeds: tuple[int, ...]) -> None:
+    figure = kind.draw(load(seeds=seeds, epsilon=1.0), "base")
+    assert len(title(figure)) > 20
+    assert "removed" not in (title(figure) + kind.caption)
+
+
+class TestMissingData:
+    def test_no_epsilon(self, load: Load) -> None:
+        assert epsilon.draw(load(), "base") is None
+
+    def test_no_items(self, load: Load) -> None:
+        assert ratios.draw(load(items=False), "base") is None
+
+    def test_no_client_metrics(self, load: Load) -> None:
+        assert clients.draw(load(client_metrics=False), "base") is None
+
+    def test_no_metrics_at_all(self, load: Load) -> None:
+        run = dataclasses.replace(load(), metrics={}, records={}, verdict={"informative": [], "rows": []})
+        assert [kind.name for kind in FIGURES if kind.draw(run, "base") is not None] == []
+
+    def test_unknown_variant(self, load: Load) -> None:
+        run = load()
+        assert timeline.draw(run, "other") is None
+        assert trust.draw(run, "other") is None
+
+    def test_a_branch_without_values_is_left_out(self, load: Load) -> None:
+        run = load()
+        kept = {key: value for key, value in run.metrics.items() if key[1] != "npo"}
+        figure = timeline.draw(dataclasses.replace(run, metrics=kept), "base")
+        assert figure is not None
+        assert run.looks["npo"].colour not in drawn_colours(figure)
+
+
+class TestTitlesSayWhatTheDataSay:
+    """Each with the data flipped as the negative control."""
+
+    def flipped(self) -> dict[str, Fate]:
+        npo, ascent = FATES["npo"], FATES["grad_ascent"]
+        swapped = {
+            "npo": dataclasses.replace(npo, excess=-0.11, time=None, damage=0.25),
+            "grad_ascent": dataclasses.replace(ascent, excess=0.0, time=6, damage=0.0),
+        }
+        return dict(FATES) | swapped
+
+    def test_timeline(self, load: Load) -> None:
+        before, after = (
+            title(timeline.draw(load(), "base")),
+            title(timeline.draw(load(fates=self.flipped()), "base")),
+        )
+        assert "NPO reaches the retrained reference within 4 rounds" in before
+        assert "gradient ascent overshoots" in before
+        assert "Gradient ascent reaches the retrained reference within 6 rounds" in after
+        assert "NPO overshoots" in after
+
+    def test_nobody_reaches_it(self, load: Load) -> None:
+        fates = dict(FATES) | {"npo": dataclasses.replace(FATES["npo"], excess=0.3, time=None)}
+        text = title(timeline.draw(load(fates=fates), "base"))
+        assert text.startswith("No method ends at the retrained reference")
+
+    @pytest.mark.parametrize("draw", [excess.draw, quality.draw, ratios.draw, pareto.draw])
+    def test_npo_leads_only_while_it_is_near(
+        self, load: Load, draw: Callable[[RunData, str], Figure | None]
+    ) -> None:
+        fates = dict(FATES) | {
+            "npo": dataclasses.replace(FATES["npo"], excess=0.4, time=None),
+            "grad_diff": dataclasses.replace(FATES["grad_diff"], excess=0.0, time=2),
+        }
+        before, after = title(draw(load(), "base")), title(draw(load(fates=fates), "base"))
+        lead_before, lead_after = before.split(" from ")[0][:50], after.split(" from ")[0][:50]
+        assert "NPO" in lead_before
+        assert "NPO" not in lead_after
+        assert "radient difference" in lead_after
+
+    def test_clients(self, load: Load) -> None:
+        gentle = {name: dataclasses.replace(fate, damage=0.0) for name, fate in FATES.items()}
+        assert "Gradient ascent hurts client" in title(clients.draw(load(), "base"))
+        assert title(clients.draw(load(fates=gentle), "base")).startswith("No method costs any remaining")
+
+    def test_trust(self, load: Load) -> None:
+        assert title(trust.draw(load(), "base")) == "3 of 4 metrics tell keep from retrain on this run"
+        assert "headline metric, fact probability, does not" in title(trust.draw(load(trusted=False), "base"))
+
+    def test_vacuous_epsilon(self, load: Load) -> None:
+        assert "no guarantee" not in title(epsilon.draw(load(epsilon=1.0), "base"))
+        assert "no guarantee" in title(epsilon.draw(load(epsilon=10.0), "base"))
+
+    @pytest.mark.parametrize("module", [timeline, excess, quality, ratios, pareto, clients])
+    def test_not_informative_is_said_and_greyed(self, load: Load, module: object) -> None:
+        run = load(informative=False)
+        figure = module.draw(run, "base")  # type: ignore[attr-defined]
+        assert title(figure).startswith("Not informative")
+
+    def test_untrusted_headline_is_not_quoted(self, load: Load) -> None:
+        run = load(trusted=False)
+        figure = timeline.draw(run, "base")
+        assert "not to be quoted" in title(figure)
+        assert figure is not None
+        assert run.looks["npo"].colour not in drawn_colours(figure)
+
+
+class TestLooks:
+    def test_one_colour_per_method_in_every_figure(self, load: Load) -> None:
+        run = load(epsilon=1.0)
+        for kind in FIGURES:
+            figure = kind.draw(run, "base")
+            assert figure is not None
+            if kind.name in ("timeline", "excess", "quality-utility", "truth-ratios", "epsilon", "cost"):
+                assert style.FIXED["npo"].colour in drawn_colours(figure), kind.name
+
+    def test_fixed_methods_do_not_depend_on_company(self) -> None:
+        alone = style.looks([("npo", "npo")])
+        crowd = style.looks([(name, name) for name in ("zeta", "keep", "alpha", "npo", "retrain")])
+        assert crowd["npo"] == alone["npo"]
+
+    def test_unknown_methods_do_not_depend_on_order(self) -> None:
+        names = ["sisa", "fedosd", "idk", "task_arithmetic", "s3t", "rmu"]
+        one = style.looks([(n, n) for n in names])
+        other = style.looks([(n, n) for n in reversed(names)])
+        assert one == other
+        assert len({(look.colour, look.marker) for look in one.values()}) == len(names)
+
+    def test_second_branch_of_a_method_differs(self) -> None:
+        found = style.looks([("npo", "npo"), ("npo-b1", "npo")])
+        assert found["npo"] == style.FIXED["npo"]
+        assert found["npo-b1"].colour != found["npo"].colour
+        assert found["npo-b1"].dash != found["npo"].dash
+
+
+class TestFiles:
+    def test_bytes_are_the_same_twice(self, tmp_path: Path, load: Load) -> None:
+        run = load(epsilon=1.0)
+        first, again = draw_all(run, tmp_path / "x"), draw_all(run, tmp_path / "y")
+        assert len(first) == len(FIGURES)
+        for one, two in zip(first, again, strict=True):
+            assert one.svg.read_bytes() == two.svg.read_bytes()
+            assert one.png.read_bytes() == two.png.read_bytes()
+        assert not list((tmp_path / "x").glob(".*"))
+
+    def test_users_settings_neither_matter_nor_change(self, load: Load) -> None:
+        run = load()
+        with matplotlib.rc_context({"lines.linewidth": 9.0, "axes.facecolor": "red"}):
+            before = dict(matplotlib.rcParams)
+            figure = trust.draw(run, "base")
+            assert dict(matplotlib.rcParams) == before
+        assert figure is not None
+        assert to_hex(figure.axes[0].get_facecolor()) == "#ffffff"
+
+    def test_variants_have_files_of_their_own(self, tmp_path: Path, load: Load) -> None:
+        run = load(variants=("a", "b/c"))
+        names = [figures.file_name(run, "cost", v) for v in run.variants]
+        assert names == ["cost-00-a", "cost-01-b_c"]
+
+
+class TestManyAndFew:
+    def test_ten_methods_with_long_names(self, load: Load) -> None:
+        extra = {
+            f"m{i}": Fate(0.05 * i, i, 0.02 * i, 0.01 * (i + 1), f"A long method {i} " * 4) for i in range(8)
+        }
+        run = load(fates={**FATES, **extra}, epsilon=1.0, seeds=(1, 2))
+        for kind in FIGURES:
+            assert len(title(kind.draw(run, "base"))) < 260
+
+    def test_references_only(self, load: Load) -> None:
+        run = load(fates={name: FATES[name] for name in ("keep", "leave", "retrain")})
+        assert title(timeline.draw(run, "base")) == (
+            "Leave does not end at the retrained reference; leave still knows more than it"
+        )
+
+    def test_hundred_clients(self, load: Load) -> None:
+        figure = clients.draw(load(clients=100), "base")
+        assert figure is not None
+        labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        assert {"3", "11"} <= set(labels)
+        assert len(labels) < 35
+
+    def test_seed_band_is_drawn_for_several_seeds_only(self, load: Load) -> None:
+        def bands(run: RunData) -> int:
+            figure = timeline.draw(run, "base")
+            assert figure is not None
+            return len(figure.axes[1].collections)
+
+        assert bands(load()) == 0
+        assert bands(load(seeds=(1, 2))) == 1
+
+
+def test_distance_by_hand() -> None:
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0])
+    assert ratios.distance(a, b) == pytest.approx(2 / 3)
+    assert ratios.distance(a, a) == 0

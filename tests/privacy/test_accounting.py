@@ -1,0 +1,129 @@
+import logging
+import time
+
+import dp_accounting
+import pytest
+from dp_accounting import pld, rdp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.accounting import (
+    VACUOUS,
+    Mechanism,
+    calibrate_noise,
+    epsilon,
+    group_guarantee,
+)
+
+
+def step(noise=1.0, rate=0.1):
+    return Mechanism(noise_multiplier=noise, sampling_rate=rate)
+
+
+def test_published_settings():
+    """q=.1, sigma=1, T=50, delta=1e-3: RDP 4.02, PRV (tight) 3.32; Gaussian DP's 2.86 lies below both."""
+    composition = ((step(), 50),)
+    assert epsilon(composition, delta=1e-3, accountant="rdp") == pytest.approx(4.02, abs=5e-3)
+    assert epsilon(composition, delta=1e-3) == pytest.approx(3.31, abs=1e-2)
+    assert epsilon(composition, delta=1e-3) > 2.86
+
+
+def test_without_sampling():
+    """sigma=1, T=50, delta=1e-3, no amplification: RDP 49.4, PLD 46.0 (dp-accounting, default grid)."""
+    composition = ((step(rate=1.0), 50),)
+    assert epsilon(composition, delta=1e-3, accountant="rdp") == pytest.approx(49.4, abs=0.05)
+    assert epsilon(composition, delta=1e-3) == pytest.approx(46.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), [(1.3, 0.25, 40, 1e-5), (0.9, 0.05, 200, 1e-4)])
+def test_against_dp_accounting_on_its_own_grid(noise, rate, steps, delta):
+    event = dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise)), steps
+    )
+    composition = ((step(noise, rate), steps),)
+    tight = pld.PLDAccountant().compose(event).get_epsilon(delta)
+    loose = rdp.RdpAccountant().compose(event).get_epsilon(delta)
+    assert tight - 1e-9 <= epsilon(composition, delta=delta) <= tight + 1e-3
+    assert epsilon(composition, delta=delta, accountant="rdp") == pytest.approx(loose, rel=1e-9)
+    assert tight < loose
+
+
+def test_mixed_mechanisms_against_dp_accounting():
+    parts = ((step(1.0, 0.1), 30), (step(1.5, 0.3), 20))
+    accountant = pld.PLDAccountant()
+    for mechanism, count in parts:
+        accountant.compose(mechanism.event(), count)
+    assert epsilon(parts, delta=1e-5) == pytest.approx(accountant.get_epsilon(1e-5), abs=1e-3)
+
+
+def test_no_release_costs_nothing():
+    assert epsilon((), delta=1e-5) == 0.0
+
+
+def test_huge_losses_fall_back_to_the_rdp_bound_without_a_jump_down():
+    values = [epsilon(((step(0.5, 0.5), n),), delta=1e-5) for n in (1, 2, 4, 8, 16, 64, 256)]
+    assert values == sorted(values)
+    assert values[-1] > VACUOUS
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([0.8, 1.0, 2.0]), st.sampled_from([0.05, 0.3, 1.0]), st.integers(1, 30))
+def test_more_steps_or_less_noise_never_cost_less(noise, rate, steps):
+    here = epsilon(((step(noise, rate), steps),), delta=1e-5)
+    assert epsilon(((step(noise, rate), steps + 1),), delta=1e-5) >= here - 1e-9
+    assert epsilon(((step(noise * 1.25, rate), steps),), delta=1e-5) <= here + 1e-9
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_calibration_is_within_and_tight(accountant):
+    noise = calibrate_noise(
+        target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=60, accountant=accountant
+    )
+    at = epsilon(((step(noise, 0.2), 60),), delta=1e-5, accountant=accountant)
+    below = epsilon(((step(noise - 1e-3, 0.2), 60),), delta=1e-5, accountant=accountant)
+    assert at <= 4.0 < below
+
+
+def test_calibrating_each_round_afresh_breaks_the_budget():
+    """Trap: epsilon=4 per round is not 4 after ten rounds."""
+    per_round = calibrate_noise(target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=10)
+    whole_life = calibrate_noise(target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=100)
+    assert epsilon(((step(per_round, 0.2), 100),), delta=1e-5) > 8.0
+    assert epsilon(((step(whole_life, 0.2), 100),), delta=1e-5) <= 4.0
+
+
+def test_accounting_logs_nothing(caplog):
+    with caplog.at_level(logging.WARNING):
+        epsilon(((step(0.77, 0.31), 3),), delta=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"delta": 1e-5, "accountant": "gdp"}])
+def test_bad_arguments(wrong):
+    with pytest.raises(ValueError, match=r"delta|gdp"):
+        epsilon(((step(), 1),), **wrong)
+    with pytest.raises(ValueError, match="noise_multiplier=0"):
+        Mechanism(noise_multiplier=0.0)
+    with pytest.raises(ValueError, match="sampling_rate"):
+        Mechanism(noise_multiplier=1.0, sampling_rate=1.5)
+
+
+def test_group_guarantee():
+    pair = group_guarantee(epsilon=1.0, delta=1e-6, size=2)
+    assert pair.epsilon == 2.0
+    assert pair.delta == pytest.approx(1e-6 * (1 + 2.718281828), rel=1e-6)
+    assert not pair.vacuous
+    assert group_guarantee(epsilon=8.0, delta=1e-5, size=20).vacuous
+    assert group_guarantee(epsilon=300.0, delta=1e-5, size=1000).vacuous
+    assert group_guarantee(epsilon=0.0, delta=1e-5, size=3).delta == pytest.approx(3e-5)
+
+
+def test_queries_are_fast():
+    """24 clients, each round: one new count per client, the rest remembered."""
+    mechanism = step(1.1, 0.4)
+    epsilon(((mechanism, 1),), delta=1e-5)
+    begin = time.perf_counter()
+    for steps in range(2, 12):
+        for _ in range(24):
+            epsilon(((mechanism, steps),), delta=1e-5)
+    assert (time.perf_counter() - begin) / 240 < 0.05
