@@ -7,6 +7,7 @@ need against what the pipeline shows) before the run directory is touched.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ from fedsim.grid import InProcessGrid
 from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
+from fedsim.orders import Planner
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
@@ -45,7 +47,6 @@ from fedsim.scenario_file import (
     ScenarioError,
     Source,
     Variant,
-    check_scenario,
     dump_scenario,
     load_scenario,
 )
@@ -56,6 +57,9 @@ from fedsim.training import SequentialExecutor, planned_steps
 from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
 from privacy import Nominal, Pipeline, build_pipeline, honest_server, require, summaries
+
+PARAMETERS_PER_THREAD = 4_000_000
+"""A smaller base gains nothing from another thread; a rule, not a measurement, so that reruns agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +158,8 @@ def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: S
             if plan.helper is None and pipeline.min_cohort > 1:
                 raise source.error(
                     ("compare", index),
-                    f"{method.branch} sends the forgetting client's update alone, and a masked round with one "
-                    f"contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the "
+                    f"{method.branch} sends the forgetting client's update alone, and a masked round with "
+                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the "
                     "others take part",
                 )
 
@@ -230,16 +234,15 @@ def _engine(
         objective=make_objective,
     )
     strategy = scenario.federation.strategy
-    return Engine(
+    planner = Planner(
         seed=seed,
-        grid=InProcessGrid(make_client_app(runtime)),
-        runtime=runtime,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
         requests={request.number: request for request in life.requests},
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps=_planned_steps(branches, scenario, corpus),
     )
+    return Engine(grid=InProcessGrid(make_client_app(runtime)), runtime=runtime, planner=planner)
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
@@ -274,7 +277,9 @@ def reopen(directory: RunDirectory) -> Simulation:
     """The simulation of an existing run directory, from its own resolved scenario."""
     file = directory.file("scenario.yaml")
     if not file.exists():
-        raise ScenarioError(f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run")
+        raise ScenarioError(
+            f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
+        )
     loaded = load_scenario(file)
     simulation = _checked(loaded)
     resolved = directory.json("provenance")["resolved"]
@@ -284,11 +289,13 @@ def reopen(directory: RunDirectory) -> Simulation:
 def _checked(loaded: LoadedScenario) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
-    threads = torch.get_num_threads() if execution.threads == "auto" else execution.threads
-    simulation = Simulation(loaded=loaded, device=resolve_device(execution.device), threads=threads)
-    for variant in loaded.variants:
-        make_context(simulation, variant, variant.scenario.seeds[0])
-    return simulation
+    simulation = Simulation(loaded=loaded, device=resolve_device(execution.device), threads=1)
+    contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
+    if execution.threads != "auto":
+        return replace(simulation, threads=execution.threads)
+    size = max(sum(p.numel() for p in context.model.module.parameters()) for context in contexts)
+    threads = min(os.cpu_count() or 1, max(1, size // PARAMETERS_PER_THREAD))
+    return replace(simulation, threads=threads)
 
 
 def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
@@ -352,7 +359,9 @@ def _conclude(
     derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
     directory.write_rows("trajectories", derived)
     quality = [row for tables, life in lives for row in forget_quality_rows(tables, life, branches)]
-    directory.write_rows("metrics", [*(r for r in raw["metrics"] if r["metric"] != "forget_quality_p"), *quality])
+    directory.write_rows(
+        "metrics", [*(r for r in raw["metrics"] if r["metric"] != "forget_quality_p"), *quality]
+    )
     methods: dict[str, MethodConfig] = {method.branch: method for method in scenario.compare}
     config = scenario.probes
     verdict = {

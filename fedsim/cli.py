@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +20,9 @@ from rich.table import Table
 
 from fedsim.results import RunDirectory, write_json
 from fedsim.scenario_file import ScenarioError, json_schema, load_scenario
+
+if TYPE_CHECKING:
+    from fedsim.build import Simulation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,11 +44,13 @@ def run(
     set_: Overrides = None,
 ) -> None:
     """Run a scenario and write its evidence, figures and report."""
-    from fedsim import build
+    with user_errors():
+        from fedsim import build
 
-    loaded = load_scenario(file, set_ or [])
-    directory = RunDirectory(out or Path("runs") / loaded.scenario.name)
-    simulation = build.prepare(loaded, directory)
+        _quiet_libraries()
+        loaded = load_scenario(file, set_ or [])
+        directory = RunDirectory(out or Path("runs") / loaded.scenario.name)
+        simulation = build.prepare(loaded, directory)
     _finish(simulation, directory)
 
 
@@ -50,20 +59,24 @@ def resume(
     directory: Annotated[Path, typer.Argument(help="Run directory of an interrupted run.", metavar="RUN")],
 ) -> None:
     """Go on with a run that was interrupted; the results are those of an uninterrupted run."""
-    from fedsim import build
+    with user_errors():
+        from fedsim import build
 
-    where = RunDirectory(directory)
-    _finish(build.reopen(where), where)
+        _quiet_libraries()
+        where = RunDirectory(directory)
+        simulation = build.reopen(where)
+    _finish(simulation, where)
 
 
 @app.command()
 def validate(file: ScenarioFile, set_: Overrides = None) -> None:
     """Check a scenario, its data and its base model, and say what would run and who would see what."""
-    from fedsim import build
+    with user_errors():
+        from fedsim import build
 
-    loaded = load_scenario(file, set_ or [])
-    for line in build.describe(loaded):
-        print(line)
+        _quiet_libraries()
+        for line in build.describe(load_scenario(file, set_ or [])):
+            print(line)
 
 
 @app.command("list")
@@ -86,12 +99,13 @@ def report(
     """Draw the figures and the report of a finished run again."""
     from plots.report import write_report
 
-    if not (directory / "verdict.json").exists():
-        raise ScenarioError(
-            f"{directory}: no finished run here (verdict.json is missing); finish it with "
-            f"fedsim resume {directory}, or start one with fedsim run FILE --out {directory}"
-        )
-    print(write_report(directory))
+    with user_errors():
+        if not (directory / "verdict.json").exists():
+            raise ScenarioError(
+                f"{directory}: no finished run here (verdict.json is missing); finish it with "
+                f"fedsim resume {directory}, or start one with fedsim run FILE --out {directory}"
+            )
+        print(write_report(directory))
 
 
 @app.command()
@@ -107,14 +121,25 @@ def schema(
         write_json(out, json_schema())
 
 
-def _finish(simulation: object, directory: RunDirectory) -> None:
+def _quiet_libraries() -> None:
+    """Keep libraries' own logs, bars and notices off the terminal; faults are reported by the run."""
+    import flwr  # noqa: F401  (sets up its logger on import, so its level is set afterwards)
+    import transformers
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def _finish(simulation: Simulation, directory: RunDirectory) -> None:
     """Run to the end, draw, and print the verdict."""
     from fedsim import build
     from fedsim.progress import make_progress
     from fedsim.verdict_table import print_verdict
     from plots.report import write_report
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     progress = make_progress(Console(stderr=True))
     try:
         build.execute(simulation, directory, progress)
@@ -125,17 +150,22 @@ def _finish(simulation: object, directory: RunDirectory) -> None:
     console.print(f"report: {page}", soft_wrap=True)
 
 
-def main() -> None:
-    """Entry point: user errors become one message and exit code 2."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Before training starts, whatever cannot be used ends as one message and exit code 2."""
     try:
-        app(standalone_mode=True)
+        yield
     except ValueError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
-        raise SystemExit(2) from None
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Entry point."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    try:
+        app()
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; go on with: fedsim resume RUN", markup=False)
+        print("interrupted; go on with: fedsim resume RUN", file=sys.stderr)
         raise SystemExit(130) from None

@@ -15,41 +15,15 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from pydantic import BaseModel, ConfigDict
 
 from fedsim.data.records import Record
 from fedsim.federation import from_record
+from fedsim.orders import WorkOrder
 from fedsim.rng import stream
-from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
 from fedsim.unlearning.protocol import MeanNll, Objective, Role
 from privacy import ClientParty, Ledger, LocalTask, Pipeline
-
-
-class WorkOrder(BaseModel):
-    """What the server asks of one client in one round; travels as JSON.
-
-    ``without`` names records the client no longer uses, ``only`` the records it works on (both empty:
-    all). ``method`` and ``role`` choose the local loss of an unlearning round. ``weight`` is set when
-    the server's plan fixes the weight of the update in the combination.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    round: int
-    seed: int
-    branch: str
-    attempt: int = 0
-    version: int
-    local: LocalConfig
-    without: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    method: str | None = None
-    role: Role | None = None
-    weight: float | None = None
-    proximal_mu: float = 0.0
-    planned_steps: int = 0
 
 
 class ClientFailedError(RuntimeError):

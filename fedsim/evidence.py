@@ -151,7 +151,9 @@ def forget_quality_rows(tables: LifeTables, life: Life, branches: Sequence[str])
     rows: list[Row] = []
     for request in life.requests:
         subject = f"forget:{request.number}"
-        rounds = sorted(r for b, s, m, r in tables.items if (b, s, m) == ("retrain", subject, "truth_ratio_raw"))
+        rounds = sorted(
+            r for b, s, m, r in tables.items if (b, s, m) == ("retrain", subject, "truth_ratio_raw")
+        )
         for branch in branches:
             for round_ in (r for r in rounds if r >= request.round):
                 quality = _quality(tables, branch, subject, round_)
@@ -182,7 +184,7 @@ def _quality(tables: LifeTables, branch: str, subject: str, round_: int) -> dict
 
 def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> list[dict[str, Any]]:
     """Whether the run can say anything about each request, judged at the request's round."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for request in life.requests:
         subject = f"forget:{request.number}"
         metric, round_ = config.headline, request.round
@@ -223,7 +225,7 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 def trust_rows(lives: Sequence[tuple[LifeTables, Life]]) -> list[dict[str, Any]]:
     """How well each metric tells keep from retrain, over all requests and seeds of each variant."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant in dict.fromkeys(tables.variant for tables, _ in lives):
         sides: dict[str, dict[str, list[float]]] = {"keep": {}, "retrain": {}}
         for tables, life in lives:
@@ -335,7 +337,11 @@ def _collateral(tables: LifeTables, life: Life, config: ProbesConfig, branch: st
     """What happened to the clients nobody asked to forget, against retrain, at the horizon."""
     asked = {f"client:{request.client}" for request in life.requests}
     clients = sorted(
-        (s for b, s, m in tables.series if b == "retrain" and m == config.headline and s.startswith("client:")),
+        (
+            s
+            for b, s, m in tables.series
+            if b == "retrain" and m == config.headline and s.startswith("client:")
+        ),
         key=lambda name: int(name.split(":")[1]),
     )
     pairs = []

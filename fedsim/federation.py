@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from flwr.serverapp.strategy.fedopt import FedOpt
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -39,9 +40,8 @@ ServerState = Literal["keep", "reset", "rebase"]
 
 def make_strategy(config: StrategyConfig) -> FedAvg:
     """Flower's own strategy, told to take every node the roster offers (cohorts are drawn elsewhere)."""
-    return STRATEGIES[config.name](
-        min_train_nodes=1, min_available_nodes=1, weighted_by_key="weight", **config.parameters()
-    )
+    own: dict[str, Any] = config.parameters()
+    return STRATEGIES[config.name](min_train_nodes=1, min_available_nodes=1, weighted_by_key="weight", **own)
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -91,7 +91,7 @@ def import_server_state(strategy: FedAvg, state: Mapping[str, Arrays]) -> None:
         strategy.current_arrays = to_record(current) if current else None
         momentum = state.get("momentum")
         strategy.momentum_vector = list(momentum.values()) if momentum else None
-    elif hasattr(strategy, "m_t"):
+    elif isinstance(strategy, FedOpt):
         strategy.current_arrays = dict(current) if current else None
         strategy.m_t = dict(state["m"]) if "m" in state else None
         strategy.v_t = dict(state["v"]) if "v" in state else None
@@ -143,6 +143,11 @@ class Federation:
         if "current" in remembered:
             state["current"] = {name: value.copy() for name, value in self.adapter.items()}
         import_server_state(self.strategy, state)
+
+    def remember(self, request: int) -> None:
+        """Keep the present adapter as the reference of a request, unless there is one already."""
+        if request not in self.references:
+            self.references[request] = {name: value.copy() for name, value in self.adapter.items()}
 
     def stored_bytes(self) -> int:
         """Bytes of state that the server keeps for this branch beyond the adapter itself."""

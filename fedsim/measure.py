@@ -171,7 +171,11 @@ def _membership(scores: Mapping[str, ItemScores]) -> list[Row]:
         return []
     others = loss_score(scores["holdout"].values["nll"])
     return [
-        {"subject": subject, "metric": "membership_auc", "value": auc(loss_score(scored.values["nll"]), others)}
+        {
+            "subject": subject,
+            "metric": "membership_auc",
+            "value": auc(loss_score(scored.values["nll"]), others),
+        }
         for subject, scored in scores.items()
         if subject.startswith("forget:") or subject == "retain"
     ]

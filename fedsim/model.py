@@ -19,6 +19,7 @@ import peft
 import torch
 import transformers
 from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file, save_file
 
 from fedsim.results import whole_directory
@@ -86,6 +87,28 @@ class AdapterModel:
                 raise ValueError(f"array {name} has shape {value.shape}, expected {tuple(parameter.shape)}")
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
+    @contextmanager
+    def merged(self) -> Iterator[torch.nn.Module]:
+        """The module with the adapter's deltas folded into the base weights, for cheap inference.
+
+        On leaving, the base's own tensors are put back, so no rounding stays behind. Meanwhile the
+        adapted weights take memory twice.
+        """
+        layers = [layer for layer in self.module.modules() if isinstance(layer, LoraLayer)]
+        originals = []
+        for layer in layers:
+            weight = layer.get_base_layer().weight
+            get_delta: Any = layer.get_delta_weight
+            originals.append(weight.data)
+            weight.data = weight.data + get_delta("default").to(weight.dtype)
+            layer.merged_adapters.append("default")
+        try:
+            yield self.module
+        finally:
+            for layer, original in zip(layers, originals, strict=True):
+                layer.get_base_layer().weight.data = original
+                layer.merged_adapters.remove("default")
+
     @property
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -130,7 +153,7 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     targets = lora.target_modules
     settings = peft.LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r: any number
         lora_dropout=lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",

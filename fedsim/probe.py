@@ -41,6 +41,10 @@ KNOWN_IS_LOWER = frozenset({"nll", "truth_ratio"})
 NO_ROW = -1
 
 
+class DivergedError(ValueError):
+    """The predictor's outputs are not finite: the adapter has diverged and cannot be measured."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
     """A named set of records, ready to be scored; build it with ``build_probe``.
@@ -137,7 +141,8 @@ def score_probe(
     ``rouge_l_recall`` and ``rouge_l_f1`` of the greedy answer.
 
     Raises:
-        ValueError: batch_size < 1, or the predictor gives logits that are not finite.
+        ValueError: batch_size < 1.
+        DivergedError: the predictor gives logits that are not finite.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be >= 1")
@@ -232,7 +237,7 @@ def _teacher_forced(predictor: Predictor, probe: Probe, batch_size: int) -> tupl
         hits.append((logits_NV.argmax(-1) == target_N1[:, 0]).cpu())
     joined = torch.cat(log_probs).double().numpy()
     if not np.isfinite(joined).all():
-        raise ValueError(
+        raise DivergedError(
             f"the predictor gives log-probabilities that are not finite on probe {probe.name!r}; "
             "the adapter has diverged: lower the learning rate, or bound the loss or the update"
         )

@@ -7,37 +7,30 @@ synthetic reply, the adapter plus the mean update, and does what it does with it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim.client import ClientRuntime, Meter, WorkOrder, local_task
+from fedsim.client import ClientRuntime, Meter, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
 from fedsim.grid import InProcessGrid, Traffic, client_of, node_of
 from fedsim.model import from_vector, to_vector
-from fedsim.scenario import LocalConfig
-from fedsim.timeline import Participant, Step
-from fedsim.unlearning.protocol import MethodConfig, Request, RoundPlan
+from fedsim.orders import Assignment, Planner, WorkOrder
+from fedsim.timeline import Step
 from privacy import Ledger, Payload, RoundAborted, RoundResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """All that a round needs besides the state it changes; shared by all branches of one life.
+    """All that a round needs besides the state it changes; shared by all branches of one life."""
 
-    ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
-    """
-
-    seed: int
     grid: InProcessGrid
     runtime: ClientRuntime
-    local: LocalConfig
-    methods: Mapping[str, MethodConfig]
-    requests: Mapping[int, Request]
-    proximal_mu: float = 0.0
-    planned_steps: Mapping[int, int] = field(default_factory=dict)
+    planner: Planner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +39,7 @@ class RoundOutcome:
 
     ``kind`` is ``train``, ``unlearn`` or ``empty`` (nobody contributed: adapter and momentum stay).
     ``update_norm`` is the L2 norm of the adapter's change. ``failures`` gives each failed client's
-    reason; ``exhausted`` the clients whose privacy budget is spent.
+    reason; ``exhausted`` the clients whose privacy budget is spent; ``aborted`` why no sum came out.
     """
 
     kind: str
@@ -54,20 +47,19 @@ class RoundOutcome:
     contributors: tuple[int, ...]
     failures: Mapping[int, str]
     exhausted: tuple[int, ...]
+    aborted: str | None
     update_norm: float
     meter: Meter
     traffic: Traffic
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Assignment:
-    """The orders of a round, and how the server combines the updates."""
+class _Attempt:
+    """What one attempt at a round gave; without a result and without failures it is final."""
 
-    orders: Mapping[int, WorkOrder]
-    planned: bool
-    normalise: bool
-    kind: str
-    request: int
+    result: RoundResult | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+    aborted: str | None = None
 
 
 def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -> RoundOutcome:
@@ -77,118 +69,42 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
     the clients that failed; with nobody left the round is empty.
     """
     federation.round = step.round
-    assignment = _assign(federation, step, branch, engine)
+    assignment = engine.planner.assign(step, branch, federation.version)
     orders = dict(assignment.orders)
-    exhausted = tuple(client for client, order in orders.items() if not _affordable(client, order, federation, engine))
+    if assignment.request:
+        federation.remember(assignment.request)
+    exhausted = tuple(
+        client for client, order in orders.items() if not _affordable(client, order, federation, engine)
+    )
     for client in exhausted:
         del orders[client]
     failures: dict[int, str] = {}
-    result: RoundResult | None = None
-    attempt = 0
-    while orders and result is None:
-        attempt_orders = {client: order.model_copy(update={"attempt": attempt}) for client, order in orders.items()}
-        result, failed = _attempt(federation, attempt_orders, assignment, branch, engine)
-        failures |= failed
-        orders = {client: order for client, order in orders.items() if client not in failed}
-        attempt += 1
-        if result is None and not failed:
+    tried = _Attempt()
+    for attempt in itertools.count():
+        if not orders or tried.result is not None or tried.aborted is not None:
             break
+        asked = {client: order.model_copy(update={"attempt": attempt}) for client, order in orders.items()}
+        tried = _attempt(federation, asked, assignment, branch, engine)
+        failures |= tried.failed
+        orders = {client: order for client, order in orders.items() if client not in tried.failed}
+    result = tried.result
     before = federation.adapter
     if result is not None:
         _step_strategy(federation, result, engine)
     change = to_vector(federation.adapter, sorted(before)) - to_vector(before, sorted(before))
-    _forget_reference(federation, step, engine)
+    if engine.planner.is_last(step):
+        del federation.references[assignment.request]
     return RoundOutcome(
         kind=assignment.kind if result is not None else "empty",
         request=assignment.request,
         contributors=tuple(sorted(int(name) for name in result.contributors)) if result else (),
         failures=failures,
         exhausted=exhausted,
+        aborted=tried.aborted,
         update_norm=float(np.linalg.norm(change)),
         meter=engine.runtime.meter.reset(),
         traffic=engine.grid.traffic.reset(),
     )
-
-
-# --------------------------------------------------------------------------- who does what
-
-
-def _assign(federation: Federation, step: Step, branch: str, engine: Engine) -> _Assignment:
-    """Turn a step into one order per client."""
-    if step.unlearning is None:
-        orders = {p.client: _ordinary(federation, step, branch, p, engine) for p in step.cohort}
-        return _Assignment(orders=orders, planned=False, normalise=True, kind="train", request=0)
-    method = engine.methods[step.unlearning.branch]
-    request = engine.requests[step.unlearning.request]
-    federation.references.setdefault(
-        request.number, {name: value.copy() for name, value in federation.adapter.items()}
-    )
-    plan = method.plan(request, step.unlearning.index)
-    orders = _planned_orders(federation, step, branch, plan, method, request, engine)
-    return _Assignment(
-        orders=orders,
-        planned=True,
-        normalise=plan.combine == "mean",
-        kind="unlearn",
-        request=request.number,
-    )
-
-
-def _ordinary(
-    federation: Federation, step: Step, branch: str, participant: Participant, engine: Engine
-) -> WorkOrder:
-    return WorkOrder(
-        round=step.round,
-        seed=engine.seed,
-        branch=branch,
-        version=federation.version,
-        local=engine.local,
-        without=participant.without,
-        proximal_mu=engine.proximal_mu,
-        planned_steps=engine.planned_steps.get(participant.client, 0),
-    )
-
-
-def _planned_orders(
-    federation: Federation,
-    step: Step,
-    branch: str,
-    plan: RoundPlan,
-    method: MethodConfig,
-    request: Request,
-    engine: Engine,
-) -> dict[int, WorkOrder]:
-    """Orders of an unlearning round; the forgetting client has one role, that of the target."""
-    settings = method.model_dump_json()
-    orders: dict[int, WorkOrder] = {}
-    if plan.helper is not None:
-        helpers = [p for p in step.cohort if plan.target is None or p.client != request.client]
-        for participant in helpers:
-            orders[participant.client] = _ordinary(federation, step, branch, participant, engine).model_copy(
-                update={
-                    "method": settings,
-                    "role": "helper",
-                    "weight": plan.helper.weight / len(helpers),
-                    "local": _overridden(engine.local, plan.helper.lr, plan.helper.epochs),
-                }
-            )
-    if plan.target is not None:
-        participant = Participant(client=request.client)
-        orders[request.client] = _ordinary(federation, step, branch, participant, engine).model_copy(
-            update={
-                "method": settings,
-                "role": "target",
-                "only": request.record_ids,
-                "weight": plan.target.weight,
-                "local": _overridden(engine.local, plan.target.lr, plan.target.epochs),
-            }
-        )
-    return orders
-
-
-def _overridden(local: LocalConfig, lr: float | None, epochs: int | None) -> LocalConfig:
-    changes = {"lr": lr, "epochs": epochs}
-    return local.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
 def _affordable(client: int, order: WorkOrder, federation: Federation, engine: Engine) -> bool:
@@ -202,25 +118,14 @@ def _affordable(client: int, order: WorkOrder, federation: Federation, engine: E
     return rule.affordable(task, federation.ledger)
 
 
-def _forget_reference(federation: Federation, step: Step, engine: Engine) -> None:
-    """Drop a request's reference adapter after its last unlearning round."""
-    if step.unlearning is not None:
-        method = engine.methods[step.unlearning.branch]
-        if step.unlearning.index == method.unlearning_rounds - 1:
-            del federation.references[step.unlearning.request]
-
-
-# ------------------------------------------------------------------------- one attempt
-
-
 def _attempt(
     federation: Federation,
     orders: Mapping[int, WorkOrder],
-    assignment: _Assignment,
+    assignment: Assignment,
     branch: str,
     engine: Engine,
-) -> tuple[RoundResult | None, dict[int, str]]:
-    """Send the orders, collect updates, aggregate; gives the result (or None) and failures by client."""
+) -> _Attempt:
+    """Send the orders, collect updates, aggregate."""
     pipeline = engine.runtime.pipeline
     weights = {str(c): order.weight for c, order in orders.items() if order.weight is not None}
     some = next(iter(orders.values()))
@@ -238,26 +143,27 @@ def _attempt(
         if pipeline.interactive:
             advertised, failed = _advertise(orders, engine)
             if failed:
-                return None, failed
+                return _Attempt(failed=failed)
             setup = server.collect(advertised)
         replies = engine.grid.send_and_receive(_messages(federation, orders, setup, engine))
         received, failed = _sift(replies, federation.version)
-        if failed and pipeline.needs_all:
-            return None, failed
+        if failed and (pipeline.needs_all or not received):
+            return _Attempt(failed=failed)
         result = server.aggregate({client: payload for client, (payload, _) in received.items()})
     except RoundAborted as error:
-        return None, {client: f"round aborted: {error}" for client in orders}
+        return None, dict.fromkeys(orders, f"round aborted: {error}")
     for client in result.contributors:
         federation.ledger.extend(received[client][1].releases())
-    return result, failed | {int(client): reason for client, reason in result.rejected.items()}
+    rejected = {int(client): reason for client, reason in result.rejected.items()}
+    return _Attempt(result=result, failed=failed | rejected)
 
 
-def _advertise(
-    orders: Mapping[int, WorkOrder], engine: Engine
-) -> tuple[dict[str, bytes], dict[int, str]]:
+def _advertise(orders: Mapping[int, WorkOrder], engine: Engine) -> tuple[dict[str, bytes], dict[int, str]]:
     """Collect the first messages of an interactive stage."""
     asked = [
-        engine.grid.create_message(_order_content(order), "query.advertise", node_of(client), str(order.round))
+        engine.grid.create_message(
+            _order_content(order), "query.advertise", node_of(client), str(order.round)
+        )
         for client, order in sorted(orders.items())
     ]
     advertised: dict[str, bytes] = {}
@@ -265,9 +171,9 @@ def _advertise(
     for reply in engine.grid.send_and_receive(asked):
         client = client_of(reply.metadata.src_node_id)
         if reply.has_error():
-            failed[client] = reply.error.reason
+            failed[client] = str(reply.error.reason)
         else:
-            advertised[str(client)] = reply.content.config_records["setup"]["message"]
+            advertised[str(client)] = cast(bytes, reply.content.config_records["setup"]["message"])
     return advertised, failed
 
 
@@ -330,19 +236,25 @@ def _sift(
     failed: dict[int, str] = {}
     for reply in replies:
         client = client_of(reply.metadata.src_node_id)
-        if reply.has_error():
-            failed[client] = reply.error.reason
-            continue
-        content = reply.content
-        started_from = content.config_records["config"]["version"]
-        if started_from != version:
-            failed[client] = f"trained on version {started_from}, the server is at {version}"
-            continue
-        array = content.array_records["update"]["payload"].numpy()
-        payload = Payload(array=array, fields=dict(content.config_records["fields"]))
-        ledger = Ledger.from_json(str(content.config_records["client-state"]["ledger"]))
-        received[str(client)] = (payload, ledger)
+        try:
+            received[str(client)] = _unpack(reply, version)
+        except (KeyError, ValueError) as error:
+            failed[client] = str(error)
     return received, failed
+
+
+def _unpack(reply: Message, version: int) -> tuple[Payload, Ledger]:
+    """A reply's payload and releases; ValueError or KeyError when it holds none that can be used."""
+    if reply.has_error():
+        raise ValueError(reply.error.reason)
+    records = reply.content.config_records
+    started_from = records["config"]["version"]
+    if started_from != version:
+        raise ValueError(f"trained on version {started_from!r}, the server is at {version}")
+    array = reply.content.array_records["update"]["payload"].numpy()
+    fields = cast(dict[str, int | float | str], dict(records["fields"]))
+    ledger = Ledger.from_json(str(records["client-state"]["ledger"]))
+    return Payload(array=array, fields=fields), ledger
 
 
 def _step_strategy(federation: Federation, result: RoundResult, engine: Engine) -> None:

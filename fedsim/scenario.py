@@ -318,13 +318,13 @@ class ProbesConfig(Config):
 
     every: int = Field(default=1, ge=1)
     """Rounds between two probes; rounds with events and the last are always probed."""
-    records_per_client: int = Field(default=3, ge=1)
+    records_per_client: int = Field(default=2, ge=1)
     """Records of each retained client in the retain probe."""
-    max_retain: int = Field(default=48, ge=2)
+    max_retain: int = Field(default=40, ge=2)
     """Most records in the retain probe."""
-    max_holdout: int = Field(default=48, ge=2)
+    max_holdout: int = Field(default=24, ge=2)
     """Most records in the holdout probe."""
-    max_public: int = Field(default=48, ge=2)
+    max_public: int = Field(default=24, ge=2)
     """Most records in each public probe."""
     generate: Literal["always", "events", "never"] = "events"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
@@ -344,7 +344,7 @@ class ExecutionConfig(Config):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Threads of torch on the CPU; ``auto`` takes the faster of one and all cores, measured once."""
+    """Threads of torch on the CPU; ``auto`` gives one per 4 million parameters of the base, up to all cores."""
     checkpoint_every: int = Field(default=10, ge=1)
     """Rounds between two checkpoints."""
 

@@ -22,6 +22,7 @@ from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
 from fedsim.model import AdapterModel, Arrays, load_adapter, save_adapter
 from fedsim.predictor import CausalPredictor
+from fedsim.probe import DivergedError
 from fedsim.progress import Progress
 from fedsim.results import COSTS, ITEMS, METRICS, TIMINGS, Row, RunDirectory, whole_directory, write_table
 from fedsim.rounds import Engine, RoundOutcome, run_round
@@ -187,10 +188,9 @@ class LifeRunner:
         for client in outcome.exhausted:
             self.directory.log("budget_spent", client=client, **where)
         if outcome.kind == "empty":
-            self.directory.log("empty_round", **where)
-            self.progress.note(
-                f"{segment.owner} round {step.round}: nobody contributed; adapter and momentum stay as they were"
-            )
+            why = outcome.aborted or "nobody contributed"
+            self.directory.log("empty_round", reason=why, **where)
+            self.progress.note(f"{segment.owner} round {step.round}: {why}; the adapter stays as it was")
 
     def _account(
         self, federation: Federation, outcome: RoundOutcome, segment: Segment, step: Step, rows: Rows
@@ -216,15 +216,15 @@ class LifeRunner:
             }
             rows.tables["costs"].append({**who, **cost})
         event = self.context.life.label(step.round)
-        epsilons = {
-            f"client:{client}": value for client, value in self.context.epsilon(federation).items()
-        }
+        epsilons = {f"client:{client}": value for client, value in self.context.epsilon(federation).items()}
         for name in self._shown_as(segment, step.round):
             who = {**self._who(name, step.round), "event": event}
             for metric, value in numbers.items():
                 rows.tables["metrics"].append({**who, "subject": "model", "metric": metric, "value": value})
             for subject, value in epsilons.items():
-                rows.tables["metrics"].append({**who, "subject": subject, "metric": "epsilon", "value": value})
+                rows.tables["metrics"].append(
+                    {**who, "subject": subject, "metric": "epsilon", "value": value}
+                )
 
     # -------------------------------------------------------------------------- probing
 
@@ -250,22 +250,23 @@ class LifeRunner:
         detailed = self._is_detailed(round_)
         generate = config.generate == "always" or (config.generate == "events" and detailed)
         self.context.model.load(federation.adapter)
-        predictor = CausalPredictor(
-            model=self.context.model.module,
-            pad_id=self.context.model.pad_id,
-            eos_id=int(self.context.model.tokenizer.eos_token_id),
-        )
         try:
-            found = measure(
-                predictor,
-                self.context.model.tokenizer,
-                self.context.probes,
-                headline=config.headline,
-                detail="event" if detailed else "round",
-                generate=generate,
-            )
-        except FloatingPointError as error:
+            with self.context.model.merged() as module:
+                found = measure(
+                    CausalPredictor(
+                        model=module,
+                        pad_id=self.context.model.pad_id,
+                        eos_id=int(self.context.model.tokenizer.eos_token_id),
+                    ),
+                    self.context.model.tokenizer,
+                    self.context.probes,
+                    headline=config.headline,
+                    detail="event" if detailed else "round",
+                    generate=generate,
+                )
+        except DivergedError as error:
             self.directory.log("probe_failed", reason=str(error), **self._who(segment.owner, round_))
+            self.progress.note(f"{segment.owner} round {round_}: not measured: {error}")
             return
         self._keep_rows(found, segment, round_, rows)
 

@@ -264,7 +264,7 @@ def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
 def probe_rounds(branches: Sequence[Branch], life: Life, every: int) -> Mapping[str, frozenset[int]]:
     """The rounds after which each branch is measured: every ``every``, around events, and at its end."""
     marks = {0, life.horizon}
-    marks.update(round_ for round_ in range(0, life.horizon + 1) if round_ % every == 0)
+    marks.update(round_ for round_ in range(life.horizon + 1) if round_ % every == 0)
     for event in life.events:
         marks.update({event.round, event.round + 1})
     chosen = {}

@@ -32,7 +32,7 @@ from fedsim.data.tofu import tofu_base_pairs
 from fedsim.text import TextFormat
 
 VOCABULARY = 4096
-RECIPE = BaseRecipe(layers=4, steps=2000, batch_size=64, peak_lr=3e-3)
+RECIPE = BaseRecipe(layers=4, steps=1500, batch_size=32, peak_lr=2e-3)
 
 CARD = """---
 library_name: transformers

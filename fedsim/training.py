@@ -170,7 +170,7 @@ def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[
             reference = executor.reference_pass(job, batch)
             model.module.zero_grad(set_to_none=True)
             loss = job.objective(forward(model, batch), reference).mean()
-            loss.backward()
+            torch.autograd.backward(loss)
             yield float(loss.detach()), int(batch.attention_mask_BT.sum())
 
 

@@ -66,7 +66,11 @@ def _cells(branch: str, rows: Sequence[Verdict]) -> list[str]:
     forgotten = _mean(rows, "forgetting_fraction")
     reached = [row["time_to_reference"] for row in rows]
     rounds = (
-        "-" if None in reached and branch == "keep" else "not yet" if None in reached else f"{_average(reached):.0f}"
+        "-"
+        if None in reached and branch == "keep"
+        else "not yet"
+        if None in reached
+        else f"{_average(reached):.0f}"
     )
     return [
         _show(_mean(rows, "value")),

@@ -23,12 +23,12 @@ _ROW = 0.36
 
 @style.styled
 def draw(run: RunData, variant: str) -> Figure | None:
-    """Heat map of differences; None when no client was measured in retrain and another branch."""
+    """Heat map of differences; None without requests, or clients measured in retrain and another branch."""
     clients = [int(s.split(":")[1]) for s in run.subjects(variant, run.headline, "client:")]
     branches = [b for b in run.branches if b.name != "retrain"]
     values = differences(run, variant, branches, clients)
     kept = [i for i, row in enumerate(values) if np.isfinite(row).any()]
-    if not kept:
+    if not kept or not run.requests:
         return None
     branches, values = [branches[i] for i in kept], values[kept]
     reach = _reach(run, values, clients)

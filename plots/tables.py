@@ -25,7 +25,7 @@ COLUMNS = (
     Column(
         "Class", "", "what the method promises: exact, guaranteed, approximate, suppression only, or nothing"
     ),
-    Column("Knowledge", "0–1", "the headline metric on the forgotten facts, at the horizon"),
+    Column("Knowledge", "headline", "the headline metric on the forgotten facts, at the horizon"),
     Column(
         "Excess", "over retrain", "knowledge minus the retrained model's; 0 is the target, below overshot"
     ),

@@ -16,10 +16,10 @@ from fedsim.unlearning.protocol import LossMethodConfig, Objective, Pass
 class NegatedNll:
     """-NLL per token of each sample; unbounded below, so few steps and a small rate."""
 
-    needs_reference = False
+    needs_reference: ClassVar[bool] = False
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
-        return -current.mean_nll_B
+        return -current.mean_nll
 
 
 class GradAscent(LossMethodConfig):

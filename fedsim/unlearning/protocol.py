@@ -36,7 +36,7 @@ class Pass:
         return cls(logits_BTV=logits_BTV, labels_BT=labels_BT, nll_B=nll_B, count_B=count_B)
 
     @property
-    def mean_nll_B(self) -> torch.Tensor:
+    def mean_nll(self) -> torch.Tensor:
         """Nats per token of each sample, (B,)."""
         return self.nll_B / self.count_B.clamp(min=1)
 
@@ -44,7 +44,7 @@ class Pass:
 class Objective(Protocol):
     """A local loss: one value per sample, (B,), to be averaged over the batch and minimised."""
 
-    needs_reference: bool
+    needs_reference: ClassVar[bool]
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
 
@@ -52,16 +52,16 @@ class Objective(Protocol):
 class MeanNll:
     """Ordinary training: each sample's own mean negative log-likelihood per token."""
 
-    needs_reference = False
+    needs_reference: ClassVar[bool] = False
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
-        return current.mean_nll_B
+        return current.mean_nll
 
 
 class ReferenceKl:
     """KL(reference || current) per answer token, the distillation form of a retain term."""
 
-    needs_reference = True
+    needs_reference: ClassVar[bool] = True
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         assert reference is not None
@@ -179,4 +179,3 @@ class LossMethodConfig(MethodConfig):
     def forget_objective(self) -> Objective:
         """The loss the forgetting client minimises."""
         raise NotImplementedError
-

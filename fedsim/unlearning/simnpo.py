@@ -24,7 +24,7 @@ class SimNpoLoss:
     needs_reference: ClassVar[bool] = False
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
-        margin_B = current.mean_nll_B - self.delta
+        margin_B = current.mean_nll - self.delta
         return -2.0 / self.beta * torch.nn.functional.logsigmoid(self.beta * margin_B)
 
 

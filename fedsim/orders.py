@@ -1,0 +1,126 @@
+"""Who does what in a round: a timeline step becomes one work order per client.
+
+An ordinary round asks every participant to train. An unlearning round follows its method's plan: the
+forgetting client has the target's role, the round's cohort may help, and the plan fixes the weights with
+which their updates are combined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from fedsim.scenario import LocalConfig
+from fedsim.timeline import Participant, Step
+from fedsim.unlearning.protocol import MethodConfig, Request, Role, Work
+
+
+class WorkOrder(BaseModel):
+    """What the server asks of one client in one round; travels as JSON.
+
+    ``without`` names records the client no longer uses, ``only`` the records it works on (both empty:
+    all). ``method`` and ``role`` choose the local loss of an unlearning round. ``weight`` is set when
+    the server's plan fixes the weight of the update in the combination.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    round: int
+    seed: int
+    branch: str
+    attempt: int = 0
+    version: int
+    local: LocalConfig
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    method: str | None = None
+    role: Role | None = None
+    weight: float | None = None
+    proximal_mu: float = 0.0
+    planned_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The orders of a round by client, and how the server combines the updates.
+
+    ``planned`` tells that the orders carry the weights; ``normalise`` that the combination is divided by
+    their sum. ``kind`` and ``request`` are for the books.
+    """
+
+    orders: Mapping[int, WorkOrder]
+    planned: bool = False
+    normalise: bool = True
+    kind: str = "train"
+    request: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Writes the orders of one life's rounds; holds what is the same in all of them.
+
+    ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
+    """
+
+    seed: int
+    local: LocalConfig
+    methods: Mapping[str, MethodConfig]
+    requests: Mapping[int, Request]
+    proximal_mu: float
+    planned_steps: Mapping[int, int]
+
+    def assign(self, step: Step, branch: str, version: int) -> Assignment:
+        """The orders of a step for clients that start from adapter ``version``."""
+        if step.unlearning is None:
+            orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
+            return Assignment(orders=orders)
+        method = self.methods[step.unlearning.branch]
+        request = self.requests[step.unlearning.request]
+        plan = method.plan(request, step.unlearning.index)
+        settings = method.model_dump_json()
+        orders = {}
+        helpers = [p for p in step.cohort if plan.target is None or p.client != request.client]
+        if plan.helper is not None:
+            for helper in helpers:
+                order = self._ordinary(step, branch, version, helper)
+                share = plan.helper.weight / len(helpers)
+                orders[helper.client] = self._in_role(order, plan.helper, settings, "helper", share)
+        if plan.target is not None:
+            order = self._ordinary(step, branch, version, Participant(client=request.client))
+            order = order.model_copy(update={"only": request.record_ids})
+            orders[request.client] = self._in_role(order, plan.target, settings, "target", plan.target.weight)
+        return Assignment(
+            orders=orders,
+            planned=True,
+            normalise=plan.combine == "mean",
+            kind="unlearn",
+            request=request.number,
+        )
+
+    def is_last(self, step: Step) -> bool:
+        """Whether a step is the last unlearning round for its request."""
+        unlearning = step.unlearning
+        return (
+            unlearning is not None
+            and unlearning.index == self.methods[unlearning.branch].unlearning_rounds - 1
+        )
+
+    def _ordinary(self, step: Step, branch: str, version: int, participant: Participant) -> WorkOrder:
+        return WorkOrder(
+            round=step.round,
+            seed=self.seed,
+            branch=branch,
+            version=version,
+            local=self.local,
+            without=participant.without,
+            proximal_mu=self.proximal_mu,
+            planned_steps=self.planned_steps.get(participant.client, 0),
+        )
+
+    def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role, weight: float) -> WorkOrder:
+        overrides = {"lr": work.lr, "epochs": work.epochs}
+        local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        changes = {"method": settings, "role": role, "weight": weight, "local": local}
+        return order.model_copy(update=changes)
