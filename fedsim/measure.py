@@ -110,7 +110,7 @@ def measure(
     tokenizer: Any,
     probes: ProbeSet,
     *,
-    headline: str,
+    config: ProbesConfig,
     detail: Literal["round", "event"],
     generate: bool,
 ) -> Measurement:
@@ -120,7 +120,9 @@ def measure(
     scores: dict[str, ItemScores] = {}
     utility: dict[str, float] = {}
     for subject, role, probe in probes.named():
-        scored = score_probe(predictor, tokenizer, probe, generate=generate)
+        scored = score_probe(
+            predictor, tokenizer, probe, generate=generate, max_new_tokens=config.max_new_tokens
+        )
         scores[subject] = scored
         values = _renamed(summarise(scored, role=role))
         metrics.extend({"subject": subject, "metric": name, "value": value} for name, value in values.items())
@@ -129,7 +131,7 @@ def measure(
         if detail == "event" or role == "forget":
             items.extend(_item_rows(subject, scored))
     metrics.extend(_membership(scores))
-    metrics.extend(_per_client(scores, probes, headline))
+    metrics.extend(_per_client(scores, probes, config.headline))
     if generate and utility:
         value, parts = model_utility(utility)
         metrics.append({"subject": "model", "metric": "model_utility", "value": value})

@@ -130,7 +130,13 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
 
 
 def score_probe(
-    predictor: Predictor, tokenizer: Any, probe: Probe, *, generate: bool, batch_size: int = 128
+    predictor: Predictor,
+    tokenizer: Any,
+    probe: Probe,
+    *,
+    generate: bool,
+    max_new_tokens: int | None = None,
+    batch_size: int = 128,
 ) -> ItemScores:
     """Score every record; the result does not depend on ``batch_size`` beyond float tolerance.
 
@@ -138,7 +144,8 @@ def score_probe(
     ``fact_probability``, ``paraphrase_probability`` (the answer to the paraphrased question),
     ``truth_ratio`` (R), ``choice_probability`` (the paraphrased answer among the wrong ones),
     ``exact_memorisation``, ``extraction_strength``, ``min_k`` (nats per token), and with ``generate`` also
-    ``rouge_l_recall`` and ``rouge_l_f1`` of the greedy answer.
+    ``rouge_l_recall`` and ``rouge_l_f1`` of the greedy answer, which is no longer than the probe's longest
+    answer and ``max_new_tokens``.
 
     Raises:
         ValueError: batch_size < 1.
@@ -165,7 +172,8 @@ def score_probe(
     }
     generated: tuple[str, ...] = ()
     if generate:
-        continuations = predictor.generate(probe.prompts, probe.max_new_tokens)
+        longest = min(probe.max_new_tokens, max_new_tokens or probe.max_new_tokens)
+        continuations = predictor.generate(probe.prompts, longest)
         generated = tuple(tokenizer.batch_decode(continuations, skip_special_tokens=True))
         pairs = zip(probe.records, generated, strict=True)
         rouges = [rouge(record.answer, text) for record, text in pairs]

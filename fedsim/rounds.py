@@ -151,7 +151,7 @@ def _attempt(
             return _Attempt(failed=failed)
         result = server.aggregate({client: payload for client, (payload, _) in received.items()})
     except RoundAborted as error:
-        return None, dict.fromkeys(orders, f"round aborted: {error}")
+        return _Attempt(aborted=str(error))
     for client in result.contributors:
         federation.ledger.extend(received[client][1].releases())
     rejected = {int(client): reason for client, reason in result.rejected.items()}

@@ -328,8 +328,8 @@ class ProbesConfig(Config):
     """Most records in each public probe."""
     generate: Literal["always", "events", "never"] = "events"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
-    max_new_tokens: int = Field(default=16, ge=1)
-    """Longest generated answer."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Longest generated answer, in tokens; never longer than the longest answer probed."""
     headline: str = "fact_probability"
     """The metric that titles and verdicts quote."""
     tolerance: float = Field(default=0.05, gt=0)

@@ -260,7 +260,7 @@ class LifeRunner:
                     ),
                     self.context.model.tokenizer,
                     self.context.probes,
-                    headline=config.headline,
+                    config=config,
                     detail="event" if detailed else "round",
                     generate=generate,
                 )

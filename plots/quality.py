@@ -73,7 +73,7 @@ def finding(run: RunData, variant: str) -> str:
 
 def _subtitle(run: RunData) -> str:
     sizes = [row["forget_quality_n"] for row in run.verdict["rows"] if row.get("forget_quality_n")]
-    n = f"; {min(sizes)} records a test" if sizes else ""
+    n = f"; {round(min(sizes))} records a test" if sizes else ""
     return f"From the request to round {run.horizon}, {words.plural(len(run.seeds), 'seed')}{n}"
 
 

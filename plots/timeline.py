@@ -19,9 +19,9 @@ from plots.findings import headline
 from plots.parts import Branch, Request, Series
 
 CAPTION = (
-    "Each line is one branch: the same life lived on with another answer to the request. The black line is "
-    "the model retrained without the client; a line that meets it knows no more than a model that never saw "
-    "the data, a line below it has overshot. Shading marks the rounds in which methods unlearn, vertical "
+    "Each line is one branch: the same life lived on with another answer to the request. The black line, "
+    "shown from the request on, is the model retrained without the client; a line that meets it knows no "
+    "more than a model that never saw the data, a line below it has overshot. Shading marks the rounds in which methods unlearn, vertical "
     "lines the events. Retain, holdout and public panels show what forgetting did to everyone else."
 )
 _LEFT, _LABELS, _TALL, _LOW, _GAP = 0.75, 2.15, 2.25, 1.5, 0.68
@@ -127,8 +127,8 @@ def _request_panel(axes: Axes, run: RunData, variant: str, request: Request) -> 
         start, end = min(a for a, _ in spans) - 1, max(b for _, b in spans)
         axes.axvspan(start, end, color="#efe9d9", zorder=0, linewidth=0)
         axes.text(
-            (start + end) / 2, 1.0, "unlearning", transform=axes.get_xaxis_transform(),
-            size=8.5, color=style.MUTED, ha="center", va="top", style="italic",
+            end + 0.15, 0.5, "unlearning", transform=axes.get_xaxis_transform(),
+            size=8.5, color=style.MUTED, ha="left", va="center", style="italic",
         )  # fmt: skip
     grey = not run.quotable(variant, request.request, run.headline)
     ends = _lines(axes, run, variant, request.subject, request.round, grey=grey, width=2.0)
@@ -156,17 +156,25 @@ def _lines(
         if not series:
             continue
         look = run.looks[branch.name].greyed() if grey else run.looks[branch.name]
-        shown = _own_part(series, common, asked)
         thick = width * look.width / 2
-        axes.plot(
-            series.rounds[shown], series.values[shown], color=look.colour, linestyle=look.dash,
-            linewidth=thick, zorder=look.order,
-        )  # fmt: skip
-        if branch.name == "retrain" and len(run.seeds) > 1:
-            band = series.rounds[shown], series.low[shown], series.high[shown]
-            axes.fill_between(*band, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
+        own = _references(series, run) if branch.name == "retrain" else [_own_part(series, common, asked)]
+        for shown in own:
+            axes.plot(
+                series.rounds[shown], series.values[shown], color=look.colour, linestyle=look.dash,
+                linewidth=thick, zorder=look.order, solid_capstyle="butt",
+            )  # fmt: skip
+            if branch.name == "retrain" and len(run.seeds) > 1:
+                band = series.rounds[shown], series.low[shown], series.high[shown]
+                axes.fill_between(*band, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
         ends.append((series.last, _end_label(branch, series), look))
     return ends
+
+
+def _references(series: Series, run: RunData) -> list[slice]:
+    """The reference in pieces: at each request another life becomes the reference, and the line starts anew."""
+    starts = sorted({request.round for request in run.requests})
+    cuts = [int(np.searchsorted(series.rounds, start)) for start in starts] + [len(series.rounds)]
+    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
 
 
 def _own_part(series: Series, common: Series, asked: int) -> slice:

@@ -25,7 +25,7 @@ class NegatedNll:
 class GradAscent(LossMethodConfig):
     """Ascend on the forgotten records alone."""
 
-    title: ClassVar[str] = "Gradient ascent"
+    title: ClassVar[str] = "GradAscent"
     summary: ClassVar[str] = "ascend the loss of the forgotten records; no retain term"
 
     method: Literal["grad_ascent"] = "grad_ascent"

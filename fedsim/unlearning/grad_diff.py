@@ -12,7 +12,7 @@ from privacy import Capability
 class GradDiff(LossMethodConfig):
     """The forgetting client ascends while the round's cohort supplies the retain term."""
 
-    title: ClassVar[str] = "Gradient difference"
+    title: ClassVar[str] = "GradDiff"
     summary: ClassVar[str] = "ascend on the forgotten records while the others train on theirs"
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
