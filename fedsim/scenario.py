@@ -3,8 +3,8 @@
 ``load_scenario`` reads the file with line numbers; whatever is wrong is said before any training, with
 file, line, key, rule and the nearest valid choice (see ``fedsim.scenario_errors``).
 
->>> Join(clients="0-2, 5").clients
-(0, 1, 2, 5)
+>>> StrategyConfig(name="fedadam", eta=0.1).parameters()
+{'eta': 0.1, 'beta_1': 0.9, 'beta_2': 0.99, 'tau': 0.001}
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from fedsim.config import Config, ConfigError, Float, Int, Rule
+from fedsim.events import Event
+from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.registry import METHODS, MethodChoice
 from privacy import StageConfig
-
-
-class Config(BaseModel):
-    """Base of all scenario parts: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 # ---------------------------------------------------------------------------------------- model
@@ -30,11 +27,11 @@ class Config(BaseModel):
 class LoraConfig(Config):
     """Low-rank adapters, by PEFT."""
 
-    r: int = Field(default=8, ge=1, le=1024)
+    r: Int = Field(default=8, ge=1, le=1024)
     """Rank."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: Float = Field(default=16.0, gt=0)
     """Scale: the delta is alpha / r * B A."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: Float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input, drawn from a keyed stream."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers to adapt: names, a regular expression, or ``all-linear``."""
@@ -42,6 +39,12 @@ class LoraConfig(Config):
     """Which factors clients train; with ``B`` the average of the factors is the average of the deltas."""
     peft: dict[str, Any] = Field(default_factory=dict)
     """Any other argument of PEFT's LoraConfig, passed on as it is."""
+
+
+def _with_placeholder(prompt: str) -> str:
+    if "{question}" not in prompt:
+        raise ValueError(f"found {prompt!r}; must contain the placeholder {{question}}")
+    return prompt
 
 
 class ModelConfig(Config):
@@ -55,16 +58,10 @@ class ModelConfig(Config):
     """Adapters; null trains all parameters."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the base's weights; what is trained is always float32."""
-    prompt: str = "{question}"
+    prompt: Annotated[str, AfterValidator(_with_placeholder)] = "{question}"
     """How a question becomes a prompt."""
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    max_tokens: Int = Field(default=128, ge=8, le=8192)
     """Longest prompt with its answer; longer ones are cut."""
-
-    @model_validator(mode="after")
-    def _placeholder(self) -> ModelConfig:
-        if "{question}" not in self.prompt:
-            raise ValueError(f"prompt={self.prompt!r} must contain the placeholder {{question}}")
-        return self
 
 
 # ----------------------------------------------------------------------------------------- data
@@ -74,17 +71,17 @@ class AuthorsData(Config):
     """Embedded fictitious authors; nothing is downloaded."""
 
     source: Literal["authors"] = "authors"
-    clients: int = Field(default=24, ge=1, le=100_000)
+    clients: Int = Field(default=24, ge=1, le=100_000)
     """Clients with data of their own; they take part once they join."""
-    authors_per_client: int = Field(default=1, ge=1, le=100)
+    authors_per_client: Int = Field(default=1, ge=1, le=100)
     """Private authors of each client."""
     partition: Literal["by-author", "iid", "dirichlet"] = "by-author"
     """Who holds which record."""
-    dirichlet_alpha: float = Field(default=0.5, gt=0)
+    dirichlet_alpha: Float = Field(default=0.5, gt=0)
     """Concentration of the Dirichlet partition; smaller is more skewed."""
-    holdout_authors: int = Field(default=20, ge=2, le=1000)
+    holdout_authors: Int = Field(default=20, ge=2, le=1000)
     """Authors nobody ever trains on."""
-    public_authors: int = Field(default=20, ge=1, le=600)
+    public_authors: Int = Field(default=20, ge=1, le=600)
     """Authors of the base's pre-training on which utility is probed."""
 
 
@@ -131,17 +128,17 @@ DataChoice = Annotated[AuthorsData | TofuData | JsonlData, Field(discriminator="
 class LocalConfig(Config):
     """Training at one client in one round; the optimiser starts afresh each time."""
 
-    epochs: int = Field(default=1, ge=1, le=1000)
+    epochs: Int = Field(default=1, ge=1, le=1000)
     """Passes over the client's records."""
-    batch_size: int = Field(default=8, ge=1, le=4096)
+    batch_size: Int = Field(default=8, ge=1, le=4096)
     """Records a step."""
-    lr: float = Field(default=2e-3, gt=0)
+    lr: Float = Field(default=2e-3, gt=0)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: Float = Field(default=0.0, ge=0)
+    momentum: Float = Field(default=0.0, ge=0, lt=1)
     """Momentum of SGD; AdamW ignores it."""
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    max_grad_norm: Float | None = Field(default=1.0, gt=0)
     """L2 norm at which a step's gradient is clipped; null never clips."""
 
 
@@ -149,27 +146,32 @@ class StrategyConfig(Config):
     """A federated algorithm of Flower, with the parameters of its own that it takes."""
 
     name: Literal["fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
-    proximal_mu: float = Field(default=0.01, ge=0)
+    proximal_mu: Float = Field(default=0.01, ge=0)
     """FedProx: weight of the proximal term."""
-    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_learning_rate: Float = Field(default=1.0, gt=0)
     """FedAvgM: the server's learning rate."""
-    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    server_momentum: Float = Field(default=0.9, ge=0, lt=1)
     """FedAvgM: the server's momentum."""
-    eta: float = Field(default=1e-2, gt=0)
+    eta: Float = Field(default=1e-2, gt=0)
     """FedAdagrad, FedAdam, FedYogi: the server's learning rate."""
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    beta_1: Float = Field(default=0.9, ge=0, lt=1)
     """FedAdam, FedYogi: decay of the first moment."""
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    beta_2: Float = Field(default=0.99, ge=0, lt=1)
     """FedAdam, FedYogi: decay of the second moment."""
-    tau: float = Field(default=1e-3, gt=0)
+    tau: Float = Field(default=1e-3, gt=0)
     """FedAdagrad, FedAdam, FedYogi: degree of adaptivity."""
 
     @model_validator(mode="after")
     def _own_parameters(self) -> StrategyConfig:
         own = STRATEGY_PARAMETERS[self.name]
-        for key in sorted(self.model_fields_set - {"name", *own}):
-            takes = f"it takes {', '.join(own)}" if own else "it takes none"
-            raise ValueError(f"{key} is not a parameter of {self.name}; {takes}")
+        foreign = sorted(self.model_fields_set - {"name", *own})
+        if foreign:
+            takers = [name for name, keys in STRATEGY_PARAMETERS.items() if set(foreign) <= set(keys)]
+            raise ConfigError(
+                f"{self.name} does not take {' and '.join(foreign)}; it takes {', '.join(own) or 'none'}"
+                + (f". {', '.join(takers)} would" if takers else ""),
+                foreign[0],
+            )
         return self
 
     def parameters(self) -> dict[str, float]:
@@ -190,124 +192,38 @@ STRATEGY_PARAMETERS: dict[str, tuple[str, ...]] = {
 class FixedCohort(Config):
     """A fixed number of clients a round, by keyed priorities."""
 
-    cohort: int = Field(ge=1)
+    cohort: Int = Field(ge=1)
     """Clients a round."""
     replacement: Literal["next", "none"] = "next"
     """Whether the next client in the order takes the place of one that is gone, or the place stays empty."""
 
 
-def _named(key: str) -> Any:
-    """A validator that lets a bare name stand for an object with that name."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+def _by_name(value: object) -> object:
+    """A bare name stands for an object with that name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+StrategyChoice = Annotated[
+    StrategyConfig,
+    BeforeValidator(
+        _by_name,
+        json_schema_input_type=StrategyConfig
+        | Annotated[str, WithJsonSchema({"type": "string", "enum": list(STRATEGY_PARAMETERS)})],
+    ),
+    Rule(f"a name or a mapping with the key name; choices: {', '.join(STRATEGY_PARAMETERS)}"),
+]
 
 
 class FederationConfig(Config):
     """How clients train together."""
 
-    strategy: Annotated[StrategyConfig, _named("name")] = StrategyConfig()
+    strategy: StrategyChoice = StrategyConfig()
     """Federated algorithm: a name, or an object with its parameters."""
-    participation: Annotated[float, Field(gt=0, le=1)] | FixedCohort = 0.5
+    participation: Annotated[Float, Field(gt=0, le=1)] | FixedCohort = 0.5
     """Probability with which each client takes part in a round, independently; or a fixed cohort."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client's update in the mean."""
     local: LocalConfig = LocalConfig()
-
-
-# ------------------------------------------------------------------------------------- timeline
-
-
-def parse_clients(value: object) -> object:
-    """``3``, ``"0-19"``, ``"0-3, 7"`` or a list of ids, as a tuple of ids; anything else as it is."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return (value,)
-    if not isinstance(value, str):
-        return value
-    ids: list[int] = []
-    for part in value.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.strip().isdigit()):
-            raise ValueError(f"clients={value!r} must be an id, a range like 0-19, or a list of these")
-        low, high = int(first), int(last) if dash else int(first)
-        if high < low:
-            raise ValueError(f"clients={value!r} has the empty range {part.strip()!r}; write {high}-{low}")
-        ids.extend(range(low, high + 1))
-    return tuple(ids)
-
-
-ClientIds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(parse_clients), Field(min_length=1)
-]
-
-
-class Join(Config):
-    """Clients enter the federation."""
-
-    clients: ClientIds
-
-
-class Train(Config):
-    """Rounds of federated training."""
-
-    rounds: int = Field(ge=1, le=100_000)
-
-
-class Forget(Config):
-    """A client asks to be forgotten: all of it, some of its records, or a fraction of them."""
-
-    client: int = Field(ge=0)
-    records: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Ids of the records to forget; the client stays with the others."""
-    fraction: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the client's records to forget, drawn by a keyed stream; the client stays."""
-
-    @model_validator(mode="after")
-    def _one_scope(self) -> Forget:
-        if self.records is not None and self.fraction is not None:
-            raise ValueError("give records or fraction, not both; leave both out to forget the whole client")
-        return self
-
-
-class Leave(Config):
-    """A client leaves; nothing is erased."""
-
-    client: int = Field(ge=0)
-
-
-class Rejoin(Config):
-    """A client that left or was forgotten comes back with the data named here."""
-
-    client: int = Field(ge=0)
-    records: tuple[str, ...] | Literal["all"] = "all"
-    """Ids of the records it brings, or all."""
-
-
-class ProbeEvent(Config):
-    """Measure now, items and generation included."""
-
-    label: str = "probe"
-
-
-class Event(Config):
-    """One thing that happens; exactly one key."""
-
-    join: Join | None = None
-    train: Train | None = None
-    forget: Forget | None = None
-    leave: Leave | None = None
-    rejoin: Rejoin | None = None
-    probe: ProbeEvent | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Event:
-        given = [name for name in Event.model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"an event has exactly one of {', '.join(Event.model_fields)}; this one has "
-                f"{' and '.join(given) if given else 'none'}"
-            )
-        return self
 
 
 # ------------------------------------------------------------------------ measuring and running
@@ -316,25 +232,25 @@ class Event(Config):
 class ProbesConfig(Config):
     """What is measured, and how often."""
 
-    every: int = Field(default=1, ge=1)
+    every: Int = Field(default=1, ge=1)
     """Rounds between two probes; rounds with events and the last are always probed."""
-    records_per_client: int = Field(default=2, ge=1)
+    records_per_client: Int = Field(default=2, ge=1)
     """Records of each retained client in the retain probe."""
-    max_retain: int = Field(default=40, ge=2)
+    max_retain: Int = Field(default=40, ge=2)
     """Most records in the retain probe."""
-    max_holdout: int = Field(default=24, ge=2)
+    max_holdout: Int = Field(default=24, ge=2)
     """Most records in the holdout probe."""
-    max_public: int = Field(default=24, ge=2)
+    max_public: Int = Field(default=24, ge=2)
     """Most records in each public probe."""
     generate: Literal["always", "events", "never"] = "events"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: Int = Field(default=64, ge=1)
     """Longest generated answer, in tokens; never longer than the longest answer probed."""
     headline: str = "fact_probability"
     """The metric that titles and verdicts quote."""
-    tolerance: float = Field(default=0.05, gt=0)
+    tolerance: Float = Field(default=0.05, gt=0)
     """Excess within which a branch counts as having reached the reference."""
-    window: int = Field(default=2, ge=1)
+    window: Int = Field(default=2, ge=1)
     """Rounds in a row that the excess must stay within the tolerance."""
 
 
@@ -343,34 +259,77 @@ class ExecutionConfig(Config):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    threads: Annotated[Int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     """Threads of torch on the CPU; ``auto`` gives one per 4 million parameters of the base, up to all cores."""
-    checkpoint_every: int = Field(default=10, ge=1)
+    checkpoint_every: Int = Field(default=10, ge=1)
     """Rounds between two checkpoints."""
 
 
+ALWAYS_THERE = ("keep", "leave", "retrain")
+"""Branches of every life; in ``compare`` they may be named and mean nothing."""
+
+
+def _is_always_there(item: object) -> bool:
+    return item in ALWAYS_THERE or item in [{"method": name} for name in ALWAYS_THERE]
+
+
+def method_positions(compare: object) -> tuple[int, ...]:
+    """Where in a written ``compare`` list its methods stand."""
+    items = compare if isinstance(compare, (list, tuple)) else ()
+    return tuple(index for index, item in enumerate(items) if not _is_always_there(item))
+
+
 def _methods_by_name(value: object) -> object:
-    """Let method names stand for themselves, and pass ``keep`` and ``leave`` (always there) by."""
+    """Let method names stand for themselves, and pass those that are always there by."""
     if not isinstance(value, (list, tuple)):
         return value
-    chosen = []
-    for item in value:
-        if item in ("keep", "leave", "retrain"):
-            continue
-        if isinstance(item, str) and item not in METHODS:
-            chosen.append({"method": item})
-        else:
-            chosen.append({"method": item} if isinstance(item, str) else item)
-    return chosen
+    chosen = [value[index] for index in method_positions(value)]
+    return tuple({"method": item} if isinstance(item, str) else item for item in chosen)
+
+
+def _distinct_branches(methods: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+    names = [*ALWAYS_THERE, *(method.branch for method in methods)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two branches are named {name!r}; give one of them another label")
+    return methods
+
+
+def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"found {list(seeds)}; seeds must differ from each other")
+    return seeds
+
+
+MethodName = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": list(dict.fromkeys([*ALWAYS_THERE, *METHODS]))})
+]
+MethodItem = Annotated[
+    MethodChoice, Rule(f"a name or a mapping with the key method; choices: {', '.join(METHODS)}")
+]
+Methods = Annotated[
+    tuple[MethodItem, ...],
+    BeforeValidator(_methods_by_name, json_schema_input_type=tuple[MethodChoice | MethodName, ...]),
+    AfterValidator(_distinct_branches),
+    Rule("a list of methods, by name or with parameters"),
+]
 
 
 class Scenario(Config):
     """A federation's life, and what to compare and measure in it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$"),
+        Rule("lower-case letters, digits, dot, dash and underscore, beginning with a letter or digit"),
+    ]
     """Names the run directory: lower-case letters, digits, dot, dash, underscore."""
     description: str = ""
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(1,), min_length=1)
+    seeds: Annotated[
+        tuple[Annotated[Int, Field(ge=0, lt=2**31)], ...],
+        Field(min_length=1),
+        AfterValidator(_distinct_seeds),
+    ] = (1,)
     """One whole life per seed."""
     model: ModelConfig = ModelConfig()
     data: DataChoice = AuthorsData()
@@ -378,19 +337,9 @@ class Scenario(Config):
     privacy: tuple[StageConfig, ...] = ()
     """Stages that each update passes on its way out, in order."""
     timeline: tuple[Event, ...] = Field(min_length=1)
-    compare: Annotated[tuple[MethodChoice, ...], BeforeValidator(_methods_by_name)] = ()
+    compare: Methods = ()
     """Unlearning methods to compare; keep, leave and retrain are always there."""
     probes: ProbesConfig = ProbesConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Dotted keys with the values to try; every combination is a variant of the run."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Scenario:
-        names = ["keep", "leave", "retrain", *(method.branch for method in self.compare)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"compare has two branches named {twice[0]!r}; give one of them a label")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)} must differ from each other")
-        return self

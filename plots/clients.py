@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from plots import style, words
 from plots.data import RunData
-from plots.findings import MARGIN, disclaimer
+from plots.findings import disclaimer
 from plots.parts import Branch, Floats
 
 CAPTION = (
@@ -71,14 +71,14 @@ def finding(run: RunData, variant: str) -> str:
         return "No method was measured on the clients who stayed"
     low, client, title = min(worst)
     high, _, gentle = max(worst)
-    if low > -MARGIN:
-        return f"No method costs any remaining client more than {MARGIN:.2f} against retraining"
+    if low > -run.tolerance:
+        return f"No method costs any remaining client more than {run.tolerance:.2f} against retraining"
     text = f"{title} hurts client {client} most ({words.number(low)} against retraining)"
     if gentle != title:
-        kind = "no remaining client loses" if high > -MARGIN else "the worst loss is"
+        kind = "no remaining client loses" if high > -run.tolerance else "the worst loss is"
         text += (
-            f"; with {gentle} {kind} more than {MARGIN:.2f}"
-            if high > -MARGIN
+            f"; with {gentle} {kind} more than {run.tolerance:.2f}"
+            if high > -run.tolerance
             else f"; with {gentle} {kind} {words.number(high)}"
         )
     return words.capital(text)

@@ -71,6 +71,11 @@ class RunData:
         return str(self.life["headline"])
 
     @property
+    def tolerance(self) -> float:
+        """Excess within which a branch counts as being at the reference, in the headline metric's unit."""
+        return float(self.life["tolerance"])
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.life["seeds"])
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from plots import style, words
 from plots.data import RunData
-from plots.findings import MARGIN, disclaimer, margin, outcome, readable
+from plots.findings import disclaimer, margin, outcome, readable
 from plots.parts import Branch, Request
 
 CAPTION = (
@@ -69,7 +69,7 @@ def finding(run: RunData, variant: str) -> str:
 
 
 def _subtitle(run: RunData) -> str:
-    strip = f"shaded: ±{MARGIN}" + (", or retrain's spread over seeds" if len(run.seeds) > 1 else "")
+    strip = f"shaded: ±{run.tolerance}" + (", or retrain's spread over seeds" if len(run.seeds) > 1 else "")
     return f"{words.axis_name(run.headline)} minus the retrained model's, at round {run.horizon}; {strip}"
 
 
@@ -88,7 +88,7 @@ def _reach(run: RunData, variant: str, branches: list[Branch]) -> tuple[float, f
     """Limits that hold every seed, at least three margins either side."""
     pairs = [(b.name, r.request) for b in branches for r in run.requests]
     found = [v for name, r in pairs for v in run.values(variant, name, r, "excess")]
-    return 1.12 * min([*found, -3 * MARGIN]), 1.08 * max([*found, 3 * MARGIN])
+    return 1.12 * min([*found, -3 * run.tolerance]), 1.08 * max([*found, 3 * run.tolerance])
 
 
 def _panel(axes: Axes, run: RunData, variant: str, request: Request, branches: list[Branch]) -> None:

@@ -18,8 +18,6 @@ from plots import words
 from plots.data import RunData
 from plots.parts import NAN
 
-MARGIN = 0.05
-"""Smallest excess, on the 0 to 1 scale, that counts as a difference."""
 Kind = Literal["at", "above", "below", "unknown"]
 
 
@@ -36,11 +34,11 @@ class Outcome:
 
 
 def margin(run: RunData, variant: str, request: int) -> float:
-    """``MARGIN``, or the spread of the retrained model over seeds where that is wider."""
+    """The run's tolerance, or the spread of the retrained model over seeds where that is wider."""
     band = run.series(variant, "retrain", f"forget:{request}", run.headline)
     if not band or len(run.seeds) < 2:
-        return MARGIN
-    return max(MARGIN, float(band.high[-1] - band.low[-1]) / 2)
+        return run.tolerance
+    return max(run.tolerance, float(band.high[-1] - band.low[-1]) / 2)
 
 
 def readable(run: RunData, variant: str) -> list[int]:
@@ -66,7 +64,7 @@ def _reason(run: RunData, variant: str) -> str:
     if not checks:
         return "no check of the references was recorded"
     keep, retrain, holdout = (_average(checks, name) for name in ("keep", "retrain", "holdout"))
-    if keep - retrain < 2 * MARGIN:
+    if keep - retrain < 2 * run.tolerance:
         return f"keep ({words.number(keep)}) knows little that retrain ({words.number(retrain)}) does not"
     return f"retrain ({words.number(retrain)}) knows more than of unseen authors ({words.number(holdout)})"
 

@@ -6,6 +6,7 @@ extremes over seeds; the common life is drawn once, in grey, up to where a branc
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -21,8 +22,8 @@ from plots.parts import Branch, Request, Series
 CAPTION = (
     "Each line is one branch: the same life lived on with another answer to the request. The black line, "
     "shown from the request on, is the model retrained without the client; a line that meets it knows no "
-    "more than a model that never saw the data, a line below it has overshot. Shading marks the rounds in which methods unlearn, vertical "
-    "lines the events. Retain, holdout and public panels show what forgetting did to everyone else."
+    "more than a model that never saw the data, a line below it has overshot. Shading marks the rounds in "
+    "which methods unlearn, vertical lines the events. The panels below show what forgetting did to others."
 )
 _LEFT, _LABELS, _TALL, _LOW, _GAP = 0.75, 2.15, 2.25, 1.5, 0.68
 
@@ -171,10 +172,10 @@ def _lines(
 
 
 def _references(series: Series, run: RunData) -> list[slice]:
-    """The reference in pieces: at each request another life becomes the reference, and the line starts anew."""
+    """The reference in pieces: at each request another life becomes the reference."""
     starts = sorted({request.round for request in run.requests})
     cuts = [int(np.searchsorted(series.rounds, start)) for start in starts] + [len(series.rounds)]
-    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return [slice(a, b) for a, b in itertools.pairwise(cuts) if b > a]
 
 
 def _own_part(series: Series, common: Series, asked: int) -> slice:

@@ -131,6 +131,7 @@ def life(plan: Plan) -> Row:
         "horizon": HORIZON,
         "seeds": list(plan.seeds),
         "headline": "fact_probability",
+        "tolerance": 0.05,
         "variants": [{"name": v, "overrides": {}} for v in plan.variants],
         "events": events,
         "requests": requests,
