@@ -11,27 +11,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from fedsim.client import ClientRuntime, make_client_app
+from fedsim.conclusions import conclude
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
-from fedsim.evidence import (
-    LifeTables,
-    forget_quality_rows,
-    informative_rows,
-    trajectories,
-    trust_rows,
-    verdict_rows,
-)
-from fedsim.federation import STRATEGIES, Federation, make_strategy
+from fedsim.federation import Federation, make_strategy
 from fedsim.grid import InProcessGrid
 from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
@@ -41,7 +32,7 @@ from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
 from fedsim.rounds import Engine
-from fedsim.scenario import AuthorsData, DataChoice, JsonlData, Scenario, TofuData
+from fedsim.scenario import AuthorsData, DataChoice, JsonlData, ModelConfig, Scenario, TofuData
 from fedsim.scenario_file import (
     LoadedScenario,
     ScenarioError,
@@ -54,9 +45,9 @@ from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
 from fedsim.training import SequentialExecutor, planned_steps
-from fedsim.unlearning.protocol import MethodConfig, Objective, Role
+from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
-from privacy import Nominal, Pipeline, build_pipeline, honest_server, require, summaries
+from privacy import Nominal, Pipeline, build_pipeline, require
 
 PARAMETERS_PER_THREAD = 4_000_000
 """A smaller base gains nothing from another thread; a rule, not a measurement, so that reruns agree."""
@@ -69,6 +60,14 @@ class Simulation:
     loaded: LoadedScenario
     device: str
     threads: int
+    models: dict[str, AdapterModel] = field(default_factory=dict, repr=False)
+
+    def model(self, config: ModelConfig) -> AdapterModel:
+        """The model of a configuration, loaded once; lives that share it run one after another."""
+        key = config.model_dump_json()
+        if key not in self.models:
+            self.models[key] = load_model(config, device=self.device)
+        return self.models[key]
 
 
 # ----------------------------------------------------------------------------------- pieces
@@ -159,8 +158,8 @@ def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: S
                 raise source.error(
                     ("compare", index),
                     f"{method.branch} sends the forgetting client's update alone, and a masked round with "
-                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the "
-                    "others take part",
+                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
+                    "set alpha > 0 so that the others take part",
                 )
 
 
@@ -187,7 +186,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     scenario, source = variant.scenario, simulation.loaded.source
     corpus = load_corpus(scenario.data, seed=seed)
     life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
-    model = load_model(scenario.model, seed=seed, device=simulation.device)
+    model = simulation.model(scenario.model)
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
@@ -205,7 +204,6 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         replay_from=replay_from(branches, life),
         engine=engine,
         model=model,
-        initial=model.arrays(),
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, fmt, seed=seed),
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
         epsilon=_epsilon(scenario),
@@ -268,7 +266,7 @@ def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
     Raises:
         ScenarioError: something cannot be used, or the directory holds another run; nothing is changed.
     """
-    simulation = _checked(loaded)
+    simulation = check(loaded)
     _claim(loaded, directory)
     return simulation
 
@@ -281,12 +279,12 @@ def reopen(directory: RunDirectory) -> Simulation:
             f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
         )
     loaded = load_scenario(file)
-    simulation = _checked(loaded)
+    simulation = check(loaded)
     resolved = directory.json("provenance")["resolved"]
     return replace(simulation, device=resolved["device"], threads=resolved["threads"])
 
 
-def _checked(loaded: LoadedScenario) -> Simulation:
+def check(loaded: LoadedScenario) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     simulation = Simulation(loaded=loaded, device=resolve_device(execution.device), threads=1)
@@ -339,193 +337,5 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
     for runner in runners:
         runner.run()
     assemble(runners, directory)
-    _conclude(simulation, contexts, runners, directory)
+    conclude(scenario, simulation.loaded.variants, runners, directory)
     directory.log("finished", time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-
-
-def _conclude(
-    simulation: Simulation,
-    contexts: list[LifeContext],
-    runners: list[LifeRunner],
-    directory: RunDirectory,
-) -> None:
-    """Write what follows from the tables: life, ledgers, trajectories, and the verdict last."""
-    scenario = simulation.loaded.scenario
-    branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare if m.unlearning_rounds)]
-    directory.write_json("life", _life_json(simulation, contexts[0].life))
-    directory.write_json("ledger", _ledger_json(contexts, runners, branches))
-    raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
-    lives = [(LifeTables.of(c.variant, c.seed, raw, c.replay_from), c.life) for c in contexts]
-    derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
-    directory.write_rows("trajectories", derived)
-    quality = [row for tables, life in lives for row in forget_quality_rows(tables, life, branches)]
-    directory.write_rows(
-        "metrics", [*(r for r in raw["metrics"] if r["metric"] != "forget_quality_p"), *quality]
-    )
-    methods: dict[str, MethodConfig] = {method.branch: method for method in scenario.compare}
-    config = scenario.probes
-    verdict = {
-        "informative": [row for tables, life in lives for row in informative_rows(tables, life, config)],
-        "trust": trust_rows(lives),
-        "rows": [
-            row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)
-        ],
-        "privacy": _privacy_sentences(contexts[0]),
-    }
-    directory.write_json("verdict", verdict)
-
-
-def _life_json(simulation: Simulation, life: Life) -> dict[str, Any]:
-    """The life as figures need it; see ``plots``."""
-    scenario = simulation.loaded.scenario
-    fixed = [("keep", "Keep", "ignored"), ("leave", "Leave", "natural"), ("retrain", "Retrain", "exact")]
-    branches: list[dict[str, Any]] = [
-        {"name": name, "method": name, "title": title, "class": kind, "unlearning": []}
-        for name, title, kind in fixed
-    ]
-    for method in scenario.compare:
-        if method.unlearning_rounds == 0:
-            continue
-        spans, busy = [], 0
-        for request in life.requests:
-            first = max(busy, request.round) + 1
-            busy = first + method.unlearning_rounds - 1
-            spans.append({"request": request.number, "first": first, "last": busy})
-        title = method.title if method.label is None else f"{method.title} ({method.label})"
-        branches.append(
-            {
-                "name": method.branch,
-                "method": method.method,
-                "title": title,
-                "class": method.verdict,
-                "unlearning": spans,
-            }
-        )
-    return {
-        "name": scenario.name,
-        "description": scenario.description,
-        "horizon": life.horizon,
-        "seeds": list(scenario.seeds),
-        "headline": scenario.probes.headline,
-        "tolerance": scenario.probes.tolerance,
-        "variants": [
-            {"name": variant.name, "overrides": dict(variant.overrides)}
-            for variant in simulation.loaded.variants
-        ],
-        "events": [
-            {
-                "round": event.round,
-                "kind": event.kind,
-                "clients": list(event.clients),
-                "client": event.client,
-                "request": event.request,
-                "text": event.text,
-            }
-            for event in life.events
-        ],
-        "requests": [
-            {
-                "request": request.number,
-                "round": request.round,
-                "client": request.client,
-                "scope": request.scope,
-                "records": len(request.record_ids),
-                "text": next(e.text for e in life.events if e.request == request.number),
-            }
-            for request in life.requests
-        ],
-        "branches": branches,
-    }
-
-
-def _ledger_json(
-    contexts: list[LifeContext], runners: list[LifeRunner], branches: list[str]
-) -> dict[str, Any]:
-    """Every branch's ledger at the end of its life."""
-    entries = []
-    for context, runner in zip(contexts, runners, strict=True):
-        for branch in branches:
-            name = f"retrain#{len(context.life.requests)}" if branch == "retrain" else branch
-            if branch == "retrain" and not context.life.requests:
-                continue
-            ledger = json.loads(runner.final_federation(name).ledger.to_json())
-            entries.append(
-                {
-                    "variant": context.variant,
-                    "seed": context.seed,
-                    "branch": branch,
-                    "releases": ledger["releases"],
-                }
-            )
-    return {"entries": entries}
-
-
-def _privacy_sentences(context: LifeContext) -> list[str]:
-    """What the server sees of this pipeline, in words."""
-    pipeline = context.engine.runtime.pipeline
-    if not pipeline.stages:
-        return ["No privacy stage: the server sees every client's update."]
-    view = honest_server(pipeline)
-    return [f"The server sees {thing}." for thing in view.sees]
-
-
-# ------------------------------------------------------------------------ validate and list
-
-
-def describe(loaded: LoadedScenario) -> list[str]:
-    """What a scenario would do, after checking it with its data and its base model."""
-    simulation = _checked(loaded)
-    lines = []
-    for variant in loaded.variants:
-        context = make_context(simulation, variant, variant.scenario.seeds[0])
-        dimension = sum(value.size for value in context.initial.values())
-        requests = len(context.life.requests)
-        lines.append(
-            f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
-            f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
-            f"{context.rounds()} rounds to run over all branches, {dimension:,} trained parameters, "
-            f"device {simulation.device}"
-        )
-        lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
-        lines.extend(f"  privacy: {sentence}" for sentence in _privacy_sentences(context))
-    return lines
-
-
-def catalogue() -> dict[str, list[tuple[str, str]]]:
-    """All that scenarios can name, with a line on each."""
-    scenarios = []
-    for path in sorted(Path("scenarios").glob("*.yaml")):
-        try:
-            scenarios.append((str(path), load_scenario(path).scenario.description.strip().split("\n")[0]))
-        except ScenarioError as error:
-            scenarios.append((str(path), f"(not valid: {str(error).splitlines()[0]})"))
-    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData}
-    return {
-        "Scenarios": scenarios,
-        "Methods": [(name, method.summary) for name, method in METHODS.items()],
-        "Privacy stages": list(summaries().items()),
-        "Strategies": [
-            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in STRATEGIES.items()
-        ],
-        "Metrics": METRIC_SUMMARIES,
-        "Data sources": [
-            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()
-        ],
-    }
-
-
-METRIC_SUMMARIES = [
-    ("fact_probability", "geometric mean per token over the tokens that carry the fact"),
-    ("probability", "geometric mean per token over the answer"),
-    ("nll", "nats per answer token"),
-    ("paraphrase_probability", "probability of the answer to the paraphrased question"),
-    ("truth_ratio", "wrong answers against the paraphrase; forget: min(R, 1/R), retain: max(0, 1 - R)"),
-    ("choice_probability", "the right answer's share among right and wrong ones"),
-    ("exact_memorisation", "share of answer tokens that are the argmax"),
-    ("extraction_strength", "how much of the answer follows from its beginning"),
-    ("rouge_l_recall", "ROUGE-L recall of the greedy answer"),
-    ("min_k", "mean log-probability of the least likely tokens"),
-    ("membership_auc", "loss attack, forgotten records against holdout"),
-    ("forget_quality_p", "Kolmogorov-Smirnov p-value of truth ratios against retrain"),
-    ("model_utility", "harmonic mean over retain and public sets"),
-]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from fedsim.hub import go_offline_unless_reachable
 from fedsim.results import RunDirectory, write_json
-from fedsim.scenario_file import ScenarioError, json_schema, load_scenario
+from fedsim.scenario_errors import ScenarioError
+from fedsim.scenario_file import LoadedScenario, json_schema, load_scenario
 
 if TYPE_CHECKING:
     from fedsim.build import Simulation
@@ -45,11 +47,12 @@ def run(
 ) -> None:
     """Run a scenario and write its evidence, figures and report."""
     with user_errors():
+        loaded = _load(file, set_)
+        directory = RunDirectory(out or Path("runs") / loaded.scenario.name)
+        if directory.path.is_file():
+            raise ScenarioError(f"{directory.path}: is a file; give --out a directory that may be written")
         from fedsim import build
 
-        _quiet_libraries()
-        loaded = load_scenario(file, set_ or [])
-        directory = RunDirectory(out or Path("runs") / loaded.scenario.name)
         simulation = build.prepare(loaded, directory)
     _finish(simulation, directory)
 
@@ -60,10 +63,11 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted; the results are those of an uninterrupted run."""
     with user_errors():
+        where = RunDirectory(directory)
+        if where.file("scenario.yaml").exists():
+            _load(where.file("scenario.yaml"), None)
         from fedsim import build
 
-        _quiet_libraries()
-        where = RunDirectory(directory)
         simulation = build.reopen(where)
     _finish(simulation, where)
 
@@ -72,24 +76,27 @@ def resume(
 def validate(file: ScenarioFile, set_: Overrides = None) -> None:
     """Check a scenario, its data and its base model, and say what would run and who would see what."""
     with user_errors():
-        from fedsim import build
+        loaded = _load(file, set_)
+        from fedsim.catalogue import describe
 
-        _quiet_libraries()
-        for line in build.describe(load_scenario(file, set_ or [])):
+        for line in describe(loaded):
             print(line)
 
 
 @app.command("list")
 def list_() -> None:
     """Scenarios, methods, stages, strategies, metrics and data sources, a line each."""
-    from fedsim import build
+    from fedsim.catalogue import catalogue
 
-    console = Console(soft_wrap=True)
-    for title, rows in build.catalogue().items():
-        table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    sections = catalogue()
+    pad = max(len(name) for rows in sections.values() for name, _ in rows) + 4
+    width = Console().width if sys.stdout.isatty() else 10_000
+    for title, rows in sections.items():
+        print(title)
         for name, summary in rows:
-            table.add_row(f"  {name}", summary)
-        console.print(table)
+            lead = f"  {name}".ljust(pad)
+            text = summary.replace("``", "")
+            print(textwrap.fill(text, width, initial_indent=lead, subsequent_indent=" " * pad))
 
 
 @app.command()
@@ -121,12 +128,21 @@ def schema(
         write_json(out, json_schema())
 
 
+def _load(file: Path, overrides: list[str] | None) -> LoadedScenario:
+    """Read and check the file alone, which is quick; then make the slow libraries ready."""
+    loaded = load_scenario(file, overrides or [])
+    go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
+    _quiet_libraries()
+    return loaded
+
+
 def _quiet_libraries() -> None:
     """Keep libraries' own logs, bars and notices off the terminal; faults are reported by the run."""
     import flwr  # noqa: F401  (sets up its logger on import, so its level is set afterwards)
     import transformers
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("flwr", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -156,8 +172,13 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
-        raise typer.Exit(2) from None
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(2)
 
 
 def main() -> None:

@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Strict
 class Config(BaseModel):
     """Base of all scenario parts: frozen, no unknown keys, finite numbers."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Int = Annotated[int, Strict()]

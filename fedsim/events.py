@@ -54,8 +54,8 @@ ClientIds = Annotated[
     tuple[Int, ...],
     BeforeValidator(parse_clients, json_schema_input_type=int | str | list[int | str]),
 ]
-ClientId = Annotated[Int, Field(ge=0, lt=MOST_CLIENTS)]
-RecordNames = Annotated[tuple[str, ...], Field(min_length=1), Rule("a list of record ids, at least one")]
+ClientId = Annotated[Int, Field(ge=0, le=MOST_CLIENTS - 1)]
+RecordNames = Annotated[tuple[str, ...], Field(min_length=1), Rule("a list of one or more record ids")]
 
 
 class Join(Config):

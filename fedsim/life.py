@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedsim.events import Event, Forget
 from fedsim.rng import uniform
-from fedsim.scenario import Event, Forget, Scenario
-from fedsim.scenario_file import Source
+from fedsim.scenario import Scenario
+from fedsim.scenario_errors import KeyPath, Source
 from fedsim.unlearning.protocol import Request
 
 EventKind = Literal["join", "forget", "leave", "rejoin", "probe"]
@@ -78,14 +79,13 @@ class _Reader:
         self.records, self.seed, self.source = records, seed, source
         self.round = 0
         self.status: dict[int, str] = {}
-        self.left_with: dict[int, tuple[str, ...]] = {}
         self.events: list[LifeEvent] = []
         self.requests: list[Request] = []
         self.request_events: list[int] = []
         self.forgotten: dict[int, set[str]] = {}
 
     def read(self, index: int, event: Event) -> None:
-        key: tuple[str | int, ...] = ("timeline", index)
+        key: KeyPath = ("timeline", index)
         if event.join is not None:
             self._join((*key, "join", "clients"), event.join.clients)
         elif event.train is not None:
@@ -100,7 +100,7 @@ class _Reader:
         elif event.leave is not None:
             client = event.leave.client
             self._must_be_present((*key, "leave", "client"), client, "leave")
-            self.status[client] = f"left after round {self.round}"
+            self.status[client] = f"already left, after round {self.round}"
             self._add("leave", (client,), f"client {client} leaves")
         elif event.rejoin is not None:
             self._rejoin((*key, "rejoin"), event.rejoin.client, event.rejoin.records)
@@ -113,87 +113,100 @@ class _Reader:
     def _present(self) -> list[int]:
         return [client for client, status in self.status.items() if status == "present"]
 
-    def _must_exist(self, key: tuple[str | int, ...], client: int) -> None:
+    def _must_exist(self, key: KeyPath, client: int) -> None:
         if client not in self.records:
-            last = max(self.records)
+            ids = sorted(self.records)
+            near = min(ids, key=lambda other: abs(other - client))
             raise self.source.error(
-                key, f"client {client} is not in the data, which has clients 0-{last}; nearest is {last}"
+                key, f"client {client} is not in the data, which has {_range_text(ids)}; nearest is {near}"
             )
 
-    def _must_be_present(self, key: tuple[str | int, ...], client: int, verb: str) -> None:
+    def _must_be_present(self, key: KeyPath, client: int, verb: str) -> None:
         self._must_exist(key, client)
         status = self.status.get(client)
         if status == "present":
             return
-        why = "never joined" if status is None else f"already {status}"
+        why = "never joined" if status is None else status
         near = min(self._present(), key=lambda other: abs(other - client), default=None)
         choice = f"; the nearest client that is there is {near}" if near is not None else "; nobody is there"
         raise self.source.error(
             key, f"client {client} cannot {verb} after round {self.round}: it {why}{choice}"
         )
 
-    def _join(self, key: tuple[str | int, ...], clients: Sequence[int]) -> None:
+    def _join(self, key: KeyPath, clients: Sequence[int]) -> None:
         for client in clients:
             self._must_exist(key, client)
             status = self.status.get(client)
             if status is not None:
-                how = "is there already" if status == "present" else f"{status}; use rejoin to bring it back"
+                how = "is already there" if status == "present" else f"{status}; use rejoin to bring it back"
                 raise self.source.error(
                     key, f"client {client} cannot join after round {self.round}: it {how}"
                 )
             self.status[client] = "present"
         self._add("join", tuple(clients), f"{_range_text(clients)} join{'s' if len(clients) == 1 else ''}")
 
-    def _forget(self, key: tuple[str | int, ...], forget: Forget) -> None:
+    def _forget(self, key: KeyPath, forget: Forget) -> None:
         client = forget.client
         self._must_be_present((*key, "client"), client, "be forgotten")
-        held = [name for name in self.records[client] if name not in self.forgotten.get(client, set())]
+        gone = self.forgotten.setdefault(client, set())
+        held = [name for name in self.records[client] if name not in gone]
+        if not held:
+            raise self.source.error((*key, "client"), f"client {client} holds no records to forget")
         number = len(self.requests) + 1
-        chosen = self._chosen(key, forget, held, number)
+        chosen = self._chosen(key, forget, held)
         scope: Literal["client", "records"] = "records" if len(chosen) < len(held) else "client"
         if scope == "client":
-            self.status[client] = f"was forgotten after round {self.round}"
-        self.forgotten.setdefault(client, set()).update(chosen)
+            self.status[client] = f"was already forgotten, after round {self.round}"
+        gone.update(chosen)
         what = "to be forgotten" if scope == "client" else f"to forget {len(chosen)} of {len(held)} records"
         self._add("forget", (client,), f"client {client} asks {what}", request=number)
         self.requests.append(
             Request(number=number, client=client, round=self.round, scope=scope, record_ids=tuple(chosen))
         )
 
-    def _chosen(self, key: tuple[str | int, ...], forget: Forget, held: list[str], number: int) -> list[str]:
+    def _chosen(self, key: KeyPath, forget: Forget, held: list[str]) -> list[str]:
         if forget.records is not None:
             for name in forget.records:
-                if name not in held:
-                    near = difflib.get_close_matches(name, held, n=1, cutoff=0.0)
-                    raise self.source.error(
-                        (*key, "records"),
-                        f"client {forget.client} has no record {name!r}; nearest is {near[0]!r}",
-                    )
+                self._must_hold((*key, "records"), forget.client, name, held)
             return list(dict.fromkeys(forget.records))
         if forget.fraction is None:
             return held
-        count = max(1, round(forget.fraction * len(held)))
-        priority = {name: uniform(self.seed, "forget", number, name) for name in held}
-        return sorted(sorted(held, key=lambda name: priority[name])[:count])
+        if len(held) == 1:
+            raise self.source.error(
+                (*key, "fraction"),
+                f"client {forget.client} holds one record only; leave fraction out to forget the client",
+            )
+        count = min(max(1, round(forget.fraction * len(held))), len(held) - 1)
+        priority = {name: uniform(self.seed, "forget", forget.client, name) for name in held}
+        chosen = set(sorted(held, key=lambda name: priority[name])[:count])
+        return [name for name in held if name in chosen]
 
-    def _rejoin(self, key: tuple[str | int, ...], client: int, records: object) -> None:
+    def _must_hold(self, key: KeyPath, client: int, name: str, held: Sequence[str]) -> None:
+        if name in held:
+            return
+        if name in self.records[client]:
+            raise self.source.error(key, f"client {client} already forgot its record {name!r}")
+        near = difflib.get_close_matches(name, held, n=1, cutoff=0.0)
+        raise self.source.error(key, f"client {client} has no record {name!r}; nearest is {near[0]!r}")
+
+    def _rejoin(self, key: KeyPath, client: int, records: Sequence[str]) -> None:
         self._must_exist((*key, "client"), client)
         status = self.status.get(client)
         if status is None or status == "present":
-            how = "never joined; use join" if status is None else "is there"
+            how = "never joined; use join" if status is None else "is already there"
             raise self.source.error(
                 (*key, "client"), f"client {client} cannot rejoin after round {self.round}: it {how}"
             )
-        brings = self.records[client] if records == "all" else tuple(records)  # type: ignore[arg-type]
+        brings = self.records[client] if records == "all" else tuple(dict.fromkeys(records))
         for name in brings:
-            if name not in self.records[client]:
-                near = difflib.get_close_matches(name, self.records[client], n=1, cutoff=0.0)
-                raise self.source.error(
-                    (*key, "records"), f"client {client} has no record {name!r}; nearest is {near[0]!r}"
-                )
+            self._must_hold((*key, "records"), client, name, self.records[client])
         self.status[client] = "present"
         self.forgotten[client] = set(self.records[client]) - set(brings)
-        self._add("rejoin", (client,), f"client {client} rejoins with {len(brings)} records", brings=brings)
+        self._add("rejoin", (client,), f"client {client} rejoins with {_count(brings)}", brings=brings)
+
+
+def _count(records: Sequence[str]) -> str:
+    return f"{len(records)} record{'' if len(records) == 1 else 's'}"
 
 
 def _range_text(clients: Sequence[int]) -> str:
@@ -207,6 +220,11 @@ def _range_text(clients: Sequence[int]) -> str:
 
 def _check_room(scenario: Scenario, life: Life, request_events: Sequence[int], source: Source) -> None:
     """Every method's unlearning rounds must fit between its requests and the end of the life."""
+    if life.requests and life.requests[-1].round >= life.horizon:
+        raise source.error(
+            ("timeline", request_events[-1], "forget"),
+            "no round follows the request, so nothing can be observed; add - train: {rounds: 5}",
+        )
     for method in scenario.compare:
         busy_until = 0
         for request, index in zip(life.requests, request_events, strict=True):
@@ -218,8 +236,3 @@ def _check_room(scenario: Scenario, life: Life, request_events: Sequence[int], s
                     f"after round {busy_until}, but the life ends after round {life.horizon}; add "
                     f"{busy_until - life.horizon} or more rounds of training at the end",
                 )
-    if life.requests and life.requests[-1].round >= life.horizon:
-        raise source.error(
-            ("timeline", request_events[-1], "forget"),
-            "no round follows the request, so nothing can be observed; add - train: {rounds: 5}",
-        )

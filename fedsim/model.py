@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def resolve_base(base: str) -> str:
 class AdapterModel:
     """A causal LM whose trainable parameters are set from arrays and read back.
 
-    ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base.
+    ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base. ``start`` holds
+    the base's own weights when all of them are trained.
     """
 
     module: torch.nn.Module
@@ -62,6 +63,23 @@ class AdapterModel:
     names: tuple[str, ...]
     device: str
     base_name: str
+    start: Arrays | None = None
+
+    def fresh(self, seed: int) -> Arrays:
+        """Put fresh adapter weights in place, keyed by ``seed``, and give the trained ones.
+
+        Untrained factors (A under ``lora.train: B``) are part of it, so a life begins with this, also when
+        it goes on from a checkpoint.
+        """
+        if self.start is not None:
+            self.load(self.start)
+        with isolated_torch_rng(torch_stream(seed, "adapter-init")):
+            for layer in self._lora_layers():
+                layer.reset_lora_parameters("default", init_lora_weights=True)
+        return self.arrays()
+
+    def _lora_layers(self) -> list[Any]:
+        return [layer for layer in self.module.modules() if isinstance(layer, LoraLayer)]
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         every = dict(self.module.named_parameters())
@@ -94,13 +112,12 @@ class AdapterModel:
         On leaving, the base's own tensors are put back, so no rounding stays behind. Meanwhile the
         adapted weights take memory twice.
         """
-        layers = [layer for layer in self.module.modules() if isinstance(layer, LoraLayer)]
+        layers = self._lora_layers()
         originals = []
         for layer in layers:
             weight = layer.get_base_layer().weight
-            get_delta: Any = layer.get_delta_weight
             originals.append(weight.data)
-            weight.data = weight.data + get_delta("default").to(weight.dtype)
+            weight.data = weight.data + layer.get_delta_weight("default").to(weight.dtype)
             layer.merged_adapters.append("default")
         try:
             yield self.module
@@ -115,8 +132,8 @@ class AdapterModel:
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
 
-def load_model(config: ModelConfig, *, seed: int, device: str = "cpu") -> AdapterModel:
-    """Load the base named by ``config`` and put fresh adapter weights on it, keyed by ``seed``.
+def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
+    """Load the base named by ``config`` and put an adapter on it; ``AdapterModel.fresh`` draws its weights.
 
     Raises:
         ModelError: the base cannot be loaded, or no layer fits ``target_modules``.
@@ -137,12 +154,15 @@ def load_model(config: ModelConfig, *, seed: int, device: str = "cpu") -> Adapte
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"base={config.base!r} has no fast tokenizer; character offsets are needed")
     base.requires_grad_(False)
-    with isolated_torch_rng(torch_stream(seed, "adapter-init")):
+    with isolated_torch_rng(torch_stream(0, "adapter-layout")):
         module = base if config.lora is None else _with_lora(base, config.lora)
     names = _choose_trained(module, config.lora)
     module.to(device)
     module.eval()
-    return AdapterModel(module=module, tokenizer=tokenizer, names=names, device=device, base_name=config.base)
+    model = AdapterModel(
+        module=module, tokenizer=tokenizer, names=names, device=device, base_name=config.base
+    )
+    return model if config.lora is not None else replace(model, start=model.arrays())
 
 
 def _first_line(error: Exception) -> str:
@@ -150,6 +170,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
+    if "init_lora_weights" in lora.peft:
+        raise ModelError(
+            f"lora.peft.init_lora_weights={lora.peft['init_lora_weights']!r} is not supported: adapters "
+            "start from PEFT's default (A random, B zero), drawn anew for every seed; remove the key"
+        )
     targets = lora.target_modules
     settings = peft.LoraConfig(
         r=lora.r,

@@ -31,8 +31,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ TABLES = {
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes if not."""
+    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -119,7 +119,11 @@ def whole_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             old = temporary.with_suffix(".old")
             os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
@@ -131,11 +135,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON with sorted keys, two spaces and a final newline."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
@@ -174,13 +179,20 @@ class RunDirectory:
         write_json(self.file(f"{name}.json"), value)
 
     def log(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl."""
+        """Append one line to events.jsonl; a line that a kill cut off is ended first."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.file("events.jsonl").open("a") as handle:
-            handle.write(json.dumps({"kind": kind, **fields}, sort_keys=True) + "\n")
+        line = json.dumps({"kind": kind, **fields}, sort_keys=True) + "\n"
+        with self.file("events.jsonl").open("ab+") as handle:
+            if handle.tell():
+                handle.seek(-1, os.SEEK_END)
+                line = line if handle.read(1) == b"\n" else f"\n{line}"
+            handle.write(line.encode())
 
     def events(self) -> list[dict[str, Any]]:
-        """The lines of events.jsonl; a last line cut off by a kill is left out."""
+        """The lines of events.jsonl; one that was cut off by a kill is left out."""
         path = self.file("events.jsonl")
-        lines: Iterable[str] = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found

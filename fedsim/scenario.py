@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from fedsim.compared import MethodList
 from fedsim.config import Config, ConfigError, Float, Int, Rule
 from fedsim.events import Event
-from fedsim.unlearning.protocol import MethodConfig
-from fedsim.unlearning.registry import METHODS, MethodChoice
 from privacy import StageConfig
-
 
 # ---------------------------------------------------------------------------------------- model
 
@@ -246,7 +244,13 @@ class ProbesConfig(Config):
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)
     """Longest generated answer, in tokens; never longer than the longest answer probed."""
-    headline: str = "fact_probability"
+    headline: Literal[
+        "fact_probability",
+        "probability",
+        "paraphrase_probability",
+        "exact_memorisation",
+        "extraction_strength",
+    ] = "fact_probability"
     """The metric that titles and verdicts quote."""
     tolerance: Float = Field(default=0.05, gt=0)
     """Excess within which a branch counts as having reached the reference."""
@@ -260,59 +264,15 @@ class ExecutionConfig(Config):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: Annotated[Int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Threads of torch on the CPU; ``auto`` gives one per 4 million parameters of the base, up to all cores."""
+    """Threads of torch on the CPU; ``auto`` is one per 4 million parameters of the base, up to all cores."""
     checkpoint_every: Int = Field(default=10, ge=1)
     """Rounds between two checkpoints."""
-
-
-ALWAYS_THERE = ("keep", "leave", "retrain")
-"""Branches of every life; in ``compare`` they may be named and mean nothing."""
-
-
-def _is_always_there(item: object) -> bool:
-    return item in ALWAYS_THERE or item in [{"method": name} for name in ALWAYS_THERE]
-
-
-def method_positions(compare: object) -> tuple[int, ...]:
-    """Where in a written ``compare`` list its methods stand."""
-    items = compare if isinstance(compare, (list, tuple)) else ()
-    return tuple(index for index, item in enumerate(items) if not _is_always_there(item))
-
-
-def _methods_by_name(value: object) -> object:
-    """Let method names stand for themselves, and pass those that are always there by."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    chosen = [value[index] for index in method_positions(value)]
-    return tuple({"method": item} if isinstance(item, str) else item for item in chosen)
-
-
-def _distinct_branches(methods: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
-    names = [*ALWAYS_THERE, *(method.branch for method in methods)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two branches are named {name!r}; give one of them another label")
-    return methods
 
 
 def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"found {list(seeds)}; seeds must differ from each other")
     return seeds
-
-
-MethodName = Annotated[
-    str, WithJsonSchema({"type": "string", "enum": list(dict.fromkeys([*ALWAYS_THERE, *METHODS]))})
-]
-MethodItem = Annotated[
-    MethodChoice, Rule(f"a name or a mapping with the key method; choices: {', '.join(METHODS)}")
-]
-Methods = Annotated[
-    tuple[MethodItem, ...],
-    BeforeValidator(_methods_by_name, json_schema_input_type=tuple[MethodChoice | MethodName, ...]),
-    AfterValidator(_distinct_branches),
-    Rule("a list of methods, by name or with parameters"),
-]
 
 
 class Scenario(Config):
@@ -326,7 +286,7 @@ class Scenario(Config):
     """Names the run directory: lower-case letters, digits, dot, dash, underscore."""
     description: str = ""
     seeds: Annotated[
-        tuple[Annotated[Int, Field(ge=0, lt=2**31)], ...],
+        tuple[Annotated[Int, Field(ge=0, le=2**31 - 1)], ...],
         Field(min_length=1),
         AfterValidator(_distinct_seeds),
     ] = (1,)
@@ -337,7 +297,7 @@ class Scenario(Config):
     privacy: tuple[StageConfig, ...] = ()
     """Stages that each update passes on its way out, in order."""
     timeline: tuple[Event, ...] = Field(min_length=1)
-    compare: Methods = ()
+    compare: MethodList = ()
     """Unlearning methods to compare; keep, leave and retrain are always there."""
     probes: ProbesConfig = ProbesConfig()
     execution: ExecutionConfig = ExecutionConfig()

@@ -5,52 +5,40 @@ ruamel.yaml is used because PyYAML reads ``1e-5`` as a string and lets a repeate
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import itertools
-import json
-import types
-import typing
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from fedsim.compared import method_positions
 from fedsim.scenario import Scenario
+from fedsim.scenario_errors import KeyPath, ScenarioError, Source, dotted, explain
 
-KeyPath = tuple[str | int, ...]
+__all__ = [
+    "KeyPath",
+    "LoadedScenario",
+    "ScenarioError",
+    "Source",
+    "Variant",
+    "check_scenario",
+    "dump_scenario",
+    "json_schema",
+    "load_scenario",
+]
 
-
-class ScenarioError(ValueError):
-    """A scenario cannot be run as written. The message names file, line, key, rule and a way out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the values of a scenario came from: lines of the file, and command-line overrides."""
-
-    file: str
-    lines: Mapping[KeyPath, int]
-    overrides: frozenset[KeyPath] = frozenset()
-
-    def place(self, key: KeyPath) -> str:
-        """``file:line: a.b[2].c`` of a key, or the nearest key above it that stands in the file."""
-        shown = dotted(key)
-        for length in range(len(key), 0, -1):
-            if any(override[:length] == key[:length] for override in self.overrides) and length > 0:
-                return f"--set {shown}"
-            if key[:length] in self.lines:
-                return f"{self.file}:{self.lines[key[:length]]}: {shown}"
-        return f"{self.file}: {shown}" if shown else self.file
-
-    def error(self, key: KeyPath, message: str) -> ScenarioError:
-        return ScenarioError(f"{self.place(key)}: {message}")
+NOT_SWEPT = ("name", "seeds", "timeline", "probes", "execution", "sweep")
+"""Keys that all variants of a run have in common: a run has one life, one set of seeds, one yardstick."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +59,6 @@ class LoadedScenario:
     source: Source
 
 
-def dotted(key: KeyPath) -> str:
-    """``("timeline", 2, "forget")`` as ``timeline[2].forget``."""
-    text = ""
-    for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
     """Read, override and check a scenario file.
 
@@ -87,36 +67,20 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
     Raises:
         ScenarioError: with one line per problem.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read ({error}){_nearby_files(path)}") from None
-    raw = _parse(text, str(path))
-    lines = dict(_lines(raw, ()))
-    plain = _plain(raw)
-    changed: set[KeyPath] = set()
+    raw = _parse(_read(path), str(path))
+    lines, plain = dict(_lines(raw, ())), _plain(raw)
+    changed: dict[KeyPath, str] = {}
     for override in overrides:
-        changed.add(_apply(plain, override))
-    source = Source(file=str(path), lines=lines, overrides=frozenset(changed))
-    return check_scenario(plain, source)
+        changed |= _apply(plain, override)
+    return check_scenario(plain, Source(file=str(path), lines=lines, overrides=changed))
 
 
 def check_scenario(plain: dict[str, Any], source: Source) -> LoadedScenario:
     """Validate plain data as a scenario and expand its sweep."""
+    source = replace(source, methods_at=method_positions(plain.get("compare")))
     scenario = _validate(plain, source)
-    sweep = scenario.sweep
-    if not sweep:
-        variants: tuple[Variant, ...] = (Variant(name="base", overrides={}, scenario=scenario),)
-        return LoadedScenario(scenario=scenario, variants=variants, source=source)
-    expanded = []
-    for values in itertools.product(*sweep.values()):
-        chosen = dict(zip(sweep, values, strict=True))
-        data = json.loads(json.dumps({**plain, "sweep": {}}, default=str))
-        for key, value in chosen.items():
-            _assign(data, _key_path(key), value, f"sweep key {key!r}")
-        name = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
-        expanded.append(Variant(name=name, overrides=chosen, scenario=_validate(data, source)))
-    return LoadedScenario(scenario=scenario, variants=tuple(expanded), source=source)
+    variants = tuple(_variants(scenario, plain, source))
+    return LoadedScenario(scenario=scenario, variants=variants, source=source)
 
 
 def dump_scenario(scenario: Scenario) -> str:
@@ -141,7 +105,79 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+def _validate(plain: dict[str, Any], source: Source) -> Scenario:
+    try:
+        return Scenario.model_validate(plain)
+    except ValidationError as error:
+        raise explain(error, Scenario, source) from None
+
+
+# ------------------------------------------------------------------------------------ sweeping
+
+
+def _variants(scenario: Scenario, plain: dict[str, Any], source: Source) -> Iterator[Variant]:
+    """One variant per combination of the sweep's values; the scenario itself without a sweep."""
+    if not scenario.sweep:
+        yield Variant(name="base", overrides={}, scenario=scenario)
+        return
+    paths = {key: _sweep_path(key, source) for key in scenario.sweep}
+    names = _short_names(list(scenario.sweep))
+    branches = [method.branch for method in scenario.compare]
+    taken: set[str] = set()
+    for positions in itertools.product(*(range(len(values)) for values in scenario.sweep.values())):
+        data, origins, chosen = copy.deepcopy({**plain, "sweep": {}}), dict(source.overrides), {}
+        for (key, values), position in zip(scenario.sweep.items(), positions, strict=True):
+            place = source.place(("sweep", key, position))
+            _assign(data, paths[key], copy.deepcopy(values[position]), place)
+            origins[paths[key]], chosen[key] = place, values[position]
+        variant = _validate(data, replace(source, overrides=origins))
+        if [method.branch for method in variant.compare] != branches:
+            raise source.error(("sweep",), "changes the branches; name all methods in compare, with labels")
+        name = ",".join(f"{names[key]}={_as_name(value)}" for key, value in chosen.items())
+        if name in taken:
+            raise source.error(("sweep",), f"gives two variants named {name!r}; each value may stand once")
+        taken.add(name)
+        yield Variant(name=name, overrides=chosen, scenario=variant)
+
+
+def _sweep_path(key: str, source: Source) -> KeyPath:
+    try:
+        path = _key_path(key)
+    except ValueError:
+        raise source.error(("sweep", key), "must be a dotted key such as federation.local.lr") from None
+    if path[0] in NOT_SWEPT:
+        raise source.error(
+            ("sweep", key), f"{path[0]} is common to all variants of a run; write one scenario for each value"
+        )
+    return path
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, or the whole key where two end alike."""
+    tails = [key.rsplit(".", 1)[-1] for key in keys]
+    return {
+        key: tail if tails.count(tail) == 1 else key.replace(".", "-")
+        for key, tail in zip(keys, tails, strict=True)
+    }
+
+
+def _as_name(value: object) -> str:
+    """A value as part of a variant's name, which is also a directory's."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(value)).strip("-.") or "none"
+
+
 # ------------------------------------------------------------------------------- reading YAML
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such file{_nearby_files(path)}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror}){_nearby_files(path)}") from None
 
 
 def _parse(text: str, file: str) -> CommentedMap:
@@ -153,17 +189,24 @@ def _parse(text: str, file: str) -> CommentedMap:
         raise ScenarioError(f"{file}:{line}: {problem}: each key may stand once; remove one") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ScenarioError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from None
+        raise ScenarioError(f"{file}:{line}: not valid YAML: {_yaml_problem(error)}") from None
+    except YAMLError as error:
+        raise ScenarioError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, CommentedMap):
         raise ScenarioError(f"{file}:1: a scenario is a mapping that starts with name: and timeline:")
     return raw
+
+
+def _yaml_problem(error: MarkedYAMLError) -> str:
+    return ", ".join(str(part) for part in (error.context, error.problem) if part)
 
 
 def _lines(node: object, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
     """The 1-based line of every key and list item below ``node``."""
     if isinstance(node, CommentedMap):
         for key, value in node.items():
-            yield (*path, str(key)), node.lc.key(key)[0] + 1
+            if key in (node.lc.data or ()):  # keys merged in by << have no line of their own
+                yield (*path, str(key)), node.lc.key(key)[0] + 1
             yield from _lines(value, (*path, str(key)))
     elif isinstance(node, CommentedSeq):
         for index, value in enumerate(node):
@@ -194,131 +237,58 @@ def _nearby_files(path: Path) -> str:
 
 
 def _key_path(key: str) -> KeyPath:
-    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    """``timeline.3.train.rounds`` or ``timeline[3].train.rounds`` as a path; a sweep's keys are dotted."""
+    if key.startswith("sweep."):
+        return ("sweep", key.removeprefix("sweep."))
+    parts = re.sub(r"\[(\d+)\]", r".\1", key.strip()).split(".")
+    if not all(re.fullmatch(r"[^\s\[\].]+", part) for part in parts):
+        raise ValueError(f"key={key!r} must be a dotted key such as federation.local.lr")
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def _apply(data: dict[str, Any], override: str) -> KeyPath:
-    """Apply one ``dotted.key=value`` to plain data in place; gives the key's path."""
+def _apply(data: dict[str, Any], override: str) -> dict[KeyPath, str]:
+    """Apply one ``dotted.key=value`` to plain data in place; gives the key's path with what replaced it."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ScenarioError(f"--set {override}: must be KEY=VALUE, for example federation.local.lr=1e-3")
+    where = f"--set {override}"
     try:
+        path = _key_path(key)
         value = _plain(YAML(typ="safe").load(text))
     except MarkedYAMLError as error:
-        raise ScenarioError(f"--set {override}: the value is not valid YAML: {error.problem}") from None
-    path = _key_path(key)
-    _assign(data, path, value, f"--set {override}")
-    return path
+        raise ScenarioError(f"{where}: the value is not valid YAML: {_yaml_problem(error)}") from None
+    except (ValueError, YAMLError):
+        path = ()
+    if not equals or not path:
+        raise ScenarioError(f"{where}: must be KEY=VALUE, for example federation.local.lr=1e-3")
+    _assign(data, path, value, where)
+    return {path: where}
 
 
 def _assign(data: Any, path: KeyPath, value: Any, where: str) -> None:
+    """Set the value at ``path`` in plain data; mappings on the way are made, list items must be there."""
     node = data
-    for depth, part in enumerate(path[:-1]):
-        if isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        elif isinstance(node, dict):
-            child = node.setdefault(str(part), {})
-            if isinstance(child, (str, int, float)) or child is None:
-                node[str(part)] = child = {"name": child} if part == "strategy" and child else {}
-            node = child
-        else:
-            raise ScenarioError(f"{where}: {dotted(path[: depth + 1])} does not exist in the scenario")
-    last = path[-1]
-    if isinstance(node, list) and isinstance(last, int) and last < len(node):
-        node[last] = value
-    elif isinstance(node, dict):
-        node[str(last)] = value
-    else:
-        raise ScenarioError(f"{where}: {dotted(path)} does not exist in the scenario")
+    for depth, part in enumerate(path):
+        inside = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if not inside and not (isinstance(node, dict) and isinstance(part, str)):
+            raise ScenarioError(f"{where}: {_no_such_place(path[:depth], node)}")
+        if depth == len(path) - 1:
+            node[part] = value
+            return
+        child = node[part] if inside else node.get(part)
+        if isinstance(child, str) and (path[:depth] == ("compare",) or part == "strategy"):
+            child = {"method" if path[0] == "compare" else "name": child}
+        elif child is None and isinstance(path[depth + 1], str):
+            child = {}
+        node[part] = child
+        node = child
 
 
-# ------------------------------------------------------------------------------------- errors
-
-
-def _validate(plain: dict[str, Any], source: Source) -> Scenario:
-    try:
-        return Scenario.model_validate(plain)
-    except ValidationError as error:
-        problems = []
-        for detail in error.errors(include_url=False):
-            key, model = _locate(detail["loc"], plain)
-            problems.append(f"{source.place(key)}: {_explain(dict(detail), key, model)}")
-        raise ScenarioError("\n".join(dict.fromkeys(problems))) from None
-
-
-def _locate(loc: tuple[str | int, ...], plain: Any) -> tuple[KeyPath, type[BaseModel] | None]:
-    """Drop from a pydantic location the parts that name union members; find the model that holds the key."""
-    key: list[str | int] = []
-    node = plain
-    model: type[BaseModel] | None = Scenario
-    owner: type[BaseModel] | None = Scenario
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        known = model.model_fields.get(str(part)) if model is not None else None
-        inside = (isinstance(node, dict) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and part < len(node)
-        )
-        if inside or known is not None or (last and isinstance(node, dict) and _is_plain_key(part, model)):
-            owner = model
-            key.append(part)
-            node = node[part] if inside else None
-            if isinstance(part, str):
-                model = _model_of(known.annotation, node) if known is not None else None
-                item_annotation = known.annotation if known is not None else None
-            else:
-                model = _model_of(item_annotation, node)
-    return tuple(key), owner
-
-
-def _is_plain_key(part: str | int, model: type[BaseModel] | None) -> bool:
-    return model is not None and isinstance(part, str) and "[" not in part and "(" not in part
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model class inside an annotation: unions, tuples, Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        for inner in typing.get_args(annotation):
-            yield from _models(inner)
-
-
-def _model_of(annotation: Any, node: Any) -> type[BaseModel] | None:
-    """The model that ``node`` was checked against: the only one, or the one its tag names."""
-    candidates = list(_models(annotation))
-    for candidate in candidates:
-        for tag in ("source", "stage", "method"):
-            field = candidate.model_fields.get(tag)
-            if field is not None and isinstance(node, dict):
-                given = node.get(tag, field.default)
-                if given in typing.get_args(field.annotation):
-                    return candidate
-    return candidates[0] if candidates else None
-
-
-def _explain(detail: dict[str, Any], key: KeyPath, model: type[BaseModel] | None) -> str:
-    """One sentence: what was found, the rule, and the nearest valid choice."""
-    kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
-    name = str(key[-1]) if key else ""
-    if kind == "extra_forbidden":
-        choices = list(model.model_fields) if model is not None else []
-        return f"unknown key {name!r}{_nearest(name, choices)}"
-    if kind == "missing":
-        return f"the key {name!r} is required"
-    if kind in ("literal_error", "union_tag_invalid"):
-        expected = str(context.get("expected", context.get("expected_tags", "")))
-        choices = [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
-        given = context.get("tag", value)
-        return f"{given!r} is not a valid choice{_nearest(str(given), choices)}"
-    if kind == "union_tag_not_found":
-        return f"needs the key {context.get('discriminator', '')} to say which kind it is"
-    if kind == "value_error":
-        return str(context.get("error", detail["msg"]))
-    message = str(detail["msg"])
-    return f"found {value!r}: {message[0].lower()}{message[1:]}"
-
-
-def _nearest(given: str, choices: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
-    listed = ", ".join(sorted(choices))
-    return (f"; did you mean {near[0]!r}?" if near else "") + (f" Choices: {listed}" if listed else "")
+def _no_such_place(path: KeyPath, node: object) -> str:
+    """Why a key cannot stand below ``path``, where ``node`` stands."""
+    if isinstance(node, list):
+        items = f"items 0 to {len(node) - 1}, as in {dotted((*path, 0))}" if node else "no items"
+        return f"{dotted(path)} is a list with {items}"
+    if isinstance(node, dict):
+        return f"{dotted(path) or 'the scenario'} is a mapping with the keys {', '.join(node)}"
+    if node is None:
+        return f"{dotted(path)} is not in the scenario; give it as a whole"
+    return f"{dotted(path)} is the value {node!r}, not a mapping"

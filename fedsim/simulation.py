@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
-from fedsim.model import AdapterModel, Arrays, load_adapter, save_adapter
+from fedsim.model import AdapterModel, load_adapter, save_adapter
 from fedsim.predictor import CausalPredictor
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
@@ -45,7 +45,6 @@ class LifeContext:
     replay_from: Mapping[int, int]
     engine: Engine
     model: AdapterModel
-    initial: Arrays
     probes: ProbeSet
     make_strategy: Callable[[], FedAvg]
     epsilon: Callable[[Federation], Mapping[int, float]]
@@ -84,6 +83,7 @@ class LifeRunner:
 
     def run(self) -> None:
         """Run every segment that is not complete."""
+        self.context.model.fresh(self.context.seed)
         for segment, parent in self.context.tree.walk():
             if not self._checkpoint(segment, segment.end).exists():
                 self._run_segment(segment, parent)
@@ -137,8 +137,8 @@ class LifeRunner:
                 return self._load(path), Rows.load(path), done
         if parent is not None:
             return self._load(self._checkpoint(parent, parent.end)), Rows(), 0
-        initial = {name: value.copy() for name, value in self.context.initial.items()}
-        return Federation(strategy=self.context.make_strategy(), adapter=initial), Rows(), 0
+        adapter = self.context.model.fresh(self.context.seed)
+        return Federation(strategy=self.context.make_strategy(), adapter=adapter), Rows(), 0
 
     def _count_done(self, segment: Segment, done: int) -> None:
         for step in segment.steps[:done]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from fedsim.life import Life, RecordIds
 from fedsim.rng import uniform
 from fedsim.scenario import FixedCohort
-from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.protocol import MethodConfig, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +121,23 @@ class Participation:
 class _Roster:
     """Who is there with which data, in one branch."""
 
-    def __init__(self, records: RecordIds) -> None:
+    def __init__(self, records: RecordIds, granted: Sequence[Request] = ()) -> None:
         self.records = records
         self.present: dict[int, set[str]] = {}
-        self.banned: dict[int, set[str]] = {}
+        self.granted = list(granted)
+        """Requests still to come that this branch obeys from the start: it never uses their data."""
 
-    def join(self, client: int) -> None:
-        self.present[client] = set(self.records[client]) - self.banned.get(client, set())
+    def enter(self, client: int, brings: Sequence[str]) -> None:
+        """Join with these records, save those that a granted request will ask to forget."""
+        barred = {name for request in self.granted if request.client == client for name in request.record_ids}
+        self.present[client] = set(brings) - barred
 
-    def drop(self, client: int, record_ids: Sequence[str]) -> None:
-        if client in self.present:
-            self.present[client] -= set(record_ids)
+    def forget(self, request: Request) -> None:
+        """From now on without these records; data that come again later are new."""
+        if request.client in self.present:
+            self.present[request.client] -= set(request.record_ids)
+        if request in self.granted:
+            self.granted.remove(request)
 
     def participants(self, clients: Sequence[int]) -> tuple[Participant, ...]:
         return tuple(
@@ -154,9 +160,7 @@ def unroll(
 
     def live(name: str, granted: int | None, method: MethodConfig | None, until: int) -> tuple[Step, ...]:
         steps = []
-        roster = _Roster(records)
-        for request in life.requests[: granted or 0]:
-            roster.banned.setdefault(request.client, set()).update(request.record_ids)
+        roster = _Roster(records, life.requests[: granted or 0])
         pending: list[UnlearningStep] = []
         for round_ in range(1, until + 1):
             _apply_events(roster, life, round_ - 1, name, pending, method)
@@ -201,17 +205,19 @@ def _apply_events(
     for event in life.at(after):
         if event.kind == "join":
             for client in event.clients:
-                roster.join(client)
+                roster.enter(client, roster.records[client])
         elif event.kind == "leave":
             roster.present.pop(event.clients[0], None)
         elif event.kind == "rejoin":
             assert event.brings is not None
-            roster.banned.pop(event.clients[0], None)
-            roster.present[event.clients[0]] = set(event.brings)
+            client = event.clients[0]
+            # Where its request was ignored it never went, and loses nothing by coming back.
+            kept = roster.present.get(client, set()) if branch == "keep" else set()
+            roster.enter(client, [name for name in roster.records[client] if name in {*event.brings, *kept}])
         elif event.kind == "forget" and branch != "keep":
             assert event.request is not None
             request = life.requests[event.request - 1]
-            roster.drop(request.client, request.record_ids)
+            roster.forget(request)
             if method is not None:
                 pending.extend(
                     UnlearningStep(branch=method.branch, request=request.number, index=index)

@@ -6,12 +6,30 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from fedsim.results import RunDirectory
 
 Verdict = Mapping[str, Any]
+
+COLUMNS = {
+    "class": "class",
+    "knows": "knows",
+    "excess": "excess",
+    "forgotten": "forgot",
+    "rounds": "rounds\nto ref.",
+    "quality": "quality\np",
+    "utility": "utility\nchange",
+    "worst": "worst\nclient",
+    "cost": "cost",
+}
+DISPENSABLE = ("class", "quality", "worst")
+"""Columns that a narrow terminal does without, the first one first."""
 
 
 def print_verdict(directory: RunDirectory, console: Console) -> None:
@@ -20,14 +38,16 @@ def print_verdict(directory: RunDirectory, console: Console) -> None:
     titles = {branch["name"]: branch["title"] for branch in life["branches"]}
     if not life["requests"]:
         console.print("No forget request in this life: nothing to compare.")
+        return
     for variant in life["variants"]:
         for request in life["requests"]:
             rows = _chosen(verdict["rows"], variant["name"], request["request"])
-            console.print(_table(rows, titles, _title(life, variant["name"], request)))
+            console.print(Text(_title(life, variant["name"], request), style="bold"))
+            console.print(_table(rows, titles, console))
             for one in _chosen(verdict["informative"], variant["name"], request["request"]):
-                mark = "[green]informative[/green]" if one["informative"] else "[red]NOT informative[/red]"
-                console.print(f"  seed {one['seed']}: {mark}: {one['sentence']}", highlight=False)
+                console.print(Padding(_informative(one), (0, 0, 0, 2)))
             console.print()
+    console.print(Text(_legend(life["headline"]), style="dim"))
 
 
 def _chosen(rows: Sequence[Verdict], variant: str, request: int) -> list[Verdict]:
@@ -39,53 +59,64 @@ def _title(life: Mapping[str, Any], variant: str, request: Mapping[str, Any]) ->
     return f"Request {request['request']}{of_variant}: {request['text']} after round {request['round']}"
 
 
-def _table(rows: Sequence[Verdict], titles: Mapping[str, str], title: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("branch")
-    table.add_column("class")
-    for name in (
-        "knows",
-        "excess",
-        "forgotten",
-        "rounds to\nreference",
-        "forget\nquality p",
-        "utility\nchange",
-        "worst\nclient",
-        "cost\n(retrain=1)",
-    ):
-        table.add_column(name, justify="right")
-    for branch, title_ in titles.items():
-        of_branch = [row for row in rows if row["branch"] == branch]
-        if of_branch:
-            table.add_row(title_, of_branch[0]["class"], *_cells(branch, of_branch))
+def _informative(one: Verdict) -> Text:
+    mark = ("informative", "green") if one["informative"] else ("NOT informative", "red")
+    return Text.assemble(f"seed {one['seed']}: ", mark, f": {one['sentence']}")
+
+
+def _legend(headline: str) -> str:
+    return (
+        f"knows: {headline.replace('_', ' ')} of the forgotten facts at the end; excess, utility change, "
+        "worst client: against retrain; quality p: are truth ratios like retrain's (Kolmogorov-Smirnov); "
+        "cost: share of retraining's"
+    )
+
+
+def _table(rows: Sequence[Verdict], titles: Mapping[str, str], console: Console) -> Table:
+    """The widest table that fits the console without cutting a word."""
+    for dropped in range(len(DISPENSABLE) + 1):
+        shown = [name for name in COLUMNS if name not in DISPENSABLE[:dropped]]
+        table = _table_of(rows, titles, shown)
+        if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+            break
     return table
 
 
-def _cells(branch: str, rows: Sequence[Verdict]) -> list[str]:
+def _table_of(rows: Sequence[Verdict], titles: Mapping[str, str], shown: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("branch", overflow="fold")
+    for name in shown:
+        table.add_column(COLUMNS[name], justify="left" if name == "class" else "right", no_wrap=True)
+    for branch, title in titles.items():
+        of_branch = [row for row in rows if row["branch"] == branch]
+        if of_branch:
+            cells = _cells(branch, of_branch)
+            table.add_row(Text(title), *(cells[name] for name in shown))
+    return table
+
+
+def _cells(branch: str, rows: Sequence[Verdict]) -> dict[str, str]:
     reference = branch == "retrain"
     forgotten = _mean(rows, "forgetting_fraction")
-    reached = [row["time_to_reference"] for row in rows]
-    rounds = (
-        "-"
-        if None in reached and branch == "keep"
-        else "not yet"
-        if None in reached
-        else f"{_average(reached):.0f}"
-    )
-    return [
-        _show(_mean(rows, "value")),
-        "0 (ref.)" if reference else _show(_mean(rows, "excess"), sign=True),
-        "-" if forgotten is None else f"{forgotten:.0%}",
-        "-" if reference else rounds,
-        _show(_mean(rows, "forget_quality_p"), digits=3),
-        "-" if reference else _show(_mean(rows, "utility_excess"), sign=True, digits=3),
-        "-" if reference else _show(_mean(rows, "collateral_worst"), sign=True),
-        _show(_mean(rows, "cost_share")),
-    ]
+    return {
+        "class": str(rows[0]["class"]),
+        "knows": _show(_mean(rows, "value")),
+        "excess": "-" if reference else _show(_mean(rows, "excess"), sign=True),
+        "forgotten": "-" if forgotten is None else f"{forgotten:.0%}",
+        "rounds": "-" if reference else _rounds(branch, [row["time_to_reference"] for row in rows]),
+        "quality": _show(_mean(rows, "forget_quality_p"), digits=3),
+        "utility": "-" if reference else _show(_mean(rows, "utility_excess"), sign=True, digits=3),
+        "worst": "-" if reference else _show(_mean(rows, "collateral_worst"), sign=True),
+        "cost": _show(_mean(rows, "cost_share")),
+    }
 
 
-def _average(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
+def _rounds(branch: str, reached: Sequence[float | None]) -> str:
+    """Rounds until the branch stays at its reference, the mean over seeds once all have come there."""
+    there = [value for value in reached if value is not None]
+    if len(there) == len(reached):
+        return f"{statistics.fmean(there):.0f}"
+    return "-" if branch == "keep" else "not yet"
 
 
 def _mean(rows: Sequence[Verdict], key: str) -> float | None:
@@ -96,4 +127,5 @@ def _mean(rows: Sequence[Verdict], key: str) -> float | None:
 def _show(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
     if value is None:
         return "-"
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    value = round(value, digits) + 0.0  # no minus before a zero
+    return f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"

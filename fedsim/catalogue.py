@@ -1,0 +1,72 @@
+"""What ``fedsim list`` and ``fedsim validate`` print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsim.build import check, make_context
+from fedsim.conclusions import privacy_sentences
+from fedsim.federation import STRATEGIES
+from fedsim.scenario import AuthorsData, JsonlData, TofuData
+from fedsim.scenario_file import LoadedScenario, ScenarioError, load_scenario
+from fedsim.unlearning.registry import METHODS
+from privacy import summaries
+
+
+def describe(loaded: LoadedScenario) -> list[str]:
+    """What a scenario would do, after checking it with its data and its base model."""
+    simulation = check(loaded)
+    lines = []
+    for variant in loaded.variants:
+        context = make_context(simulation, variant, variant.scenario.seeds[0])
+        dimension = sum(p.numel() for p in context.model.parameters().values())
+        requests = len(context.life.requests)
+        lines.append(
+            f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
+            f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
+            f"{context.rounds()} rounds to run over all branches, {dimension:,} trained parameters, "
+            f"device {simulation.device}"
+        )
+        lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
+        lines.extend(f"  privacy: {sentence}" for sentence in privacy_sentences(context))
+    return lines
+
+
+def catalogue() -> dict[str, list[tuple[str, str]]]:
+    """All that scenarios can name, with a line on each."""
+    scenarios = []
+    for path in sorted(Path("scenarios").glob("*.yaml")):
+        try:
+            scenarios.append((str(path), load_scenario(path).scenario.description.strip().split("\n")[0]))
+        except ScenarioError as error:
+            scenarios.append((str(path), f"(not valid: {str(error).splitlines()[0]})"))
+    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData}
+    return {
+        "Scenarios": scenarios,
+        "Methods": [(name, method.summary) for name, method in METHODS.items()],
+        "Privacy stages": list(summaries().items()),
+        "Strategies": [
+            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in STRATEGIES.items()
+        ],
+        "Metrics": METRIC_SUMMARIES,
+        "Data sources": [
+            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()
+        ],
+    }
+
+
+METRIC_SUMMARIES = [
+    ("fact_probability", "geometric mean per token over the tokens that carry the fact"),
+    ("probability", "geometric mean per token over the answer"),
+    ("nll", "nats per answer token"),
+    ("paraphrase_probability", "probability of the answer to the paraphrased question"),
+    ("truth_ratio", "wrong answers against the paraphrase; forget: min(R, 1/R), retain: max(0, 1 - R)"),
+    ("choice_probability", "the right answer's share among right and wrong ones"),
+    ("exact_memorisation", "share of answer tokens that are the argmax"),
+    ("extraction_strength", "how much of the answer follows from its beginning"),
+    ("rouge_l_recall", "ROUGE-L recall of the greedy answer"),
+    ("min_k", "mean log-probability of the least likely tokens"),
+    ("membership_auc", "loss attack, forgotten records against holdout"),
+    ("forget_quality_p", "Kolmogorov-Smirnov p-value of truth ratios against retrain"),
+    ("model_utility", "harmonic mean over retain and public sets"),
+]

@@ -1,0 +1,145 @@
+"""What follows from a finished run's tables: the life as data, ledgers, trajectories and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fedsim.evidence import (
+    LifeTables,
+    forget_quality_rows,
+    informative_rows,
+    trajectories,
+    trust_rows,
+    verdict_rows,
+)
+from fedsim.life import Life
+from fedsim.results import RunDirectory
+from fedsim.scenario import Scenario
+from fedsim.scenario_file import Variant
+from fedsim.simulation import LifeContext, LifeRunner
+from fedsim.timeline import retrain_name
+from fedsim.unlearning.protocol import MethodConfig
+from privacy import honest_server
+
+
+def conclude(
+    scenario: Scenario,
+    variants: Sequence[Variant],
+    runners: Sequence[LifeRunner],
+    directory: RunDirectory,
+) -> None:
+    """Write what follows from the tables: life, ledgers, trajectories, and the verdict last."""
+    contexts = [runner.context for runner in runners]
+    branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare if m.unlearning_rounds)]
+    directory.write_json("life", _life_json(scenario, variants, contexts[0].life))
+    directory.write_json("ledger", _ledger_json(runners, branches))
+    raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
+    lives = [(LifeTables.of(c.variant, c.seed, raw, c.replay_from), c.life) for c in contexts]
+    derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
+    directory.write_rows("trajectories", derived)
+    quality = [row for tables, life in lives for row in forget_quality_rows(tables, life, branches)]
+    directory.write_rows(
+        "metrics", [*(r for r in raw["metrics"] if r["metric"] != "forget_quality_p"), *quality]
+    )
+    methods: dict[str, MethodConfig] = {method.branch: method for method in scenario.compare}
+    config = scenario.probes
+    verdict = {
+        "informative": [row for tables, life in lives for row in informative_rows(tables, life, config)],
+        "trust": trust_rows(lives),
+        "rows": [
+            row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)
+        ],
+        "privacy": privacy_sentences(contexts[0]),
+    }
+    directory.write_json("verdict", verdict)
+
+
+def _life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> dict[str, Any]:
+    """The life as figures need it; see ``plots``."""
+    fixed = [("keep", "Keep", "ignored"), ("leave", "Leave", "natural"), ("retrain", "Retrain", "exact")]
+    branches: list[dict[str, Any]] = [
+        {"name": name, "method": name, "title": title, "class": kind, "unlearning": []}
+        for name, title, kind in fixed
+    ]
+    for method in scenario.compare:
+        if method.unlearning_rounds == 0:
+            continue
+        spans, busy = [], 0
+        for request in life.requests:
+            first = max(busy, request.round) + 1
+            busy = first + method.unlearning_rounds - 1
+            spans.append({"request": request.number, "first": first, "last": busy})
+        title = method.title if method.label is None else f"{method.title} ({method.label})"
+        branches.append(
+            {
+                "name": method.branch,
+                "method": method.method,
+                "title": title,
+                "class": method.verdict,
+                "unlearning": spans,
+            }
+        )
+    return {
+        "name": scenario.name,
+        "description": scenario.description,
+        "horizon": life.horizon,
+        "seeds": list(scenario.seeds),
+        "headline": scenario.probes.headline,
+        "tolerance": scenario.probes.tolerance,
+        "variants": [{"name": variant.name, "overrides": dict(variant.overrides)} for variant in variants],
+        "events": [
+            {
+                "round": event.round,
+                "kind": event.kind,
+                "clients": list(event.clients),
+                "client": event.client,
+                "request": event.request,
+                "text": event.text,
+            }
+            for event in life.events
+        ],
+        "requests": [
+            {
+                "request": request.number,
+                "round": request.round,
+                "client": request.client,
+                "scope": request.scope,
+                "records": len(request.record_ids),
+                "text": next(e.text for e in life.events if e.request == request.number),
+            }
+            for request in life.requests
+        ],
+        "branches": branches,
+    }
+
+
+def _ledger_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict[str, Any]:
+    """Every branch's ledger at the end of its life."""
+    entries = []
+    for runner in runners:
+        context = runner.context
+        for branch in branches:
+            name = retrain_name(len(context.life.requests)) if branch == "retrain" else branch
+            if branch == "retrain" and not context.life.requests:
+                continue
+            ledger = json.loads(runner.final_federation(name).ledger.to_json())
+            entries.append(
+                {
+                    "variant": context.variant,
+                    "seed": context.seed,
+                    "branch": branch,
+                    "releases": ledger["releases"],
+                }
+            )
+    return {"entries": entries}
+
+
+def privacy_sentences(context: LifeContext) -> list[str]:
+    """What the server sees of this pipeline, in words."""
+    pipeline = context.engine.runtime.pipeline
+    if not pipeline.stages:
+        return ["No privacy stage: the server sees every client's update."]
+    view = honest_server(pipeline)
+    return [f"The server sees {thing}." for thing in view.sees]

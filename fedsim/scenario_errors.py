@@ -1,0 +1,178 @@
+"""What is wrong with a scenario, in words a person can act on.
+
+pydantic finds the problems; here each becomes one line: where it stands, what was found, the rule (made
+from the field's own type and bounds), and the nearest valid choice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedsim.compared import ALWAYS_THERE
+from fedsim.config import ConfigError
+from fedsim.type_rules import TypeRule
+
+KeyPath = tuple[str | int, ...]
+
+
+class ScenarioError(ValueError):
+    """A scenario cannot be run as written. The message names file, line, key, rule and a way out."""
+
+
+def dotted(key: KeyPath) -> str:
+    """``("timeline", 2, "forget")`` as ``timeline[2].forget``."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the values of a scenario came from.
+
+    ``lines`` are 1-based; ``overrides`` say what replaced a key's value in the file (``--set a.b=1``,
+    or a sweep's value). ``methods_at`` are the positions, in the written ``compare`` list, of the
+    methods: branches that are always there may stand between them.
+    """
+
+    file: str
+    lines: Mapping[KeyPath, int]
+    overrides: Mapping[KeyPath, str] = field(default_factory=dict)
+    methods_at: tuple[int, ...] = ()
+
+    def place(self, key: KeyPath) -> str:
+        """``file:line: a.b[2].c`` of a key, by the nearest key above it that stands in the file."""
+        key = self._as_written(key)
+        shown = dotted(key)
+        for path, text in reversed(list(self.overrides.items())):
+            if key[: len(path)] == path:
+                return text if key == path else f"{text}: {shown}"
+        below = [text for path, text in self.overrides.items() if path[: len(key)] == key]
+        if key not in self.lines and below:
+            return f"{below[-1]}: {shown}" if shown else below[-1]
+        at = self.line(key)
+        where = f"{self.file}:{at}" if at else self.file
+        also = f" (with {below[-1]})" if below else ""
+        return f"{where}: {shown}{also}" if shown else where
+
+    def line(self, key: KeyPath) -> int:
+        """The line of a key or of the nearest key above it; 0 when none stands in the file."""
+        return next((self.lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.lines), 0)
+
+    def error(self, key: KeyPath, message: str) -> ScenarioError:
+        return ScenarioError(f"{self.place(key)}: {message}")
+
+    def _as_written(self, key: KeyPath) -> KeyPath:
+        if len(key) > 1 and key[0] == "compare" and isinstance(key[1], int) and key[1] < len(self.methods_at):
+            return ("compare", self.methods_at[key[1]], *key[2:])
+        return key
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: Source) -> ScenarioError:
+    """All problems that pydantic found, a line each."""
+    found: dict[KeyPath, str] = {}
+    for detail in error.errors(include_url=False):
+        problem = _Problem(detail["loc"], model, dict(detail))
+        found.setdefault(problem.key, problem.message())
+        if detail["type"] == "extra_forbidden" and (meant := problem.meant()) is not None:
+            found[(*problem.key[:-1], meant)] = ""
+    # A union complains once for each of its members, a list about its length when an item is wrong:
+    # the deeper problem is the one to tell. A key missing because it is misspelt is told once.
+    inner = {key[:length] for key, text in found.items() if text for length in range(len(key))}
+    told = [
+        (source.line(key), f"{source.place(key)}: {text}")
+        for key, text in found.items()
+        if text and key not in inner
+    ]
+    lines = [line for _, line in sorted(told, key=lambda item: item[0])]
+    return ScenarioError("\n".join(lines))
+
+
+def nearest(given: str, choices: Sequence[str]) -> str:
+    """``; did you mean 'x'? Choices: x, y``, as far as there is something to say."""
+    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    listed = f"choices: {', '.join(choices)}" if choices else ""
+    return f"; {meant}{listed}".rstrip() if meant or listed else ""
+
+
+# ------------------------------------------------------------------------ one problem in words
+
+
+class _Problem:
+    """One of pydantic's errors, found again in the types: its key, the type there, the model above it."""
+
+    def __init__(self, loc: Sequence[str | int], model: type[BaseModel], detail: Mapping[str, Any]) -> None:
+        self.detail = detail
+        key: list[str | int] = []
+        spec = TypeRule(model)
+        self.owner: type[BaseModel] | None = None
+        self.spec = spec
+        for part in loc:
+            if len(spec.members()) > 1:  # ``part`` is pydantic's name for a member of a union, not a key
+                spec = spec.member(str(part))
+                continue
+            self.owner = spec.model()
+            spec = spec.below(part)
+            key.append(part)
+            self.spec = spec
+        own: tuple[str | int, ...] = ()
+        error = detail.get("ctx", {}).get("error")
+        if isinstance(error, ConfigError):
+            own = error.key
+        self.key: KeyPath = (*key, *own)
+        self.name = str(key[-1]) if key else ""
+
+    def message(self) -> str:
+        kind, value, context = self.detail["type"], self.detail.get("input"), self.detail.get("ctx", {})
+        if kind == "extra_forbidden":
+            return f"unknown key {self.name!r}{nearest(self.name, self._siblings())}"
+        if kind == "missing":
+            rule = self.spec.rule()
+            return f"the key {self.name!r} is required" + (f"; it must be {rule}" if rule else "")
+        if kind == "union_tag_not_found":
+            tag = str(context["discriminator"]).strip("'")
+            misspelt = difflib.get_close_matches(tag, [str(name) for name in value or ()], n=1, cutoff=0.6)
+            if misspelt:
+                return f"unknown key {misspelt[0]!r}; did you mean {tag!r}?"
+            return f"the key {tag!r} is required; choices: {', '.join(self.spec.tags())}"
+        if kind == "union_tag_invalid":
+            tag, given = str(context["discriminator"]).strip("'"), str(context["tag"])
+            always = ALWAYS_THERE if tag == "method" else ()
+            return f"unknown {tag} {given!r}{nearest(given, [*dict.fromkeys([*always, *self.spec.tags()])])}"
+        if kind == "literal_error" and len(self.spec.members()) == 1:
+            return f"found {_shown(value)}{nearest(str(value), self.spec.tags())}"
+        if kind == "value_error":
+            return str(context["error"])
+        rule = self.spec.rule()
+        if rule == "text" and not isinstance(value, (list, dict, type(None))):
+            rule += "; put it in quotes"
+        return (
+            f"found {_shown(value)}; must be {rule}"
+            if rule
+            else f"found {_shown(value)}; {self.detail['msg']}"
+        )
+
+    def meant(self) -> str | None:
+        """The key that an unknown one is nearest to."""
+        near = difflib.get_close_matches(self.name, self._siblings(), n=1, cutoff=0.5)
+        return near[0] if near else None
+
+    def _siblings(self) -> list[str]:
+        return list(self.owner.model_fields) if self.owner is not None else []
+
+
+def _shown(value: object) -> str:
+    """A value as it might stand in the file, at most 60 characters."""
+    if isinstance(value, (str, bool, type(None), list, tuple, dict)):
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    else:
+        text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

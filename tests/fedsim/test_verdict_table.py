@@ -1,0 +1,96 @@
+"""The verdict on a terminal: whole words at every width, names as they are."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedsim.results import RunDirectory
+from fedsim.verdict_table import print_verdict
+
+BRANCHES = {"keep": "Keep", "retrain": "Retrain", "grad_diff": "Gradient difference", "npo": "NPO (gentle)"}
+
+
+def verdict_row(branch: str, variant: str, seed: int, **values: Any) -> dict[str, Any]:
+    return {
+        "branch": branch,
+        "variant": variant,
+        "seed": seed,
+        "request": 1,
+        "class": "approximate",
+        "value": 0.5,
+        "excess": -0.0001,
+        "forgetting_fraction": 1.01,
+        "time_to_reference": 3.0 if seed == 1 else None,
+        "forget_quality_p": 0.001,
+        "utility_excess": -0.0001,
+        "collateral_worst": -0.19,
+        "cost_share": None if branch == "keep" else 0.21,
+    } | values
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path)
+    variants = ["lr=0.1", "lr=0.2"]
+    run.write_json(
+        "life",
+        {
+            "headline": "fact_probability",
+            "variants": [{"name": name, "overrides": {}} for name in variants],
+            "requests": [{"request": 1, "round": 16, "text": "client 3 asks to be forgotten"}],
+            "branches": [{"name": name, "title": title} for name, title in BRANCHES.items()],
+        },
+    )
+    informative = {
+        "request": 1,
+        "seed": 1,
+        "informative": True,
+        "sentence": "keep knows [all] of " + "it " * 40,
+    }
+    rows = [verdict_row(b, v, seed) for b in BRANCHES for v in variants for seed in (1, 2)]
+    for row in rows:
+        row["time_to_reference"] = 3.0 if row["variant"] == "lr=0.1" else row["time_to_reference"]
+    told = [{**informative, "variant": name} for name in variants]
+    run.write_json("verdict", {"rows": rows, "informative": told})
+    return run
+
+
+def printed(run: RunDirectory, width: int) -> list[str]:
+    stream = io.StringIO()
+    print_verdict(run, Console(file=stream, width=width))
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_nothing_is_cut(finished: RunDirectory, width: int) -> None:
+    lines = printed(finished, width)
+    assert not any("…" in line for line in lines)
+    assert max(len(line) for line in lines) <= width
+    text = "\n".join(lines)
+    assert all(f"\n{title}  " in text for title in BRANCHES.values())
+    assert all(word in text for word in ("knows", "excess", "forgot", "to ref.", "utility", "cost"))
+    assert ("class" in text and "approximate" in text) == (width >= 100)
+
+
+def test_names_in_brackets_are_not_taken_for_markup(finished: RunDirectory) -> None:
+    lines = printed(finished, 100)
+    assert "Request 1 [lr=0.1]: client 3 asks to be forgotten after round 16" in lines
+    assert any("keep knows [all] of it" in line for line in lines)
+
+
+def test_cells_say_what_there_is(finished: RunDirectory) -> None:
+    rows = [line.split() for line in printed(finished, 120) if line.startswith("NPO (gentle)")]
+    assert rows[0][2:] == ["approximate", "0.50", "0.00", "101%", "3", "0.001", "0.000", "-0.19", "0.21"]
+    assert rows[1][6:8] == ["not", "yet"]
+
+
+def test_a_life_without_requests(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_json("life", {"headline": "nll", "variants": [], "requests": [], "branches": []})
+    run.write_json("verdict", {"rows": [], "informative": []})
+    assert printed(run, 80) == ["No forget request in this life: nothing to compare."]
