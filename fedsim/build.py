@@ -10,7 +10,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -120,13 +121,11 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ScenarioError(f"execution.device={device!r}: no GPU is visible here; use auto or cpu")
+        raise ValueError(f"device={device!r}: no GPU is visible here; use auto or cpu")
     try:
         torch.device(device)
     except RuntimeError:
-        raise ScenarioError(
-            f"execution.device={device!r} is not a device; use auto, cpu, cuda or cuda:0"
-        ) from None
+        raise ValueError(f"device={device!r} is not a device; use auto, cpu, cuda or cuda:0") from None
     return device
 
 
@@ -181,16 +180,30 @@ def _planned_steps(branches: tuple[Branch, ...], scenario: Scenario, corpus: Cor
 # ---------------------------------------------------------------------------------- contexts
 
 
+@contextmanager
+def _blamed_on(source: Source, *key: str) -> Iterator[None]:
+    """What cannot be used is reported with the place of the key that asked for it."""
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except ValueError as error:
+        raise source.error(key, str(error)) from error
+
+
 def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
     """Everything one variant and seed needs; loads data and base model."""
-    scenario, source = variant.scenario, simulation.loaded.source
-    corpus = load_corpus(scenario.data, seed=seed)
+    scenario, source = variant.scenario, variant.source
+    with _blamed_on(source, "data"):
+        corpus = load_corpus(scenario.data, seed=seed)
     life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
-    model = simulation.model(scenario.model)
+    with _blamed_on(source, "model"):
+        model = simulation.model(scenario.model)
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
-    pipeline = make_pipeline(scenario, corpus, dimension=dimension, session=f"{scenario.name}/{seed}")
+    with _blamed_on(source, "privacy"):
+        pipeline = make_pipeline(scenario, corpus, dimension=dimension, session=f"{scenario.name}/{seed}")
     _check_methods(scenario, life, pipeline, source)
     engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
     tree = build_tree(branches)
@@ -268,7 +281,7 @@ def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
     """
     simulation = check(loaded)
     _claim(loaded, directory)
-    return simulation
+    return _as_before(simulation, directory)
 
 
 def reopen(directory: RunDirectory) -> Simulation:
@@ -278,16 +291,24 @@ def reopen(directory: RunDirectory) -> Simulation:
         raise ScenarioError(
             f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
         )
-    loaded = load_scenario(file)
-    simulation = check(loaded)
+    return _as_before(check(load_scenario(file)), directory)
+
+
+def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
+    """With the choices that were written down when the run began, if it did."""
+    if not directory.file("provenance.json").exists():
+        return simulation
     resolved = directory.json("provenance")["resolved"]
-    return replace(simulation, device=resolved["device"], threads=resolved["threads"])
+    models = simulation.models if resolved["device"] == simulation.device else {}
+    return replace(simulation, device=resolved["device"], threads=resolved["threads"], models=models)
 
 
 def check(loaded: LoadedScenario) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
-    simulation = Simulation(loaded=loaded, device=resolve_device(execution.device), threads=1)
+    with _blamed_on(loaded.source, "execution", "device"):
+        device = resolve_device(execution.device)
+    simulation = Simulation(loaded=loaded, device=device, threads=1)
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     if execution.threads != "auto":
         return replace(simulation, threads=execution.threads)

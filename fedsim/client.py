@@ -141,7 +141,7 @@ def make_job(
     rule = runtime.pipeline.local_rule()
     task = None
     if rule is not None:
-        task = local_task(client, order, nominal_records=len(runtime.records[client]), used=len(positions))
+        task = local_task(client, order, nominal_records=len(runtime.records[client]))
     return TrainJob(
         client=client,
         round=order.round,
@@ -159,16 +159,20 @@ def make_job(
     )
 
 
-def local_task(client: int, order: WorkOrder, *, nominal_records: int, used: int) -> LocalTask:
-    """An order as the accountant sees it: public numbers only."""
+def local_task(client: int, order: WorkOrder, *, nominal_records: int) -> LocalTask:
+    """An order as the accountant sees it: public numbers only.
+
+    A client for whom no ordinary round is planned has a budget for the one training it is asked for.
+    """
+    steps = planned_steps(nominal_records, order.local)
     return LocalTask(
         client=str(client),
         round_id=order.round,
         branch=order.branch,
         attempt=order.attempt,
         nominal_records=nominal_records,
-        steps=planned_steps(nominal_records, order.local),
-        planned_steps=order.planned_steps,
+        steps=steps,
+        planned_steps=order.planned_steps or steps,
         batch_size=float(order.local.batch_size),
     )
 

@@ -89,14 +89,13 @@ class LifeTables:
         )
 
     def item_values(self, branch: str, subject: str, metric: str, round_: int) -> NDArray[np.float64]:
-        """Values of one metric in order of record id; empty when it was not measured then."""
+        """Values of one metric in order of record id (a record without one is NaN); empty if not measured."""
         found = self.items.get((branch, subject, metric, round_), {})
         return np.array([found[record] for record in sorted(found)], dtype=np.float64)
 
-    def last(self, branch: str, subject: str, metric: str) -> float | None:
-        """The value at the last round at which it was measured."""
-        values = self.series.get((branch, subject, metric))
-        return values[max(values)] if values else None
+    def value(self, branch: str, subject: str, metric: str, round_: int) -> float | None:
+        """The value after a round; None when it was not measured then, or is not a number."""
+        return _number(self.series.get((branch, subject, metric), {}).get(round_))
 
 
 def trajectories(tables: LifeTables, life: Life, branches: Sequence[str]) -> list[Row]:
@@ -192,8 +191,8 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
         retrain = tables.item_values("retrain", subject, metric, round_)
         holdout = tables.item_values("retrain", "holdout", metric, round_)
         who = {"variant": tables.variant, "seed": tables.seed, "request": request.number}
-        if min(keep.size, retrain.size, holdout.size) == 0:
-            why = "without holdout records nothing shows what never-trained knowledge looks like."
+        unknown = _unknown(keep=keep, retrain=retrain, holdout=holdout)
+        if unknown:
             rows.append(
                 {
                     **who,
@@ -201,7 +200,7 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
                     "keep": _mean(keep),
                     "retrain": _mean(retrain),
                     "holdout": _mean(holdout),
-                    "sentence": f"Cannot be judged: {why}",
+                    "sentence": f"Cannot be judged: at round {round_} {metric} of {unknown} was not measured.",
                 }
             )
             continue
@@ -219,8 +218,14 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
     return rows
 
 
+def _unknown(**sides: NDArray[np.float64]) -> str:
+    """The sides without a single value, by name."""
+    return " and ".join(name for name, values in sides.items() if not np.isfinite(values).any())
+
+
 def _mean(values: NDArray[np.float64]) -> float | None:
-    return float(values.mean()) if values.size else None
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
 
 
 def trust_rows(lives: Sequence[tuple[LifeTables, Life]]) -> list[dict[str, Any]]:
@@ -251,7 +256,7 @@ def verdict_rows(
     branches: Sequence[str],
     methods: Mapping[str, MethodConfig],
 ) -> list[dict[str, Any]]:
-    """One row per branch and request, measured at the horizon."""
+    """One row per branch and request, measured at the horizon; what was not measured there is None."""
     return [
         _verdict(tables, life, config, branch, request, methods)
         for request in life.requests
@@ -271,6 +276,7 @@ def _verdict(
     found = list(_trajectory(tables, branch, request, subject, config.headline))
     rounds = [int(row["round"]) for row in found]
     over = [float(row["excess"]) for row in found]
+    final = found[-1] if found and rounds[-1] == life.horizon else {}
     row: dict[str, Any] = {
         "variant": tables.variant,
         "seed": tables.seed,
@@ -278,12 +284,12 @@ def _verdict(
         "request": request.number,
         "class": CLASSES.get(branch) or methods[branch].verdict,
         "round": life.horizon,
-        "value": tables.last(branch, subject, config.headline),
-        "excess": over[-1] if over else None,
-        "forgetting_fraction": _number(found[-1]["forgetting_fraction"]) if found else None,
+        "value": tables.value(branch, subject, config.headline, life.horizon),
+        "excess": _number(final.get("excess")),
+        "forgetting_fraction": _number(final.get("forgetting_fraction")),
         **_dynamics(rounds, over, life, config, request, methods.get(branch)),
         **_forget_quality(tables, branch, subject, life.horizon),
-        **_utility(tables, branch),
+        **_utility(tables, branch, life.horizon),
         **_collateral(tables, life, config, branch),
         **_costs(tables, life, branch, request),
     }
@@ -304,17 +310,25 @@ def _dynamics(
     request: Request,
     method: MethodConfig | None,
 ) -> dict[str, Any]:
-    if not rounds or rounds[0] != request.round:
+    if not rounds or rounds[0] != request.round or rounds[-1] != life.horizon:
         return {"time_to_reference": None, "exposure": None, "resurgence": None}
     reached = time_to_reference(
         rounds, over, request_round=request.round, tolerance=config.tolerance, hold_rounds=config.window
     )
-    since = request.round + (method.unlearning_rounds if method is not None else 0)
+    since = request.round if method is None else unlearned_by(life, method, request)
     return {
         "time_to_reference": None if reached is None else reached - request.round,
         "exposure": _number(exposure(rounds, over, request_round=request.round, horizon_round=life.horizon)),
         "resurgence": _number(resurgence(rounds, over, since_round=since)) if since in rounds else None,
     }
+
+
+def unlearned_by(life: Life, method: MethodConfig, request: Request) -> int:
+    """The round in which a method ends its work on a request; requests wait for each other."""
+    done = 0
+    for earlier in life.requests[: request.number]:
+        done = max(done, earlier.round) + method.unlearning_rounds
+    return done
 
 
 def _forget_quality(tables: LifeTables, branch: str, subject: str, round_: int) -> dict[str, Any]:
@@ -326,9 +340,9 @@ def _forget_quality(tables: LifeTables, branch: str, subject: str, round_: int) 
     }
 
 
-def _utility(tables: LifeTables, branch: str) -> dict[str, Any]:
-    mine = tables.last(branch, "model", "model_utility")
-    reference = tables.last("retrain", "model", "model_utility")
+def _utility(tables: LifeTables, branch: str, round_: int) -> dict[str, Any]:
+    mine = tables.value(branch, "model", "model_utility", round_)
+    reference = tables.value("retrain", "model", "model_utility", round_)
     difference = mine - reference if mine is not None and reference is not None else None
     return {"utility": mine, "utility_excess": difference}
 
@@ -346,7 +360,9 @@ def _collateral(tables: LifeTables, life: Life, config: ProbesConfig, branch: st
     )
     pairs = []
     for subject in clients:
-        mine, reference = (tables.last(name, subject, config.headline) for name in (branch, "retrain"))
+        mine, reference = (
+            tables.value(name, subject, config.headline, life.horizon) for name in (branch, "retrain")
+        )
         if subject not in asked and mine is not None and reference is not None:
             pairs.append((subject, mine, reference))
     if not pairs:
@@ -368,7 +384,7 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
         rows = replay
     else:
         own = tables.costs.get(branch, [])
-        rows = [row for row in own if row["kind"] == "unlearn" and row["request"] == request.number]
+        rows = [row for row in own if row["request"] == request.number]
     steps = sum(int(row["client_steps"]) for row in rows)
     total = sum(int(row["client_steps"]) for row in replay)
     return {
@@ -383,7 +399,7 @@ def _finding(row: Mapping[str, Any], config: ProbesConfig) -> str:
     """One sentence on what was seen; never more than what these audits can show."""
     over, horizon = row["excess"], row["round"]
     if over is None:
-        return "not measured"
+        return f"not measured at round {horizon}"
     if row["branch"] == "retrain":
         return "the reference"
     if over > config.tolerance:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import transformers
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file, save_file
+from transformers.pytorch_utils import Conv1D
 
 from fedsim.results import whole_directory
 from fedsim.rng import torch_stream
@@ -55,7 +56,7 @@ class AdapterModel:
     """A causal LM whose trainable parameters are set from arrays and read back.
 
     ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base. ``start`` holds
-    the base's own weights when all of them are trained.
+    the trained parameters as they were loaded; what PEFT draws at random in them is drawn anew for each life.
     """
 
     module: torch.nn.Module
@@ -63,19 +64,23 @@ class AdapterModel:
     names: tuple[str, ...]
     device: str
     base_name: str
-    start: Arrays | None = None
+    start: Arrays
 
     def fresh(self, seed: int) -> Arrays:
         """Put fresh adapter weights in place, keyed by ``seed``, and give the trained ones.
 
         Untrained factors (A under ``lora.train: B``) are part of it, so a life begins with this, also when
-        it goes on from a checkpoint.
+        it goes on from a checkpoint. Weights are drawn on the CPU, so that they do not depend on the device.
         """
-        if self.start is not None:
-            self.load(self.start)
+        self.load(self.start)
         with isolated_torch_rng(torch_stream(seed, "adapter-init")):
             for layer in self._lora_layers():
+                factors = [getattr(layer, name) for name in layer.adapter_layer_names]
+                for factor in factors:
+                    factor.to("cpu")
                 layer.reset_lora_parameters("default", init_lora_weights=True)
+                for factor in factors:
+                    factor.to(self.device)
         return self.arrays()
 
     def _lora_layers(self) -> list[Any]:
@@ -113,18 +118,19 @@ class AdapterModel:
         adapted weights take memory twice.
         """
         layers = self._lora_layers()
-        originals = []
-        for layer in layers:
-            weight = layer.get_base_layer().weight
-            originals.append(weight.data)
-            weight.data = weight.data + layer.get_delta_weight("default").to(weight.dtype)
-            layer.merged_adapters.append("default")
+        originals: dict[torch.nn.Parameter, torch.Tensor] = {}
         try:
+            for layer in layers:
+                for parameter in layer.get_base_layer().parameters(recurse=False):
+                    originals.setdefault(parameter, parameter.data)
+                    parameter.data = parameter.data.clone()
+                layer.merge(adapter_names=["default"])
             yield self.module
         finally:
-            for layer, original in zip(layers, originals, strict=True):
-                layer.get_base_layer().weight.data = original
-                layer.merged_adapters.remove("default")
+            for parameter, original in originals.items():
+                parameter.data = original
+            for layer in layers:
+                layer.merged_adapters.clear()
 
     @property
     def pad_id(self) -> int:
@@ -159,10 +165,15 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     names = _choose_trained(module, config.lora)
     module.to(device)
     module.eval()
-    model = AdapterModel(
-        module=module, tokenizer=tokenizer, names=names, device=device, base_name=config.base
+    parameters = dict(module.named_parameters())
+    return AdapterModel(
+        module=module,
+        tokenizer=tokenizer,
+        names=names,
+        device=device,
+        base_name=config.base,
+        start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
     )
-    return model if config.lora is not None else replace(model, start=model.arrays())
 
 
 def _first_line(error: Exception) -> str:
@@ -176,19 +187,20 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
             "start from PEFT's default (A random, B zero), drawn anew for every seed; remove the key"
         )
     targets = lora.target_modules
-    settings = peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r: any number
-        lora_dropout=lora.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-        **lora.peft,
-    )
     try:
+        settings = peft.LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r: any number
+            lora_dropout=lora.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+            **lora.peft,
+        )
         wrapped: torch.nn.Module = peft.get_peft_model(base, settings, autocast_adapter_dtype=True)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
+        kinds = (torch.nn.Linear, Conv1D)
         linears = sorted(
-            {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+            {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)}
         )
         raise ModelError(
             f"lora={lora.model_dump()!r} does not fit the base ({_first_line(error)}); "
@@ -236,7 +248,7 @@ def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
     with whole_directory(directory) as temporary:
         if isinstance(model.module, peft.PeftModel):
             model.load(arrays)
-            state = peft.get_peft_model_state_dict(model.module)
+            state = peft.get_peft_model_state_dict(model.module, save_embedding_layers=False)
             tensors = {name: value.detach().float().cpu().numpy().copy() for name, value in state.items()}
             settings = model.module.peft_config["default"].to_dict()
             settings["base_model_name_or_path"] = model.base_name
@@ -248,17 +260,26 @@ def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
 
 
 def load_adapter(model: AdapterModel, directory: Path) -> Arrays:
-    """Read what ``save_adapter`` wrote; the arrays come back bit for bit."""
-    if not isinstance(model.module, peft.PeftModel):
-        return dict(sorted(load_file(directory / "full.safetensors").items()))
-    state = load_file(directory / "adapter_model.safetensors")
-    arrays = {}
-    for name in model.names:
-        stored = name.replace(".default.", ".")
-        if stored not in state:
-            raise ModelError(f"{directory} has no array {stored}: it was saved from another adapter layout")
-        arrays[name] = state[stored]
-    return arrays
+    """Read what ``save_adapter`` wrote; the arrays come back bit for bit. They pass through the model.
+
+    Raises:
+        ModelError: the directory holds the adapter of another layout.
+    """
+    try:
+        if not isinstance(model.module, peft.PeftModel):
+            model.load(load_file(directory / "full.safetensors"))
+            return model.arrays()
+        arrays = load_file(directory / "adapter_model.safetensors")
+        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        found: Any = peft.set_peft_model_state_dict(model.module, state)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{directory} was saved from another adapter layout ({_first_line(error)})"
+        ) from error
+    odd = [*sorted(set(model.names) & set(found.missing_keys)), *found.unexpected_keys]
+    if odd:
+        raise ModelError(f"{directory} was saved from another adapter layout; differing: {odd[:3]}")
+    return model.arrays()
 
 
 def _plain(value: Any) -> Any:

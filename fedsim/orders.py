@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedsim.scenario import LocalConfig
 from fedsim.timeline import Participant, Step
-from fedsim.unlearning.protocol import MethodConfig, Request, Role, Work
+from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, Work
 
 
 class WorkOrder(BaseModel):
@@ -47,12 +47,14 @@ class Assignment:
     """The orders of a round by client, and how the server combines the updates.
 
     ``planned`` tells that the orders carry the weights; ``normalise`` that the combination is divided by
-    their sum. ``kind`` and ``request`` are for the books.
+    their sum. ``needs_reference`` says that some loss of the method compares with the adapter at the
+    request. ``kind`` and ``request`` are for the books.
     """
 
     orders: Mapping[int, WorkOrder]
     planned: bool = False
     normalise: bool = True
+    needs_reference: bool = False
     kind: str = "train"
     request: int = 0
 
@@ -95,6 +97,7 @@ class Planner:
             orders=orders,
             planned=True,
             normalise=plan.combine == "mean",
+            needs_reference=any(method.objective(role).needs_reference for role in _roles(plan)),
             kind="unlearn",
             request=request.number,
         )
@@ -124,3 +127,9 @@ class Planner:
         local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         changes = {"method": settings, "role": role, "weight": weight, "local": local}
         return order.model_copy(update=changes)
+
+
+def _roles(plan: RoundPlan) -> tuple[Role, ...]:
+    """The roles that a plan gives work to."""
+    named: tuple[tuple[Role, Work | None], ...] = (("target", plan.target), ("helper", plan.helper))
+    return tuple(role for role, work in named if work is not None)

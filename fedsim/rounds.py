@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim.client import ClientRuntime, Meter, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
 from fedsim.grid import InProcessGrid, Traffic, client_of, node_of
-from fedsim.model import from_vector, to_vector
+from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder
 from fedsim.timeline import Step
 from privacy import Ledger, Payload, RoundAborted, RoundResult
@@ -71,14 +71,16 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
     federation.round = step.round
     assignment = engine.planner.assign(step, branch, federation.version)
     orders = dict(assignment.orders)
-    if assignment.request:
+    if assignment.needs_reference:
         federation.remember(assignment.request)
     exhausted = tuple(
         client for client, order in orders.items() if not _affordable(client, order, federation, engine)
     )
     for client in exhausted:
         del orders[client]
-    failures: dict[int, str] = {}
+    failures = _confirm_request(step, orders, engine)
+    for client in failures:
+        del orders[client]
     tried = _Attempt()
     for attempt in itertools.count():
         if not orders or tried.result is not None or tried.aborted is not None:
@@ -93,7 +95,7 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         _step_strategy(federation, result, engine)
     change = to_vector(federation.adapter, sorted(before)) - to_vector(before, sorted(before))
     if engine.planner.is_last(step):
-        del federation.references[assignment.request]
+        federation.references.pop(assignment.request, None)
     return RoundOutcome(
         kind=assignment.kind if result is not None else "empty",
         request=assignment.request,
@@ -101,10 +103,27 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         failures=failures,
         exhausted=exhausted,
         aborted=tried.aborted,
-        update_norm=float(np.linalg.norm(change)),
+        update_norm=float(np.linalg.norm(change.astype(np.float64))),
         meter=engine.runtime.meter.reset(),
         traffic=engine.grid.traffic.reset(),
     )
+
+
+def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine) -> dict[int, str]:
+    """Before the first unlearning round, ask the forgetting client whether it holds what is to be forgotten.
+
+    Gives the client with the reason when it does not answer or holds none of it.
+    """
+    targets = {client: order for client, order in orders.items() if order.role == "target"}
+    if step.unlearning is None or step.unlearning.index > 0 or not targets:
+        return {}
+    refused: dict[int, str] = {}
+    for client, reply in _ask("forget", targets, engine).items():
+        if reply.has_error():
+            refused[client] = str(reply.error.reason)
+        elif not reply.content.metric_records["metrics"]["records"]:
+            refused[client] = "holds none of the records that are to be forgotten"
+    return refused
 
 
 def _affordable(client: int, order: WorkOrder, federation: Federation, engine: Engine) -> bool:
@@ -112,9 +131,7 @@ def _affordable(client: int, order: WorkOrder, federation: Federation, engine: E
     rule = engine.runtime.pipeline.local_rule()
     if rule is None:
         return True
-    records = engine.runtime.records[client]
-    used = len(engine.runtime.select(client, order))
-    task = local_task(client, order, nominal_records=len(records), used=used)
+    task = local_task(client, order, nominal_records=len(engine.runtime.records[client]))
     return rule.affordable(task, federation.ledger)
 
 
@@ -145,31 +162,40 @@ def _attempt(
             if failed:
                 return _Attempt(failed=failed)
             setup = server.collect(advertised)
-        replies = engine.grid.send_and_receive(_messages(federation, orders, setup, engine))
+        reference = federation.references.get(assignment.request)
+        replies = engine.grid.send_and_receive(_messages(federation, orders, setup, reference, engine))
         received, failed = _sift(replies, federation.version)
         if failed and (pipeline.needs_all or not received):
             return _Attempt(failed=failed)
         result = server.aggregate({client: payload for client, (payload, _) in received.items()})
     except RoundAborted as error:
         return _Attempt(aborted=str(error))
-    for client in result.contributors:
-        federation.ledger.extend(received[client][1].releases())
+    for _, made in received.values():
+        federation.ledger.extend(made.releases())
     rejected = {int(client): reason for client, reason in result.rejected.items()}
     return _Attempt(result=result, failed=failed | rejected)
 
 
-def _advertise(orders: Mapping[int, WorkOrder], engine: Engine) -> tuple[dict[str, bytes], dict[int, str]]:
-    """Collect the first messages of an interactive stage."""
-    asked = [
+def _ask(action: str, orders: Mapping[int, WorkOrder], engine: Engine) -> dict[int, Message]:
+    """Send ``query.ACTION`` with each client's order; replies by client."""
+    messages = [
         engine.grid.create_message(
-            _order_content(order), "query.advertise", node_of(client), str(order.round)
+            RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})}),
+            f"query.{action}",
+            node_of(client),
+            str(order.round),
         )
         for client, order in sorted(orders.items())
     ]
+    replies = engine.grid.send_and_receive(messages)
+    return {client_of(reply.metadata.src_node_id): reply for reply in replies}
+
+
+def _advertise(orders: Mapping[int, WorkOrder], engine: Engine) -> tuple[dict[str, bytes], dict[int, str]]:
+    """Collect the first messages of an interactive stage, and why some did not come."""
     advertised: dict[str, bytes] = {}
     failed: dict[int, str] = {}
-    for reply in engine.grid.send_and_receive(asked):
-        client = client_of(reply.metadata.src_node_id)
+    for client, reply in _ask("advertise", orders, engine).items():
         if reply.has_error():
             failed[client] = str(reply.error.reason)
         else:
@@ -177,12 +203,12 @@ def _advertise(orders: Mapping[int, WorkOrder], engine: Engine) -> tuple[dict[st
     return advertised, failed
 
 
-def _order_content(order: WorkOrder) -> RecordDict:
-    return RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})})
-
-
 def _messages(
-    federation: Federation, orders: Mapping[int, WorkOrder], setup: bytes | None, engine: Engine
+    federation: Federation,
+    orders: Mapping[int, WorkOrder],
+    setup: bytes | None,
+    reference: Arrays | None,
+    engine: Engine,
 ) -> list[Message]:
     """The Strategy's training messages, each completed with its client's order."""
     engine.grid.roster = tuple(sorted(orders))
@@ -191,7 +217,7 @@ def _messages(
         configured = federation.strategy.configure_train(
             federation.round, arrays, ConfigRecord(), engine.grid
         )
-    reference = _reference_record(federation, orders, engine)
+    compared = to_record(reference) if reference is not None else None
     messages = []
     for message in configured:
         client = client_of(message.metadata.dst_node_id)
@@ -203,8 +229,8 @@ def _messages(
         content["client-state"] = ConfigRecord({"ledger": ledger.to_json()})
         if setup is not None:
             content["setup"] = ConfigRecord({"message": setup})
-        if reference is not None and _needs_reference(order, engine):
-            content["reference"] = reference
+        if compared is not None and _needs_reference(order, engine):
+            content["reference"] = compared
         messages.append(
             engine.grid.create_message(
                 content, message.metadata.message_type, message.metadata.dst_node_id, str(federation.round)
@@ -219,15 +245,6 @@ def _needs_reference(order: WorkOrder, engine: Engine) -> bool:
     return engine.runtime.objective(order.method, order.role).needs_reference
 
 
-def _reference_record(
-    federation: Federation, orders: Mapping[int, WorkOrder], engine: Engine
-) -> ArrayRecord | None:
-    """The adapter at the time of the request that this round is about, if some loss compares with it."""
-    if not any(_needs_reference(order, engine) for order in orders.values()):
-        return None
-    return to_record(federation.references[max(federation.references)])
-
-
 def _sift(
     replies: Sequence[Message], version: int
 ) -> tuple[dict[str, tuple[Payload, Ledger]], dict[int, str]]:
@@ -238,13 +255,15 @@ def _sift(
         client = client_of(reply.metadata.src_node_id)
         try:
             received[str(client)] = _unpack(reply, version)
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
+            failed[client] = f"the reply lacks {error}"
+        except (TypeError, ValueError) as error:
             failed[client] = str(error)
     return received, failed
 
 
 def _unpack(reply: Message, version: int) -> tuple[Payload, Ledger]:
-    """A reply's payload and releases; ValueError or KeyError when it holds none that can be used."""
+    """A reply's payload and releases; KeyError, TypeError or ValueError when they cannot be used."""
     if reply.has_error():
         raise ValueError(reply.error.reason)
     records = reply.content.config_records

@@ -37,7 +37,7 @@ __all__ = [
     "load_scenario",
 ]
 
-NOT_SWEPT = ("name", "seeds", "timeline", "probes", "execution", "sweep")
+NOT_SWEPT = ("name", "seeds", "timeline", "probes", "execution", "compare", "sweep")
 """Keys that all variants of a run have in common: a run has one life, one set of seeds, one yardstick."""
 
 
@@ -48,6 +48,7 @@ class Variant:
     name: str
     overrides: Mapping[str, Any]
     scenario: Scenario
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +119,10 @@ def _validate(plain: dict[str, Any], source: Source) -> Scenario:
 def _variants(scenario: Scenario, plain: dict[str, Any], source: Source) -> Iterator[Variant]:
     """One variant per combination of the sweep's values; the scenario itself without a sweep."""
     if not scenario.sweep:
-        yield Variant(name="base", overrides={}, scenario=scenario)
+        yield Variant(name="base", overrides={}, scenario=scenario, source=source)
         return
     paths = {key: _sweep_path(key, source) for key in scenario.sweep}
     names = _short_names(list(scenario.sweep))
-    branches = [method.branch for method in scenario.compare]
     taken: set[str] = set()
     for positions in itertools.product(*(range(len(values)) for values in scenario.sweep.values())):
         data, origins, chosen = copy.deepcopy({**plain, "sweep": {}}), dict(source.overrides), {}
@@ -130,14 +130,13 @@ def _variants(scenario: Scenario, plain: dict[str, Any], source: Source) -> Iter
             place = source.place(("sweep", key, position))
             _assign(data, paths[key], copy.deepcopy(values[position]), place)
             origins[paths[key]], chosen[key] = place, values[position]
-        variant = _validate(data, replace(source, overrides=origins))
-        if [method.branch for method in variant.compare] != branches:
-            raise source.error(("sweep",), "changes the branches; name all methods in compare, with labels")
+        swept = replace(source, overrides=origins)
+        variant = _validate(data, swept)
         name = ",".join(f"{names[key]}={_as_name(value)}" for key, value in chosen.items())
         if name in taken:
             raise source.error(("sweep",), f"gives two variants named {name!r}; each value may stand once")
         taken.add(name)
-        yield Variant(name=name, overrides=chosen, scenario=variant)
+        yield Variant(name=name, overrides=chosen, scenario=variant, source=swept)
 
 
 def _sweep_path(key: str, source: Source) -> KeyPath:
@@ -146,9 +145,12 @@ def _sweep_path(key: str, source: Source) -> KeyPath:
     except ValueError:
         raise source.error(("sweep", key), "must be a dotted key such as federation.local.lr") from None
     if path[0] in NOT_SWEPT:
-        raise source.error(
-            ("sweep", key), f"{path[0]} is common to all variants of a run; write one scenario for each value"
+        way = (
+            "list the method once for each value, with labels"
+            if path[0] == "compare"
+            else "write one scenario for each value"
         )
+        raise source.error(("sweep", key), f"{path[0]} is common to all variants of a run; {way}")
     return path
 
 

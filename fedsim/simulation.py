@@ -109,7 +109,7 @@ class LifeRunner:
         if parent is None and done == 0 and not rows.tables["metrics"]:
             self._probe(federation, segment, 0, rows)
         every = self.context.scenario.execution.checkpoint_every
-        previous: Path | None = None
+        previous = self._checkpoint(segment, segment.start + done) if done else None
         if not segment.steps:
             self._save(segment, federation, rows, segment.end)
         for step in segment.steps[done:]:

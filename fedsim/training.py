@@ -112,29 +112,40 @@ class SequentialExecutor:
         finally:
             model.module.eval()
             model.module.zero_grad(set_to_none=True)
-        names = model.names
-        after = model.arrays()
-        update = to_vector(after, names) - to_vector(job.adapter, names)
+        update = to_vector(model.arrays(), model.names) - to_vector(job.adapter, model.names)
+        finite = bool(np.isfinite(update).all())
         return TrainResult(
             client=job.client,
-            update=update,
+            update=update if finite else np.zeros(0, dtype=np.float32),
             examples=len(job.pairs),
             loss=float(np.mean(losses)) if losses else float("nan"),
             steps=len(losses),
             tokens=tokens,
+            error=None
+            if finite
+            else f"training diverged: the update is not finite after {len(losses)} steps",
         )
 
     def reference_pass(self, job: TrainJob, batch: Batch) -> Pass | None:
-        """The batch under the reference adapter, without gradients; the model is left as it was."""
+        """The batch under the reference adapter, without gradients or dropout.
+
+        The model is left as it was, in training mode.
+        """
         if not job.objective.needs_reference:
             return None
         assert job.reference is not None, "the objective needs a reference adapter"
-        current = self.model.arrays()
+        parameters = self.model.parameters()
+        current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.model.load(job.reference)
-        with torch.no_grad():
-            passed = forward(self.model, batch)
-        self.model.load(current)
-        return passed
+        self.model.module.eval()
+        try:
+            with torch.no_grad():
+                return forward(self.model, batch)
+        finally:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(current[name])
+            self.model.module.train()
 
 
 def make_optimizer(local: LocalConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

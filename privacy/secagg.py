@@ -83,10 +83,14 @@ class Layout:
     def plan(cls, incoming: Wire, nominal: Nominal) -> Layout:
         """Finest coders that cannot overflow; errors name what to lower."""
         bound, cohort, weight = incoming.l2_bound, nominal.max_cohort, nominal.max_weight
-        if bound is None or cohort is None or weight is None:
+        if bound is None:
             raise PipelineError(
-                f"secure_aggregation cannot rule out overflow with l2_bound={bound}, max_cohort={cohort}, "
-                f"max_weight={weight}; put clip before it and give max_cohort and max_weight"
+                "secure_aggregation cannot rule out overflow of updates that nothing bounds; put clip before it"
+            )
+        if cohort is None or weight is None:
+            raise PipelineError(
+                f"secure_aggregation cannot rule out overflow with max_cohort={cohort}, max_weight={weight}; "
+                "give both"
             )
         coarsest = 2 * COARSEST_MEAN * bound
         weights = FixedPoint.fit(bound=weight, max_terms=cohort, coarsest=1.0)

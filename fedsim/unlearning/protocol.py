@@ -111,7 +111,7 @@ class MethodConfig(BaseModel):
     The same object is the method: its plans and losses are pure functions of these fields.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     verdict: ClassVar[VerdictClass] = "approximate"
     title: ClassVar[str]

@@ -277,18 +277,21 @@ def test_a_sweep_is_every_combination(file: Path) -> None:
 
 
 def test_variant_names_are_plain_and_tell_equal_endings_apart(file: Path) -> None:
-    keys = "model.base: [a/b, 'c d'], federation.local.lr: [1], compare.0.lr: [2]"
-    file.write_text(HEAD + f"compare: [{{method: npo}}]\nsweep: {{{keys}}}\n")
+    keys = "model.base: [a/b, 'c d'], model.lora.dropout: [0.1], model.lora.peft.dropout: [0.2]"
+    file.write_text(HEAD + f"sweep: {{{keys}}}\n")
     names = [variant.name for variant in load_scenario(file).variants]
     assert names == [
-        "base=a-b,federation-local-lr=1,compare-0-lr=2",
-        "base=c-d,federation-local-lr=1,compare-0-lr=2",
+        "base=a-b,model-lora-dropout=0.1,model-lora-peft-dropout=0.2",
+        "base=c-d,model-lora-dropout=0.1,model-lora-peft-dropout=0.2",
     ]
 
 
 def test_a_sweep_may_not_change_the_branches(file: Path) -> None:
     text = message(file, HEAD + "sweep: {compare: [[npo], [grad_diff]]}\n")
-    assert text == "s.yaml:5: sweep: changes the branches; name all methods in compare, with labels"
+    assert text == (
+        "s.yaml:5: sweep.compare: compare is common to all variants of a run; "
+        "list the method once for each value, with labels"
+    )
 
 
 # ------------------------------------------------------------------------------ files and schema

@@ -1,0 +1,35 @@
+"""One torch thread, quiet libraries, and a base for tests that need a model but not knowledge."""
+
+import logging
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+import flwr  # noqa: F401  (sets up its logger on import, so its level is set afterwards)
+import pytest
+import torch
+import transformers
+
+from tests.world import save_gpt2, save_llama
+
+torch.set_num_threads(1)
+logging.getLogger("flwr").setLevel(logging.ERROR)
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def llama_base(tmp_path_factory):
+    """Directory of a random Llama with a word tokenizer."""
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_base(tmp_path_factory):
+    """Directory of a random GPT-2, whose layers are Conv1D, with the same tokenizer."""
+    return save_gpt2(tmp_path_factory.mktemp("gpt2"))

@@ -1,0 +1,222 @@
+"""A federation of a few clients over a random base: what tests of rounds, grids and training stand on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from fedsim.build import make_objective
+from fedsim.client import ClientRuntime, make_client_app
+from fedsim.data.records import Record
+from fedsim.federation import Federation, make_strategy
+from fedsim.grid import InProcessGrid
+from fedsim.model import AdapterModel, Arrays, load_model
+from fedsim.orders import Planner
+from fedsim.rounds import Engine
+from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
+from fedsim.text import Pair, TextFormat, encode_pair
+from fedsim.timeline import Participant, Step, UnlearningStep
+from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult, planned_steps
+from fedsim.unlearning.protocol import MethodConfig, Request
+from privacy import Nominal, StageConfig, build_pipeline
+
+WORDS = [f"w{number}" for number in range(40)]
+SPECIAL = ["<pad>", "<eos>", "<unk>"]
+FORMAT = TextFormat()
+SMALL_LORA = LoraConfig(r=2, alpha=4)
+LOCAL = LocalConfig(epochs=2, batch_size=2, lr=0.05, optimizer="sgd", max_grad_norm=None)
+
+
+def _save(network: torch.nn.Module, directory: Path) -> Path:
+    words = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(directory)
+    network.save_pretrained(directory)
+    return directory
+
+
+def save_llama(directory: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(SPECIAL) + len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+        return _save(LlamaForCausalLM(config), directory)
+
+
+def save_gpt2(directory: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=len(SPECIAL) + len(WORDS),
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=32,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+        return _save(GPT2LMHeadModel(config), directory)
+
+
+def make_model(base: Path, *, seed: int = 1, lora: LoraConfig | None = SMALL_LORA) -> AdapterModel:
+    model = load_model(ModelConfig(base=str(base), lora=lora))
+    model.fresh(seed)
+    return model
+
+
+def random_arrays(model: AdapterModel, seed: int, scale: float = 0.3) -> Arrays:
+    """An adapter whose every array is random, so that deltas are not zero."""
+    draws = np.random.default_rng(seed)
+    return {
+        name: (value + scale * draws.normal(size=value.shape)).astype(np.float32)
+        for name, value in model.arrays().items()
+    }
+
+
+def make_records(client: int, count: int = 4) -> tuple[Record, ...]:
+    draws = np.random.default_rng(client)
+
+    def text() -> str:
+        return " ".join(draws.choice(WORDS, draws.integers(2, 5)))
+
+    return tuple(
+        Record(record_id=f"c{client}/r{number}", subject=f"c{client}", question=text(), answer=text())
+        for number in range(count)
+    )
+
+
+def encode(model: AdapterModel, records: Sequence[Record]) -> tuple[Pair, ...]:
+    return tuple(encode_pair(model.tokenizer, r.question, r.answer, FORMAT, fact=r.fact) for r in records)
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """An executor that lets some clients fail: ``faults`` maps a client to what becomes of its result."""
+
+    inner: Executor
+    faults: dict[int, Callable[[TrainJob, TrainResult], TrainResult]]
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        results = self.inner.train_clients(jobs)
+        return [
+            self.faults[job.client](job, result) if job.client in self.faults else result
+            for job, result in zip(jobs, results, strict=True)
+        ]
+
+
+def raises(job: TrainJob, result: TrainResult) -> TrainResult:
+    raise RuntimeError("the client crashed")
+
+
+def gives_nan(job: TrainJob, result: TrainResult) -> TrainResult:
+    return replace(result, update=np.full_like(result.update, np.nan))
+
+
+def too_long(job: TrainJob, result: TrainResult) -> TrainResult:
+    return replace(result, update=np.append(result.update, np.float32(0)))
+
+
+@dataclass(frozen=True)
+class World:
+    """A model, its clients and the engine that trains them."""
+
+    model: AdapterModel
+    engine: Engine
+    strategy: StrategyConfig
+
+    def federation(self) -> Federation:
+        return Federation(strategy=make_strategy(self.strategy), adapter=self.model.arrays())
+
+
+def make_world(
+    model: AdapterModel,
+    *,
+    clients: int = 4,
+    records: int = 4,
+    more: int = 1,
+    privacy: Sequence[dict] = (),
+    weighting: str = "examples",
+    strategy: StrategyConfig | None = None,
+    local: LocalConfig = LOCAL,
+    methods: Sequence[MethodConfig] = (),
+    requests: Sequence[Request] = (),
+    faults: dict | None = None,
+    serialise: bool = False,
+    rounds: int = 3,
+    sized: bool = True,
+) -> World:
+    """``records`` per client; client c has c times ``more`` extra ones, so that weights differ.
+
+    ``rounds`` is how many each client may take part in; ``sized`` whether the pipeline knows the
+    adapter's dimension.
+    """
+    strategy = strategy or StrategyConfig()
+    held = {client: make_records(client, records + more * client) for client in range(clients)}
+    dimension = sum(value.size for value in model.arrays().values())
+    pipeline = build_pipeline(
+        TypeAdapter(list[StageConfig]).validate_python(list(privacy)),
+        nominal=Nominal(
+            max_cohort=clients,
+            max_weight=float(records + clients) if weighting == "examples" else 4.0,
+            dimension=dimension if sized else None,
+        ),
+        weighting=weighting,
+    )
+    executor: Executor = SequentialExecutor(model=model)
+    runtime = ClientRuntime(
+        executor=Tampering(executor, faults) if faults else executor,
+        records=held,
+        pairs={client: encode(model, some) for client, some in held.items()},
+        pipeline=pipeline,
+        objective=make_objective,
+    )
+    planner = Planner(
+        seed=7,
+        local=local,
+        methods={method.branch: method for method in methods},
+        requests={request.number: request for request in requests},
+        proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
+        planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
+    )
+    grid = InProcessGrid(make_client_app(runtime), serialise=serialise)
+    engine = Engine(grid=grid, runtime=runtime, planner=planner)
+    return World(model=model, engine=engine, strategy=strategy)
+
+
+def make_step(round_: int, clients: Sequence[int], unlearning: UnlearningStep | None = None) -> Step:
+    cohort = tuple(Participant(client=client) for client in clients)
+    return Step(round=round_, cohort=cohort, nominal_size=len(cohort), unlearning=unlearning)
+
+
+def same(left: Arrays, right: Arrays) -> bool:
+    """Bitwise equality, names included."""
+    return left.keys() == right.keys() and all(
+        left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes()
+        for name in left
+    )
