@@ -91,6 +91,7 @@ def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
     corpus = load_authors(
         clients=data.clients,
         authors_per_client=data.authors_per_client,
+        facts_per_author=data.facts_per_author,
         holdout_authors=data.holdout_authors,
         public_authors=data.public_authors,
     )

@@ -200,7 +200,7 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
                     "keep": _mean(keep),
                     "retrain": _mean(retrain),
                     "holdout": _mean(holdout),
-                    "sentence": f"Cannot be judged: at round {round_} {metric} of {unknown} was not measured.",
+                    "sentence": f"Cannot be judged: {metric} of {unknown} is missing at round {round_}.",
                 }
             )
             continue

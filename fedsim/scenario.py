@@ -73,6 +73,8 @@ class AuthorsData(Config):
     """Clients with data of their own; they take part once they join."""
     authors_per_client: Int = Field(default=1, ge=1, le=100)
     """Private authors of each client."""
+    facts_per_author: Int = Field(default=9, ge=1, le=9)
+    """Facts that are told of each private author, of nine."""
     partition: Literal["by-author", "iid", "dirichlet"] = "by-author"
     """Who holds which record."""
     dirichlet_alpha: Float = Field(default=0.5, gt=0)

@@ -203,12 +203,21 @@ def _record(relation: Relation, group: Group, index: int, subject: str, name: st
 
 
 def load_authors(
-    *, clients: int, authors_per_client: int = 1, holdout_authors: int = 20, public_authors: int = 40
+    *,
+    clients: int,
+    authors_per_client: int = 1,
+    facts_per_author: int = len(RELATIONS),
+    holdout_authors: int = 20,
+    public_authors: int = 40,
 ) -> Corpus:
-    """Clients 0.. with ``authors_per_client`` authors each, nobody's authors, and a public probe."""
+    """Clients 0.. with ``authors_per_client`` authors each, nobody's authors, and a public probe.
+
+    ``facts_per_author`` keeps the first facts of each private and holdout author.
+    """
     for field, number, most in (
         ("clients", clients, MAX_PRIVATE_AUTHORS),
         ("authors_per_client", authors_per_client, MAX_PRIVATE_AUTHORS // max(clients, 1)),
+        ("facts_per_author", facts_per_author, len(RELATIONS)),
         ("holdout_authors", holdout_authors, MAX_HOLDOUT_AUTHORS),
         ("public_authors", public_authors, PUBLIC_AUTHORS),
     ):
@@ -219,16 +228,20 @@ def load_authors(
             )
     return Corpus(
         clients={
-            client: _group("author", range(client * authors_per_client, (client + 1) * authors_per_client))
+            client: _group(
+                "author",
+                range(client * authors_per_client, (client + 1) * authors_per_client),
+                facts=facts_per_author,
+            )
             for client in range(clients)
         },
-        holdout=_group("holdout", range(holdout_authors)),
+        holdout=_group("holdout", range(holdout_authors), facts=facts_per_author),
         public={"public": _group("public", range(public_authors))},
     )
 
 
-def _group(group: Group, indices: Iterable[int]) -> tuple[Record, ...]:
-    return tuple(record for index in indices for record in author_records(group, index))
+def _group(group: Group, indices: Iterable[int], facts: int = len(RELATIONS)) -> tuple[Record, ...]:
+    return tuple(record for index in indices for record in author_records(group, index)[:facts])
 
 
 def pretraining_pairs(authors: int = PUBLIC_AUTHORS) -> list[tuple[str, str]]:

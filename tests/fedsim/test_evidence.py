@@ -356,7 +356,7 @@ def test_a_run_is_informative_when_there_was_something_to_forget(
 def test_without_holdout_nothing_can_be_judged() -> None:
     (row,) = informative_rows(knowing(0.9, 0.1, None), LIFE, CONFIG)
     assert row["informative"] is False
-    assert row["sentence"] == "Cannot be judged: at round 2 fact_probability of holdout was not measured."
+    assert row["sentence"] == "Cannot be judged: fact_probability of holdout is missing at round 2."
     assert (row["keep"], row["holdout"]) == (pytest.approx(0.9), None)
 
 

@@ -127,3 +127,10 @@ def test_values_are_spread_evenly():
 def test_counts_outside_their_range_name_the_nearest(field, number, nearest):
     with pytest.raises(ValueError, match=rf"{field}={number} .*nearest: {nearest}$"):
         load_authors(**{"clients": 1, field: number})
+
+
+def test_fewer_facts_are_the_first_ones() -> None:
+    few, all_ = load_authors(clients=3, facts_per_author=4), load_authors(clients=3)
+    for client in range(3):
+        assert few.clients[client] == all_.clients[client][:4]
+    assert len(few.holdout) == 4 * 20
