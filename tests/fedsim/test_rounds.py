@@ -504,6 +504,18 @@ def test_a_request_for_some_records_works_on_just_these(model, start) -> None:
     assert by_client[1].record_ids == asked
     assert isinstance(by_client[1].objective, NegatedNll)
     assert by_client[0].record_ids == tuple(r.record_id for r in make_records(0, 4))
+    records = [record for record in make_records(1, 5) if record.record_id in asked]
+    target = update_of(
+        model,
+        start,
+        1,
+        objective=NegatedNll(),
+        local=LOCAL.model_copy(update={"epochs": 1}),
+        pairs=encode(model, records),
+        record_ids=asked,
+    )
+    helpers = [update_of(model, start, client) for client in (0, 2)]
+    assert moved(federation, start) == pytest.approx(target + np.mean(helpers, axis=0), abs=2e-6)
     assert isinstance(by_client[0].objective, MeanNll)
 
 
