@@ -104,17 +104,28 @@ def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
     return replace(corpus, clients=parts)
 
 
-def make_pipeline(scenario: Scenario, corpus: Corpus, *, dimension: int | None, session: str) -> Pipeline:
+def make_pipeline(
+    scenario: Scenario, corpus: Corpus, life: Life, *, dimension: int | None, session: str
+) -> Pipeline:
     """The privacy pipeline, checked against the worst cases of this scenario."""
-    most = max(len(held) for held in corpus.clients.values())
     uniform = scenario.federation.weighting == "uniform"
+    most = 1 if uniform else max(len(held) for held in corpus.clients.values())
     nominal = Nominal(
         max_cohort=len(corpus.clients),
-        max_weight=1.0 if uniform else float(most),
+        max_weight=max([float(most), *_planned_weights(scenario, life)]),
         dimension=dimension,
         session=session,
     )
     return build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
+
+
+def _planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
+    """Every weight that an unlearning round of this life may give to one client."""
+    for method in scenario.compare:
+        for request in life.requests:
+            for index in range(method.unlearning_rounds):
+                plan = method.plan(request, index)
+                yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
 
 
 def resolve_device(device: str) -> str:
@@ -204,7 +215,9 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with _blamed_on(source, "privacy"):
-        pipeline = make_pipeline(scenario, corpus, dimension=dimension, session=f"{scenario.name}/{seed}")
+        pipeline = make_pipeline(
+            scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{seed}"
+        )
     _check_methods(scenario, life, pipeline, source)
     engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
     tree = build_tree(branches)
@@ -259,14 +272,17 @@ def _engine(
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
     """How to read each client's spent epsilon (per record, at the stage's delta) off a federation."""
-    deltas = [stage.delta for stage in scenario.privacy if stage.stage == "example_dp"]
-    if not deltas:
+    stages = [stage for stage in scenario.privacy if stage.stage == "example_dp"]
+    if not stages:
         return lambda federation: {}
+    delta, accountant = stages[0].delta, stages[0].accountant
 
     def spent(federation: Federation) -> dict[int, float]:
         clients = sorted({int(release.client) for release in federation.ledger.releases()})
         ledger = federation.ledger
-        return {c: ledger.epsilon(str(c), unit="example", delta=deltas[0]) for c in clients}
+        return {
+            c: ledger.epsilon(str(c), unit="example", delta=delta, accountant=accountant) for c in clients
+        }
 
     return spent
 
@@ -328,7 +344,7 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
                 f"{directory.path}: holds a run of another scenario or other settings; nothing was "
                 f"changed. Choose another directory with --out, or delete this one"
             )
-    elif directory.path.exists() and any(directory.path.iterdir()):
+    elif directory.path.exists() and any(not p.name.startswith(".") for p in directory.path.iterdir()):
         raise ScenarioError(
             f"{directory.path}: exists and is not a run directory; nothing was changed. "
             "Choose another with --out"

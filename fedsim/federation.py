@@ -102,7 +102,7 @@ class Federation:
     """One branch's federation at one point in time; forked by ``fork``, saved by ``save``.
 
     ``version`` counts changes of the adapter: every update carries the version it started from.
-    ``references`` holds the adapter at the time of each request that still needs it.
+    ``references`` holds, by request, the adapter at the start of its unlearning, for losses that compare.
     """
 
     strategy: FedAvg

@@ -35,6 +35,9 @@ DISPENSABLE = ("class", "quality", "worst")
 def print_verdict(directory: RunDirectory, console: Console) -> None:
     """One table per variant and request, means over seeds, and whether the run is informative."""
     life, verdict = directory.json("life"), directory.json("verdict")
+    faults = _faults(directory.events())
+    if faults:
+        console.print(Text(faults, style="yellow"))
     titles = {branch["name"]: branch["title"] for branch in life["branches"]}
     if not life["requests"]:
         console.print("No forget request in this life: nothing to compare.")
@@ -48,6 +51,23 @@ def print_verdict(directory: RunDirectory, console: Console) -> None:
                 console.print(Padding(_informative(one), (0, 0, 0, 2)))
             console.print()
     console.print(Text(_legend(life["headline"]), style="dim"))
+
+
+FAULTS = {
+    "client_failed": "client failures",
+    "empty_round": "empty rounds",
+    "budget_spent": "rounds sat out on a spent privacy budget",
+    "probe_failed": "rounds that could not be measured",
+}
+
+
+def _faults(events: Sequence[Mapping[str, Any]]) -> str:
+    """What went wrong on the way, counted once each (a resumed run may have logged it twice)."""
+    where = ("kind", "variant", "seed", "branch", "round", "client")
+    seen = {tuple(event.get(key) for key in where) for event in events if event["kind"] in FAULTS}
+    kinds = [kind for kind, *_ in seen]
+    told = [f"{kinds.count(kind)} {name}" for kind, name in FAULTS.items() if kind in kinds]
+    return f"On the way: {', '.join(told)}; events.jsonl has each one." if told else ""
 
 
 def _chosen(rows: Sequence[Verdict], variant: str, request: int) -> list[Verdict]:

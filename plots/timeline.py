@@ -127,9 +127,11 @@ def _request_panel(axes: Axes, run: RunData, variant: str, request: Request) -> 
     if spans:
         start, end = min(a for a, _ in spans) - 1, max(b for _, b in spans)
         axes.axvspan(start, end, color="#efe9d9", zorder=0, linewidth=0)
+        before = end > 0.8 * run.horizon  # no room behind: write it in front
         axes.text(
-            end + 0.15, 0.5, "unlearning", transform=axes.get_xaxis_transform(),
-            size=8.5, color=style.MUTED, ha="left", va="center", style="italic",
+            start - 0.15 if before else end + 0.15, 0.5, "unlearning",
+            transform=axes.get_xaxis_transform(), size=8.5, color=style.MUTED,
+            ha="right" if before else "left", va="center", style="italic",
         )  # fmt: skip
     grey = not run.quotable(variant, request.request, run.headline)
     ends = _lines(axes, run, variant, request.subject, request.round, grey=grey, width=2.0)

@@ -85,7 +85,7 @@ class Layout:
         bound, cohort, weight = incoming.l2_bound, nominal.max_cohort, nominal.max_weight
         if bound is None:
             raise PipelineError(
-                "secure_aggregation cannot rule out overflow of updates that nothing bounds; put clip before it"
+                "secure_aggregation cannot rule out overflow of updates that nothing bounds; put clip before"
             )
         if cohort is None or weight is None:
             raise PipelineError(

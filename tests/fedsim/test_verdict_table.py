@@ -94,3 +94,13 @@ def test_a_life_without_requests(tmp_path: Path) -> None:
     run.write_json("life", {"headline": "nll", "variants": [], "requests": [], "branches": []})
     run.write_json("verdict", {"rows": [], "informative": []})
     assert printed(run, 80) == ["No forget request in this life: nothing to compare."]
+
+
+def test_faults_on_the_way_are_counted_once(finished: RunDirectory) -> None:
+    assert not [line for line in printed(finished, 100) if "On the way" in line]
+    where = {"variant": "lr=0.1", "seed": 1, "branch": "keep", "round": 2}
+    for _ in range(2):  # as a resumed run logs it
+        finished.log("client_failed", client=4, reason="out of memory", **where)
+    finished.log("empty_round", reason="nobody contributed", **where)
+    told = "On the way: 1 client failures, 1 empty rounds; events.jsonl has each one."
+    assert printed(finished, 100)[0].strip() == told
