@@ -197,6 +197,7 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
                 {
                     **who,
                     "informative": False,
+                    "reason": "not_measured",
                     "keep": _mean(keep),
                     "retrain": _mean(retrain),
                     "holdout": _mean(holdout),
@@ -209,6 +210,7 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
             {
                 **who,
                 "informative": verdict.verdict == "informative",
+                "reason": verdict.reason,
                 "keep": verdict.keep,
                 "retrain": verdict.retrain,
                 "holdout": verdict.holdout,

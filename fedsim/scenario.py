@@ -242,7 +242,7 @@ class ProbesConfig(Config):
     """Most records in the holdout probe."""
     max_public: Int = Field(default=24, ge=2)
     """Most records in each public probe."""
-    generate: Literal["always", "events", "never"] = "events"
+    generate: Literal["always", "events", "never"] = "always"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)
     """Longest generated answer, in tokens; never longer than the longest answer probed."""

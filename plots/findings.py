@@ -63,10 +63,14 @@ def _reason(run: RunData, variant: str) -> str:
     checks = [c for c in run.verdict["informative"] if c["variant"] == variant and not c["informative"]]
     if not checks:
         return "no check of the references was recorded"
-    keep, retrain, holdout = (_average(checks, name) for name in ("keep", "retrain", "holdout"))
-    if keep - retrain < 2 * run.tolerance:
-        return f"keep ({words.number(keep)}) knows little that retrain ({words.number(retrain)}) does not"
-    return f"retrain ({words.number(retrain)}) knows more than of unseen authors ({words.number(holdout)})"
+    keep, retrain, holdout = (words.number(_average(checks, name)) for name in ("keep", "retrain", "holdout"))
+    reasons = {
+        "keep_knows_little": f"keep knows the facts at {keep} only",
+        "retrain_knows": f"retrain ({retrain}) knows more than of unseen authors ({holdout})",
+        "too_few_items": "too few records to compare retrain with unseen authors",
+        "not_measured": "keep, retrain or unseen authors were not measured",
+    }
+    return reasons[str(checks[0]["reason"])]
 
 
 def _average(checks: Sequence[dict[str, float | None]], name: str) -> float:

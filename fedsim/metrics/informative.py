@@ -27,6 +27,7 @@ from fedsim.metrics.arrays import FloatArray, present
 from fedsim.metrics.membership import auc
 
 Verdict = Literal["informative", "uninformative", "inconclusive"]
+Reason = Literal["", "keep_knows_little", "retrain_knows", "too_few_items"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,10 +36,12 @@ class Informativeness:
 
     Means are of per-item fact probability, in [0, 1]. ``difference`` is retrain - holdout; ``low`` and
     ``high`` are its one-sided Welch bounds at level ``alpha`` each. ``p_value`` is of the one-sided
-    Mann-Whitney test that retrain's items rank above holdout's. ``explanation`` is one sentence.
+    Mann-Whitney test that retrain's items rank above holdout's. ``reason`` says what stands in the way,
+    ``explanation`` is one sentence.
     """
 
     verdict: Verdict
+    reason: Reason
     keep: float
     retrain: float
     holdout: float
@@ -92,11 +95,12 @@ def is_informative(
     low, high = _welch_bounds(retrain, holdout, alpha=alpha)
     p_value = float(stats.mannwhitneyu(retrain, holdout, alternative="greater").pvalue)
     means = [float(values.mean()) for values in (keep, retrain, holdout)]
-    verdict, explanation = _judge(
+    verdict, reason, explanation = _judge(
         *means, high=high, p_value=p_value, min_keep=min_keep, alpha=alpha, margin=margin
     )
     return Informativeness(
         verdict=verdict,
+        reason=reason,
         keep=means[0],
         retrain=means[1],
         holdout=means[2],
@@ -163,17 +167,25 @@ def _judge(
     min_keep: float,
     alpha: float,
     margin: float,
-) -> tuple[Verdict, str]:
+) -> tuple[Verdict, Reason, str]:
     compared = f"retrain knows the facts at {retrain:.2f}, holdout facts at {holdout:.2f}"
     bound = f"the difference is at most {high:.2f} at level {alpha:g}, margin {margin:g}"
     if keep < min_keep:
-        return "uninformative", (
-            f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."
+        return (
+            "uninformative",
+            "keep_knows_little",
+            (f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."),
         )
     if high <= margin:
-        return "informative", f"keep knows the facts at {keep:.2f}, and {compared} ({bound})."
+        return "informative", "", f"keep knows the facts at {keep:.2f}, and {compared} ({bound})."
     if p_value < alpha:
-        return "uninformative", (
-            f"{compared} (Mann-Whitney p={p_value:.2g}, {bound}): the facts can be had without the client."
+        return (
+            "uninformative",
+            "retrain_knows",
+            (f"{compared} (Mann-Whitney p={p_value:.2g}, {bound}): the facts can be had without the client."),
         )
-    return "inconclusive", f"{compared}, but {bound}: there are too few items to call them equal."
+    return (
+        "inconclusive",
+        "too_few_items",
+        f"{compared}, but {bound}: there are too few items to call them equal.",
+    )

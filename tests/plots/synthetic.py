@@ -251,6 +251,7 @@ def verdict(plan: Plan) -> Row:
             "seed": seed,
             "request": r,
             "informative": plan.informative,
+            "reason": "" if plan.informative else "keep_knows_little",
             "keep": reference(seed) + excess_at(plan, "keep", HORIZON, t),
             "retrain": reference(seed),
             "holdout": 0.12,
