@@ -245,7 +245,7 @@ def trust_rows(lives: Sequence[tuple[LifeTables, Life]]) -> list[dict[str, Any]]
         lower = {("truth_ratio_raw" if name == "truth_ratio" else name) for name in KNOWN_IS_LOWER}
         trust = metric_trust(sides["keep"], sides["retrain"], known_is_lower=lower)
         rows.extend(
-            {"variant": variant, "metric": name, "auc": one.auc, "trusted": one.trusted}
+            {"variant": variant, "metric": name.removesuffix("_raw"), "auc": one.auc, "trusted": one.trusted}
             for name, one in sorted(trust.items())
         )
     return rows

@@ -116,7 +116,7 @@ def headline(run: RunData, variant: str) -> str:
         clauses.insert(0, f"{lead} at the retrained reference")
         clauses = [f"{clauses[0]}: {clauses[1]}", *clauses[2:]] if len(outcomes) > 1 else clauses
     left_out = len(run.requests) - len(readable(run, variant))
-    note = f" ({words.plural(left_out, 'request')} not informative)" if left_out else ""
+    note = f"; {words.plural(left_out, 'request')} not informative" if left_out else ""
     return words.capital("; ".join(clauses)) + note
 
 

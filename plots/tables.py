@@ -131,16 +131,23 @@ def _worst(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
 
 
 def utility_rows(run: RunData, variant: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """(components, (branch, values) rows) of model utility at the horizon; empty where unmeasured."""
+    """(branches, (component, values) rows) of model utility at the horizon; empty where unmeasured."""
     names = {key[4] for key in run.metrics if key[0] == variant and key[3] == "model"}
     parts = ["model_utility"] if "model_utility" in names else []
     parts += sorted(name for name in names if name.startswith("utility/"))
     rows = [
-        (b.title, [words.number(run.final(variant, b.name, "model", part)) for part in parts])
-        for b in run.branches
+        (_component(part), [words.number(run.final(variant, b.name, "model", part)) for b in run.branches])
+        for part in parts
     ]
-    heads = [words.capital(part.removeprefix("utility/").replace("_", " ")) for part in parts]
-    return heads, rows if parts else []
+    return [branch.title for branch in run.branches], rows
+
+
+def _component(part: str) -> str:
+    """``utility/real_authors/rouge_l_recall`` -> ``Real authors: ROUGE-L recall``."""
+    if "/" not in part:
+        return words.capital(words.metric_name(part))
+    subject, metric = part.removeprefix("utility/").rsplit("/", 1)
+    return f"{words.capital(words.subject_name(subject))}: {words.metric_name(metric)}"
 
 
 def epsilon_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str]]:

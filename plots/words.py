@@ -18,6 +18,8 @@ METRICS = {
     "exact_memorisation": "exact memorisation",
     "extraction_strength": "extraction strength",
     "rouge_l_recall": "ROUGE-L recall",
+    "rouge_l_f1": "ROUGE-L F1",
+    "choice_probability": "choice probability",
     "min_k": "Min-K score",
     "membership_auc": "membership AUC",
     "model_utility": "model utility",

@@ -189,8 +189,8 @@ def _points(plan: Plan, branch: str, seed: int, at: int) -> list[tuple[str, str,
         ("holdout", "fact_probability", 0.12 + 0.01 * math.sin(at)),
         ("public", "fact_probability", 0.5 - hurt / 2),
         ("model", "model_utility", 0.62 - hurt / 2),
-        ("model", "utility/retain_probability", 0.7 - hurt),
-        ("model", "utility/public_rouge", 0.4 - hurt / 2),
+        ("model", "utility/retain/probability", 0.7 - hurt),
+        ("model", "utility/public/rouge_l_recall", 0.4 - hurt / 2),
         ("model", "update_norm", math.nan if at == 0 else 1.0 / (1 + at)),
     ]
     for request, asked, _ in REQUESTS:
