@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fedsim.client import ClientRuntime, make_client_app
+from fedsim.client import ClientRuntime, check_per_sample, make_client_app
 from fedsim.conclusions import conclude
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
@@ -33,7 +33,15 @@ from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
 from fedsim.rounds import Engine
-from fedsim.scenario import AuthorsData, DataChoice, JsonlData, ModelConfig, Scenario, TofuData
+from fedsim.scenario import (
+    AuthorsData,
+    DataChoice,
+    JsonlData,
+    LocalConfig,
+    ModelConfig,
+    Scenario,
+    TofuData,
+)
 from fedsim.scenario_file import (
     LoadedScenario,
     ScenarioError,
@@ -46,7 +54,7 @@ from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
 from fedsim.training import SequentialExecutor, planned_steps
-from fedsim.unlearning.protocol import Objective, Role
+from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
 from privacy import Nominal, Pipeline, build_pipeline, require
 
@@ -135,9 +143,9 @@ def resolve_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: no GPU is visible here; use auto or cpu")
     try:
-        torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device={device!r} is not a device; use auto, cpu, cuda or cuda:0") from None
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError):
+        raise ValueError(f"device={device!r} is not a device here; use auto, cpu, cuda or cuda:0") from None
     return device
 
 
@@ -174,19 +182,36 @@ def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: S
                 )
 
 
-def _planned_steps(branches: tuple[Branch, ...], scenario: Scenario, corpus: Corpus) -> dict[int, int]:
-    """The most local steps each client takes in any branch by ordinary rounds: what noise is calibrated for.
-
-    Unlearning rounds of the forgetting client draw on the same budget.
-    """
+def _planned_steps(
+    branches: tuple[Branch, ...], scenario: Scenario, life: Life, corpus: Corpus
+) -> dict[int, int]:
+    """The most local steps each client takes in any branch, unlearning included: what noise is sized for."""
     local = scenario.federation.local
     steps_of = {client: planned_steps(len(held), local) for client, held in corpus.clients.items()}
-    most: dict[int, int] = {}
+    methods = {method.branch: method for method in scenario.compare}
+    most: Counter[int] = Counter()
     for branch in branches:
-        taken = Counter(participant.client for step in branch.steps for participant in step.cohort)
-        for client, rounds in taken.items():
-            most[client] = max(most.get(client, 0), rounds * steps_of[client])
-    return most
+        taken: Counter[int] = Counter()
+        for step in branch.steps:
+            for participant in step.cohort:
+                taken[participant.client] += steps_of[participant.client]
+        if branch.name in methods:
+            taken.update(_target_steps(methods[branch.name], life, corpus, local))
+        most |= taken
+    return dict(most)
+
+
+def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
+    """Local steps of each forgetting client in a method's unlearning rounds."""
+    taken: Counter[int] = Counter()
+    for request in life.requests:
+        size = len(corpus.clients[request.client])
+        for index in range(method.unlearning_rounds):
+            target = method.plan(request, index).target
+            if target is not None:
+                own = local.model_copy(update={"epochs": target.epochs or local.epochs})
+                taken[request.client] += planned_steps(size, own)
+    return taken
 
 
 # ---------------------------------------------------------------------------------- contexts
@@ -199,7 +224,7 @@ def _blamed_on(source: Source, *key: str) -> Iterator[None]:
         yield
     except ScenarioError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise source.error(key, str(error)) from error
 
 
@@ -216,10 +241,12 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with _blamed_on(source, "privacy"):
         pipeline = make_pipeline(
-            scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{seed}"
+            scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
     _check_methods(scenario, life, pipeline, source)
     engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
+    with _blamed_on(source, "model", "lora"):
+        check_per_sample(engine.runtime, model.arrays())
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,
@@ -227,7 +254,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         scenario=scenario,
         life=life,
         tree=tree,
-        probe_rounds=probe_rounds(branches, life, scenario.probes.every),
+        probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
         replay_from=replay_from(branches, life),
         engine=engine,
         model=model,
@@ -265,7 +292,7 @@ def _engine(
         methods={method.branch: method for method in scenario.compare},
         requests={request.number: request for request in life.requests},
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
-        planned_steps=_planned_steps(branches, scenario, corpus),
+        planned_steps=_planned_steps(branches, scenario, life, corpus),
     )
     return Engine(grid=InProcessGrid(make_client_app(runtime)), runtime=runtime, planner=planner)
 
@@ -316,6 +343,8 @@ def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
     if not directory.file("provenance.json").exists():
         return simulation
     resolved = directory.json("provenance")["resolved"]
+    with _blamed_on(simulation.loaded.source, "execution", "device"):
+        resolve_device(resolved["device"])
     models = simulation.models if resolved["device"] == simulation.device else {}
     return replace(simulation, device=resolved["device"], threads=resolved["threads"], models=models)
 
@@ -364,7 +393,10 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
     scenario = simulation.loaded.scenario
     if not directory.file("provenance.json").exists():
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
-    directory.log("started", time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    resumed = any(event["kind"] == "started" for event in directory.events())
+    directory.log(
+        "resumed" if resumed else "started", time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    )
     contexts = [
         make_context(simulation, variant, seed)
         for variant in simulation.loaded.variants
@@ -376,4 +408,8 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
         runner.run()
     assemble(runners, directory)
     conclude(scenario, simulation.loaded.variants, runners, directory)
-    directory.log("finished", time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    directory.log("finished", time=_now())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -18,8 +18,10 @@ from flwr.clientapp import ClientApp
 
 from fedsim.data.records import Record
 from fedsim.federation import from_record
+from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
 from fedsim.rng import stream
+from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
 from fedsim.unlearning.protocol import MeanNll, Objective, Role
@@ -200,3 +202,34 @@ def _reply(
             "client-state": ConfigRecord({"ledger": made.to_json()}),
         }
     )
+
+
+def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:
+    """Train on one record if a privacy stage owns local training; ValueError when it cannot.
+
+    Not every layer gives per-sample gradients (DoRA and adapted embeddings do not), and each client would
+    fail alike.
+    """
+    rule = runtime.pipeline.local_rule()
+    if rule is None:
+        return
+    client = min(runtime.records)
+    order = WorkOrder(
+        round=0, seed=0, branch="check", version=0, local=LocalConfig(batch_size=1), planned_steps=1
+    )
+    job = TrainJob(
+        client=client,
+        round=0,
+        seed=0,
+        adapter=adapter,
+        pairs=runtime.pairs[client][:1],
+        record_ids=(runtime.records[client][0].record_id,),
+        local=order.local,
+        objective=MeanNll(),
+        rule=rule,
+        task=local_task(client, order, nominal_records=1),
+        ledger=Ledger(),
+    )
+    error = runtime.executor.train_clients([job])[0].error
+    if error is not None:
+        raise ValueError(f"example_dp cannot take per-sample gradients of this model ({error})")

@@ -10,11 +10,12 @@ from fedsim.evidence import (
     LifeTables,
     forget_quality_rows,
     informative_rows,
+    qualify,
     trajectories,
     trust_rows,
     verdict_rows,
 )
-from fedsim.life import Life
+from fedsim.life import Life, unlearning_spans
 from fedsim.results import RunDirectory
 from fedsim.scenario import Scenario
 from fedsim.scenario_file import Variant
@@ -45,13 +46,15 @@ def conclude(
     )
     methods: dict[str, MethodConfig] = {method.branch: method for method in scenario.compare}
     config = scenario.probes
+    informative = [row for tables, life in lives for row in informative_rows(tables, life, config)]
     verdict = {
-        "informative": [row for tables, life in lives for row in informative_rows(tables, life, config)],
+        "informative": informative,
         "trust": trust_rows(lives),
-        "rows": [
-            row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)
-        ],
-        "privacy": privacy_sentences(contexts[0]),
+        "rows": qualify(
+            [row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)],
+            informative,
+        ),
+        "privacy": _privacy_by_variant(contexts),
     }
     directory.write_json("verdict", verdict)
 
@@ -66,11 +69,7 @@ def _life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> d
     for method in scenario.compare:
         if method.unlearning_rounds == 0:
             continue
-        spans, busy = [], 0
-        for request in life.requests:
-            first = max(busy, request.round) + 1
-            busy = first + method.unlearning_rounds - 1
-            spans.append({"request": request.number, "first": first, "last": busy})
+        spans = unlearning_spans(life, method.unlearning_rounds)
         title = method.title if method.label is None else f"{method.title} ({method.label})"
         branches.append(
             {
@@ -78,7 +77,10 @@ def _life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> d
                 "method": method.method,
                 "title": title,
                 "class": method.verdict,
-                "unlearning": spans,
+                "unlearning": [
+                    {"request": number, "first": first, "last": last}
+                    for number, (first, last) in spans.items()
+                ],
             }
         )
     return {
@@ -134,6 +136,14 @@ def _ledger_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict
                 }
             )
     return {"entries": entries}
+
+
+def _privacy_by_variant(contexts: Sequence[LifeContext]) -> list[str]:
+    """The privacy sentences of a run, each with its variant where there are several."""
+    of_variant = {context.variant: privacy_sentences(context) for context in contexts}
+    if len(of_variant) == 1:
+        return next(iter(of_variant.values()))
+    return [f"{variant}: {sentence}" for variant, told in of_variant.items() for sentence in told]
 
 
 def privacy_sentences(context: LifeContext) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.life import Life
+from fedsim.life import Life, unlearning_spans
 from fedsim.metrics.forget_quality import forget_quality
 from fedsim.metrics.informative import is_informative, metric_trust
 from fedsim.metrics.trajectories import (
@@ -244,6 +244,8 @@ def trust_rows(lives: Sequence[tuple[LifeTables, Life]]) -> list[dict[str, Any]]
                         sides[branch].setdefault(metric, []).extend(found.values())
         lower = {("truth_ratio_raw" if name == "truth_ratio" else name) for name in KNOWN_IS_LOWER}
         trust = metric_trust(sides["keep"], sides["retrain"], known_is_lower=lower)
+        if "nll" in trust:  # the loss attack tells what its loss tells
+            trust["membership_auc"] = trust["nll"]
         rows.extend(
             {"variant": variant, "metric": name.removesuffix("_raw"), "auc": one.auc, "trusted": one.trusted}
             for name, one in sorted(trust.items())
@@ -299,6 +301,17 @@ def _verdict(
     return row
 
 
+def qualify(rows: Sequence[dict[str, Any]], informative: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Verdict rows whose findings say when the run cannot carry them."""
+    known = {(one["variant"], one["seed"], one["request"]): one["informative"] for one in informative}
+    return [
+        row
+        if known[row["variant"], row["seed"], row["request"]]
+        else {**row, "finding": f"not informative, so not evidence: {row['finding']}"}
+        for row in rows
+    ]
+
+
 def _number(value: Any) -> float | None:
     """JSON has no NaN: what is not defined is null."""
     return float(value) if value is not None and math.isfinite(value) else None
@@ -317,20 +330,13 @@ def _dynamics(
     reached = time_to_reference(
         rounds, over, request_round=request.round, tolerance=config.tolerance, hold_rounds=config.window
     )
-    since = request.round if method is None else unlearned_by(life, method, request)
+    spans = unlearning_spans(life, method.unlearning_rounds if method is not None else 0)
+    since = spans[request.number][1] if method is not None else request.round
     return {
         "time_to_reference": None if reached is None else reached - request.round,
         "exposure": _number(exposure(rounds, over, request_round=request.round, horizon_round=life.horizon)),
         "resurgence": _number(resurgence(rounds, over, since_round=since)) if since in rounds else None,
     }
-
-
-def unlearned_by(life: Life, method: MethodConfig, request: Request) -> int:
-    """The round in which a method ends its work on a request; requests wait for each other."""
-    done = 0
-    for earlier in life.requests[: request.number]:
-        done = max(done, earlier.round) + method.unlearning_rounds
-    return done
 
 
 def _forget_quality(tables: LifeTables, branch: str, subject: str, round_: int) -> dict[str, Any]:
@@ -392,22 +398,26 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
     return {
         "client_steps": steps,
         "rounds": len(rows),
+        "target_rounds": sum(int(row["targets"]) for row in rows),
         "bytes": sum(int(row["bytes_down"]) + int(row["bytes_up"]) for row in rows),
         "cost_share": steps / total if total else None,
     }
 
 
 def _finding(row: Mapping[str, Any], config: ProbesConfig) -> str:
-    """One sentence on what was seen; never more than what these audits can show."""
+    """One sentence on what was seen; never more than what the headline metric can show."""
     over, horizon = row["excess"], row["round"]
+    took_part, rounds = row["target_rounds"], row["rounds"]
+    absent = f"; the forgetting client took part in {took_part} of {rounds} unlearning rounds"
+    note = absent if row["branch"] != "retrain" and took_part < rounds else ""
+    name = config.headline.replace("_", " ")
     if over is None:
-        return f"not measured at round {horizon}"
+        return f"{name} was not measured at round {horizon}{note}"
     if row["branch"] == "retrain":
         return "the reference"
     if over > config.tolerance:
-        return f"still knows {over:.2f} more than the reference at round {horizon}"
+        return f"{name} is still {over:.2f} above the reference at round {horizon}{note}"
     if over < -config.tolerance:
-        return f"{-over:.2f} below the reference at round {horizon}: over-forgotten, itself a trace"
-    reached = row["time_to_reference"]
-    when = f" {reached} rounds after the request" if reached is not None else ""
-    return f"no excess detected by these metrics up to round {horizon}; within tolerance{when}"
+        below = "over-forgotten, itself a trace"
+        return f"{name} is {-over:.2f} below the reference at round {horizon}: {below}{note}"
+    return f"no excess of {name} over the reference detected at round {horizon}{note}"

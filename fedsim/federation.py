@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from fedsim.model import Arrays
 from fedsim.results import read_json, write_json
 from fedsim.scenario import StrategyConfig
+from fedsim.unlearning.protocol import ServerState
 from privacy import Ledger
 
 STRATEGIES: dict[str, type[FedAvg]] = {
@@ -34,8 +35,6 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
 }
-
-ServerState = Literal["keep", "reset", "rebase"]
 
 
 def make_strategy(config: StrategyConfig) -> FedAvg:

@@ -147,7 +147,8 @@ class _Reader:
 
     def _forget(self, key: KeyPath, forget: Forget) -> None:
         client = forget.client
-        self._must_be_present((*key, "client"), client, "be forgotten")
+        if not self.status.get(client, "").startswith("already left"):
+            self._must_be_present((*key, "client"), client, "be forgotten")
         gone = self.forgotten.setdefault(client, set())
         held = [name for name in self.records[client] if name not in gone]
         if not held:
@@ -218,6 +219,16 @@ def _range_text(clients: Sequence[int]) -> str:
     return f"{len(ordered)} clients"
 
 
+def unlearning_spans(life: Life, rounds: int) -> dict[int, tuple[int, int]]:
+    """For each request, the first and last of the ``rounds`` rounds a method takes; requests wait in line."""
+    spans, busy = {}, 0
+    for request in life.requests:
+        first = max(busy, request.round) + 1
+        busy = first + rounds - 1
+        spans[request.number] = (first, busy)
+    return spans
+
+
 def _check_room(scenario: Scenario, life: Life, request_events: Sequence[int], source: Source) -> None:
     """Every method's unlearning rounds must fit between its requests and the end of the life."""
     if life.requests and life.requests[-1].round >= life.horizon:
@@ -226,9 +237,9 @@ def _check_room(scenario: Scenario, life: Life, request_events: Sequence[int], s
             "no round follows the request, so nothing can be observed; add - train: {rounds: 5}",
         )
     for method in scenario.compare:
-        busy_until = 0
+        spans = unlearning_spans(life, method.unlearning_rounds)
         for request, index in zip(life.requests, request_events, strict=True):
-            busy_until = max(busy_until, request.round) + method.unlearning_rounds
+            busy_until = spans[request.number][1]
             if busy_until > life.horizon:
                 raise source.error(
                     ("timeline", index, "forget"),

@@ -7,6 +7,7 @@ which their updates are combined.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedsim.scenario import LocalConfig
 from fedsim.timeline import Participant, Step
-from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, Work
+from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, ServerState, Work
 
 
 class WorkOrder(BaseModel):
@@ -22,7 +23,7 @@ class WorkOrder(BaseModel):
 
     ``without`` names records the client no longer uses, ``only`` the records it works on (both empty:
     all). ``method`` and ``role`` choose the local loss of an unlearning round. ``weight`` is set when
-    the server's plan fixes the weight of the update in the combination.
+    the server's plan fixes it: at first that of the role, then this client's share (``with_shares``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +49,8 @@ class Assignment:
 
     ``planned`` tells that the orders carry the weights; ``normalise`` that the combination is divided by
     their sum. ``needs_reference`` says that some loss of the method compares with the adapter at the
-    request. ``kind`` and ``request`` are for the books.
+    request. ``server_state`` says what becomes of the strategy's memory. ``kind`` and ``request`` are for
+    the books.
     """
 
     orders: Mapping[int, WorkOrder]
@@ -57,6 +59,18 @@ class Assignment:
     needs_reference: bool = False
     kind: str = "train"
     request: int = 0
+    server_state: ServerState = "keep"
+
+
+def with_shares(orders: Mapping[int, WorkOrder]) -> dict[int, WorkOrder]:
+    """Orders whose role's weight is split evenly among those who have the role; others as they are."""
+    sizes = Counter(order.role for order in orders.values())
+    return {
+        client: order
+        if order.weight is None
+        else order.model_copy(update={"weight": order.weight / sizes[order.role]})
+        for client, order in orders.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +101,11 @@ class Planner:
         if plan.helper is not None:
             for helper in helpers:
                 order = self._ordinary(step, branch, version, helper)
-                share = plan.helper.weight / len(helpers)
-                orders[helper.client] = self._in_role(order, plan.helper, settings, "helper", share)
+                orders[helper.client] = self._in_role(order, plan.helper, settings, "helper")
         if plan.target is not None:
             order = self._ordinary(step, branch, version, Participant(client=request.client))
             order = order.model_copy(update={"only": request.record_ids})
-            orders[request.client] = self._in_role(order, plan.target, settings, "target", plan.target.weight)
+            orders[request.client] = self._in_role(order, plan.target, settings, "target")
         return Assignment(
             orders=orders,
             planned=True,
@@ -100,6 +113,7 @@ class Planner:
             needs_reference=any(method.objective(role).needs_reference for role in _roles(plan)),
             kind="unlearn",
             request=request.number,
+            server_state=plan.server_state,
         )
 
     def is_last(self, step: Step) -> bool:
@@ -122,10 +136,10 @@ class Planner:
             planned_steps=self.planned_steps.get(participant.client, 0),
         )
 
-    def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role, weight: float) -> WorkOrder:
+    def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role) -> WorkOrder:
         overrides = {"lr": work.lr, "epochs": work.epochs}
         local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
-        changes = {"method": settings, "role": role, "weight": weight, "local": local}
+        changes = {"method": settings, "role": role, "weight": work.weight, "local": local}
         return order.model_copy(update=changes)
 
 

@@ -76,6 +76,7 @@ COSTS = pa.schema(
         *_WHO,
         ("kind", pa.string()),
         ("request", pa.int64()),
+        ("targets", pa.int64()),
         ("client_steps", pa.int64()),
         ("tokens", pa.int64()),
         ("bytes_down", pa.int64()),

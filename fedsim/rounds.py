@@ -19,7 +19,7 @@ from fedsim.client import ClientRuntime, Meter, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
 from fedsim.grid import InProcessGrid, Traffic, client_of, node_of
 from fedsim.model import Arrays, from_vector, to_vector
-from fedsim.orders import Assignment, Planner, WorkOrder
+from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
 from privacy import Ledger, Payload, RoundAborted, RoundResult
 
@@ -38,12 +38,14 @@ class RoundOutcome:
     """What a round did, as its instruments counted it.
 
     ``kind`` is ``train``, ``unlearn`` or ``empty`` (nobody contributed: adapter and momentum stay).
+    ``target`` tells whether the forgetting client of an unlearning round contributed.
     ``update_norm`` is the L2 norm of the adapter's change. ``failures`` gives each failed client's
     reason; ``exhausted`` the clients whose privacy budget is spent; ``aborted`` why no sum came out.
     """
 
     kind: str
     request: int
+    target: bool
     contributors: tuple[int, ...]
     failures: Mapping[int, str]
     exhausted: tuple[int, ...]
@@ -86,20 +88,22 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         if not orders or tried.result is not None or tried.aborted is not None:
             break
         asked = {client: order.model_copy(update={"attempt": attempt}) for client, order in orders.items()}
-        tried = _attempt(federation, asked, assignment, branch, engine)
+        tried = _attempt(federation, with_shares(asked), assignment, branch, engine)
         failures |= tried.failed
         orders = {client: order for client, order in orders.items() if client not in tried.failed}
     result = tried.result
     before = federation.adapter
     if result is not None:
-        _step_strategy(federation, result, engine)
+        _move(federation, result, assignment, engine)
     change = to_vector(federation.adapter, sorted(before)) - to_vector(before, sorted(before))
     if engine.planner.is_last(step):
         federation.references.pop(assignment.request, None)
+    contributors = tuple(sorted(int(name) for name in result.contributors)) if result else ()
     return RoundOutcome(
         kind=assignment.kind if result is not None else "empty",
         request=assignment.request,
-        contributors=tuple(sorted(int(name) for name in result.contributors)) if result else (),
+        target=any(assignment.orders[client].role == "target" for client in contributors),
+        contributors=contributors,
         failures=failures,
         exhausted=exhausted,
         aborted=tried.aborted,
@@ -166,6 +170,8 @@ def _attempt(
         replies = engine.grid.send_and_receive(_messages(federation, orders, setup, reference, engine))
         received, failed = _sift(replies, federation.version)
         if failed and (pipeline.needs_all or not received):
+            # Nothing is charged: without the others a masked payload says nothing, and the next attempt
+            # sends the same update with the same noise.
             return _Attempt(failed=failed)
         result = server.aggregate({client: payload for client, (payload, _) in received.items()})
     except RoundAborted as error:
@@ -276,10 +282,13 @@ def _unpack(reply: Message, version: int) -> tuple[Payload, Ledger]:
     return Payload(array=array, fields=fields), ledger
 
 
-def _step_strategy(federation: Federation, result: RoundResult, engine: Engine) -> None:
-    """Give the Strategy one reply: the adapter plus the combined update."""
+def _move(federation: Federation, result: RoundResult, assignment: Assignment, engine: Engine) -> None:
+    """Move the adapter by the combined update, through the Strategy's optimiser or around its memory."""
     update = from_vector(result.update, federation.adapter)
     moved = {name: federation.adapter[name] + update[name] for name in federation.adapter}
+    if assignment.server_state != "keep":
+        federation.replace(moved, server_state=assignment.server_state)
+        return
     content = RecordDict({"arrays": to_record(moved), "metrics": MetricRecord({"weight": 1.0})})
     reply = engine.grid.reply_from_server(content, str(federation.round))
     arrays, _ = federation.strategy.aggregate_train(federation.round, [reply])

@@ -37,7 +37,7 @@ __all__ = [
     "load_scenario",
 ]
 
-NOT_SWEPT = ("name", "seeds", "timeline", "probes", "execution", "compare", "sweep")
+NOT_SWEPT = ("name", "seeds", "data", "timeline", "probes", "execution", "compare", "sweep")
 """Keys that all variants of a run have in common: a run has one life, one set of seeds, one yardstick."""
 
 

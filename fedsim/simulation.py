@@ -27,7 +27,7 @@ from fedsim.progress import Progress
 from fedsim.results import COSTS, ITEMS, METRICS, TIMINGS, Row, RunDirectory, whole_directory, write_table
 from fedsim.rounds import Engine, RoundOutcome, run_round
 from fedsim.scenario import Scenario
-from fedsim.timeline import Segment, Step, retrain_name
+from fedsim.timeline import Segment, Step, milestones, retrain_name
 
 SCHEMAS = {"metrics": METRICS, "items": ITEMS, "costs": COSTS, "timings": TIMINGS}
 
@@ -80,6 +80,7 @@ class LifeRunner:
     def __init__(self, context: LifeContext, directory: RunDirectory, progress: Progress) -> None:
         self.context, self.directory, self.progress = context, directory, progress
         self.root = directory.path / "checkpoints" / context.variant / str(context.seed)
+        self.milestones = milestones(context.life, context.scenario.compare)
 
     def run(self) -> None:
         """Run every segment that is not complete."""
@@ -206,6 +207,7 @@ class LifeRunner:
             cost = {
                 "kind": outcome.kind,
                 "request": outcome.request,
+                "targets": int(outcome.target),
                 "client_steps": outcome.meter.steps,
                 "tokens": outcome.meter.tokens,
                 "bytes_down": outcome.traffic.bytes_down,
@@ -247,7 +249,7 @@ class LifeRunner:
         if not due:
             return
         config = self.context.scenario.probes
-        detailed = self._is_detailed(round_)
+        detailed = round_ in self.milestones
         generate = config.generate == "always" or (config.generate == "events" and detailed)
         self.context.model.load(federation.adapter)
         try:
@@ -269,16 +271,6 @@ class LifeRunner:
             self.progress.note(f"{segment.owner} round {round_}: not measured: {error}")
             return
         self._keep_rows(found, segment, round_, rows)
-
-    def _is_detailed(self, round_: int) -> bool:
-        life = self.context.life
-        marks = {0, life.horizon}
-        for event in life.events:
-            if event.kind in ("forget", "probe"):
-                marks |= {event.round, event.round + 1}
-        for request in life.requests:
-            marks |= {request.round + m.unlearning_rounds for m in self.context.scenario.compare}
-        return round_ in marks
 
     def _keep_rows(self, found: Measurement, segment: Segment, round_: int, rows: Rows) -> None:
         event = self.context.life.label(round_)

@@ -37,7 +37,7 @@ class Pair:
 
     ``input_ids`` holds prompt, answer and end marker. ``answer_start`` is the position of the first
     answer token, ``answer_end`` that of the end marker; ``fact_mask`` has one flag per answer token,
-    all true when no narrower fact was named.
+    all true when no narrower fact was named, all false when the fact was cut off.
     """
 
     input_ids: tuple[int, ...]
@@ -76,7 +76,10 @@ def encode_pair(
     offsets: list[tuple[int, int]] = encoded["offset_mapping"]
     if not answer_ids:
         raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
-    prompt_ids = prompt_ids[-max(fmt.max_tokens - len(answer_ids) - 1, 1) :]
+    room = max(fmt.max_tokens - len(answer_ids) - 1, 1)
+    if len(prompt_ids) > room:  # cut the beginning, but keep the marker that opens every sequence
+        marker = prompt_ids[:1] if tokenizer.bos_token_id is not None and room > 1 else []
+        prompt_ids = [*marker, *prompt_ids[len(prompt_ids) - room + len(marker) :]]
     keep = min(len(answer_ids), fmt.max_tokens - len(prompt_ids) - 1)
     answer_ids, offsets = answer_ids[:keep], offsets[:keep]
     fact_mask = [True] * keep
@@ -84,8 +87,6 @@ def encode_pair(
         begin = len(fmt.separator) + answer.index(fact)
         end = begin + len(fact)
         fact_mask = [start < end and stop > begin for start, stop in offsets]
-        if not any(fact_mask):
-            fact_mask = [True] * keep
     start = len(prompt_ids)
     return Pair(
         input_ids=(*prompt_ids, *answer_ids, tokenizer.eos_token_id),

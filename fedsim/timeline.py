@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedsim.life import Life, RecordIds
+from fedsim.life import Life, RecordIds, unlearning_spans
 from fedsim.rng import uniform
 from fedsim.scenario import FixedCohort
 from fedsim.unlearning.protocol import MethodConfig, Request
@@ -267,9 +267,22 @@ def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
     return first
 
 
-def probe_rounds(branches: Sequence[Branch], life: Life, every: int) -> Mapping[str, frozenset[int]]:
-    """The rounds after which each branch is measured: every ``every``, around events, and at its end."""
+def milestones(life: Life, methods: Sequence[MethodConfig]) -> frozenset[int]:
+    """The rounds that matter: the first and last, around requests and probe events, ends of unlearning."""
     marks = {0, life.horizon}
+    for event in life.events:
+        if event.kind in ("forget", "probe"):
+            marks |= {event.round, event.round + 1}
+    for method in methods:
+        marks |= {last for _, last in unlearning_spans(life, method.unlearning_rounds).values()}
+    return frozenset(marks)
+
+
+def probe_rounds(
+    branches: Sequence[Branch], life: Life, methods: Sequence[MethodConfig], every: int
+) -> Mapping[str, frozenset[int]]:
+    """The rounds after which each branch is measured: every ``every``, around events, and milestones."""
+    marks = set(milestones(life, methods))
     marks.update(round_ for round_ in range(life.horizon + 1) if round_ % every == 0)
     for event in life.events:
         marks.update({event.round, event.round + 1})

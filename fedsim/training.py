@@ -140,7 +140,7 @@ class SequentialExecutor:
         self.model.module.eval()
         try:
             with torch.no_grad():
-                return forward(self.model, batch)
+                return forward(self.model.module, batch)
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
@@ -157,9 +157,9 @@ def make_optimizer(local: LocalConfig, parameters: list[torch.nn.Parameter]) -> 
     return torch.optim.AdamW(parameters, lr=local.lr, weight_decay=local.weight_decay)
 
 
-def forward(model: AdapterModel, batch: Batch) -> Pass:
-    """Run the model on a batch."""
-    logits_BTV = model.module(
+def forward(module: torch.nn.Module, batch: Batch) -> Pass:
+    """Run a model on a batch."""
+    logits_BTV = module(
         input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
     ).logits
     return Pass.of(logits_BTV, batch.labels_BT)
@@ -172,17 +172,14 @@ def planned_steps(examples: int, local: LocalConfig) -> int:
 
 def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
     """Shuffled batches without replacement; leaves gradients in place and yields (loss, tokens)."""
-    model = executor.model
+    loss_of = _SampleLosses(executor, job)
     for epoch in range(job.local.epochs):
         order = ordering(job.seed, "batch", job.round, job.client, epoch, ids=job.record_ids)
         for first in range(0, len(order), job.local.batch_size):
-            chosen = [job.pairs[position] for position in order[first : first + job.local.batch_size]]
-            batch = collate(chosen, pad_id=model.pad_id, device=model.device)
-            reference = executor.reference_pass(job, batch)
-            model.module.zero_grad(set_to_none=True)
-            loss = job.objective(forward(model, batch), reference).mean()
-            torch.autograd.backward(loss)
-            yield float(loss.detach()), int(batch.attention_mask_BT.sum())
+            executor.model.module.zero_grad(set_to_none=True)
+            positions = np.array(order[first : first + job.local.batch_size])
+            torch.autograd.backward(loss_of(executor.model.module, positions).mean())
+            yield loss_of.mean, loss_of.tokens
 
 
 def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
@@ -195,24 +192,35 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     parameters = model.parameters()
     for step in range(job.task.steps):
         draws = uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
-        positions = session.batch(draws)
-        seen: list[tuple[float, int]] = []
-
-        def per_sample_loss(module: torch.nn.Module, chosen: NDArray[np.int64]) -> torch.Tensor:
-            batch = collate([job.pairs[p] for p in chosen], pad_id=model.pad_id, device=model.device)
-            reference = executor.reference_pass(job, batch)
-            logits = module(
-                input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-            ).logits
-            losses = job.objective(Pass.of(logits, batch.labels_BT), reference)
-            seen.append((float(losses.detach().mean()), int(batch.attention_mask_BT.sum())))  # noqa: B023
-            return losses
-
+        loss_of = _SampleLosses(executor, job)
         generator = torch_stream(job.seed, "noise", job.round, job.client, step, device=model.device)
-        gradients, _ = session.gradients(model.module, positions, per_sample_loss, generator)
+        gradients, _ = session.gradients(model.module, session.batch(draws), loss_of, generator)
         for name, parameter in parameters.items():
             parameter.grad = gradients[name]
-        yield seen[0] if seen else (0.0, 0)
+        yield loss_of.mean, loss_of.tokens
+
+
+@dataclass
+class _SampleLosses:
+    """A job's loss of each record in a batch; remembers the last batch's mean and the tokens it took.
+
+    A pass under the reference adapter is work too: its tokens count.
+    """
+
+    executor: SequentialExecutor
+    job: TrainJob
+    mean: float = 0.0
+    tokens: int = 0
+
+    def __call__(self, module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
+        model = self.executor.model
+        pairs = [self.job.pairs[position] for position in positions]
+        batch = collate(pairs, pad_id=model.pad_id, device=model.device)
+        reference = self.executor.reference_pass(self.job, batch)
+        losses = self.job.objective(forward(module, batch), reference)
+        self.mean = float(losses.detach().mean())
+        self.tokens = int(batch.attention_mask_BT.sum()) * (1 if reference is None else 2)
+        return losses
 
 
 def _add_proximal(model: AdapterModel, start: dict[str, torch.Tensor], mu: float) -> None:

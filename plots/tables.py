@@ -35,7 +35,9 @@ COLUMNS = (
         "share of the gap between keep and retrain that was closed; above 100 % is over-forgetting",
     ),
     Column(
-        "Time", "rounds", "rounds from the request until the excess stays near 0; “never” within this run"
+        "Time",
+        "rounds",
+        "rounds from the request until the excess first holds near 0; “never” within this run",
     ),
     Column("Exposure", "metric × rounds", "sum of positive excess from the request to the horizon"),
     Column("KS p", "D, n", "forget quality: a test of truth ratios against retrain's; not proof of equality"),

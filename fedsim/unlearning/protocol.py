@@ -19,6 +19,8 @@ from privacy import Capability
 
 VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
+ServerState = Literal["keep", "reset", "rebase"]
+"""What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +99,16 @@ class RoundPlan:
     """One unlearning round.
 
     The adapter moves by ``target.weight * u_target + helper.weight * mean(u_helpers)`` with ``combine:
-    sum``; with ``mean`` that is divided by the sum of the two weights. A role that is None does nothing.
+    sum``; with ``mean`` that is divided by the sum of the two weights. A role that is None does nothing,
+    and the mean is over the helpers that are asked. With ``server_state: keep`` the combined update goes
+    through the strategy's optimiser like any other; otherwise it is applied as it is, and the optimiser
+    neither adds old momentum to it nor replays it later.
     """
 
     target: Work | None
     helper: Work | None
     combine: Literal["sum", "mean"] = "sum"
+    server_state: ServerState = "rebase"
 
 
 class MethodConfig(BaseModel):
@@ -161,6 +167,8 @@ class LossMethodConfig(MethodConfig):
     """Retain term: negative log-likelihood, or KL to the model at the time of the request."""
     combine: Literal["sum", "mean"] = "sum"
     """How the two weighted updates are combined."""
+    server_state: ServerState = "rebase"
+    """The server's momentum in unlearning rounds: left out (rebase), forgotten (reset), or used (keep)."""
 
     @property
     def unlearning_rounds(self) -> int:
@@ -169,7 +177,7 @@ class LossMethodConfig(MethodConfig):
     def plan(self, request: Request, index: int) -> RoundPlan:
         helper = Work(weight=self.alpha) if self.alpha > 0 else None
         target = Work(weight=self.gamma, lr=self.lr, epochs=self.epochs)
-        return RoundPlan(target=target, helper=helper, combine=self.combine)
+        return RoundPlan(target=target, helper=helper, combine=self.combine, server_state=self.server_state)
 
     def objective(self, role: Role) -> Objective:
         if role == "helper":

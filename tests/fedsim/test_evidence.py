@@ -12,10 +12,9 @@ from fedsim.evidence import (
     informative_rows,
     trajectories,
     trust_rows,
-    unlearned_by,
     verdict_rows,
 )
-from fedsim.life import Life
+from fedsim.life import Life, unlearning_spans
 from fedsim.results import COSTS, METRICS, TRAJECTORIES
 from fedsim.scenario import ProbesConfig
 from fedsim.unlearning.grad_diff import GradDiff
@@ -141,7 +140,7 @@ def test_a_method_by_hand() -> None:
     assert row["time_to_reference"] == 2
     assert row["exposure"] == pytest.approx(0.8 + 0.4 + 0.02 + 0.04)
     assert row["resurgence"] == pytest.approx(0.04)
-    assert row["finding"].startswith("no excess detected by these metrics up to round 6")
+    assert row["finding"].startswith("no excess of fact probability over the reference detected at round 6")
 
 
 def test_a_method_that_does_nothing_is_shown_to_do_nothing() -> None:
@@ -152,7 +151,7 @@ def test_a_method_that_does_nothing_is_shown_to_do_nothing() -> None:
     assert idle["excess"] == pytest.approx(0.8)
     assert idle["forgetting_fraction"] == 0.0
     assert idle["time_to_reference"] is None
-    assert idle["finding"] == "still knows 0.80 more than the reference at round 6"
+    assert idle["finding"] == "fact probability is still 0.80 above the reference at round 6"
     rows = [row for row in trajectories(tables, LIFE, BRANCHES) if row["branch"] == "idle"]
     assert all(row["method_effect"] <= 0 for row in rows)
 
@@ -196,7 +195,7 @@ def test_requests_wait_for_each_other() -> None:
         for number, round_ in ((1, 2), (2, 2), (3, 9))
     )
     life = Life(horizon=12, events=(), requests=requests)
-    assert [unlearned_by(life, METHOD, request) for request in requests] == [4, 6, 11]
+    assert [last for _, last in unlearning_spans(life, METHOD.unlearning_rounds).values()] == [4, 6, 11]
 
 
 # ------------------------------------------------------------------------------------- costs
@@ -286,7 +285,7 @@ def test_a_branch_that_was_never_measured_gives_nulls(missing: str) -> None:
         if branch == missing or missing != "grad_diff":
             assert row["excess"] is None
             assert row["exposure"] is None
-            assert row["finding"] == "not measured at round 6"
+            assert row["finding"] == "fact probability was not measured at round 6"
     rows = trajectories(tables, LIFE, BRANCHES)
     assert missing not in {row["branch"] for row in rows}
     assert forget_quality_rows(tables, LIFE, BRANCHES) == []
@@ -300,7 +299,7 @@ def test_a_branch_that_diverged_before_the_end_is_not_judged_by_its_last_good_ro
     assert row["excess"] is None
     assert row["forgetting_fraction"] is None
     assert row["time_to_reference"] is None
-    assert row["finding"] == "not measured at round 6"
+    assert row["finding"] == "fact probability was not measured at round 6"
 
 
 def test_no_measurement_at_the_request() -> None:

@@ -23,8 +23,10 @@ from fedsim.federation import (
 )
 from fedsim.grid import InProcessGrid
 from fedsim.model import to_vector
-from fedsim.rounds import _step_strategy
+from fedsim.orders import Assignment
+from fedsim.rounds import _move
 from fedsim.scenario import StrategyConfig
+from fedsim.unlearning.protocol import ServerState
 from privacy import Release, RoundResult
 from tests.world import same
 
@@ -46,8 +48,13 @@ def make_federation(name: str, seed: int = 0) -> Federation:
     return Federation(strategy=make_strategy(StrategyConfig(name=name)), adapter=adapter)
 
 
-def step(federation: Federation, grid: InProcessGrid, update: np.ndarray | float = 0.0) -> None:
-    """One round in which the clients' mean update is ``update``; 0 when they are idle."""
+def step(
+    federation: Federation,
+    grid: InProcessGrid,
+    update: np.ndarray | float = 0.0,
+    server_state: ServerState = "keep",
+) -> None:
+    """One round in which the clients' combined update is ``update``; 0 when they are idle."""
     federation.round += 1
     with untouched_global_random():
         federation.strategy.configure_train(
@@ -61,7 +68,7 @@ def step(federation: Federation, grid: InProcessGrid, update: np.ndarray | float
         contributors=("0",),
         rejected={},
     )
-    _step_strategy(federation, result, SimpleNamespace(grid=grid))
+    _move(federation, result, Assignment(orders={}, server_state=server_state), SimpleNamespace(grid=grid))
 
 
 def live(federation: Federation, grid: InProcessGrid, rounds: int, seed: int = 1) -> None:
@@ -123,6 +130,31 @@ def test_after_an_edit_with_rebase_things_move_as_without_it(name: str, grid) ->
     before = flat(first)
     step(first, grid)
     assert np.any(flat(first) != before) == moves  # there was momentum to keep
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("server_state", ["rebase", "reset"])
+def test_an_unlearning_round_is_not_replayed(name: str, server_state: ServerState, grid) -> None:
+    """The update is applied as it is, and idle clients find nothing moving afterwards."""
+    federation = make_federation(name)
+    if server_state == "reset":  # what went before is forgotten too
+        live(federation, grid, 3)
+    start = flat(federation)
+    step(federation, grid, 0.5, server_state)
+    after = flat(federation)
+    assert after == pytest.approx(start + 0.5, abs=1e-6)
+    for _ in range(3):
+        step(federation, grid)
+    assert flat(federation).tobytes() == after.tobytes()
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_an_unlearning_round_that_keeps_the_state_goes_on(name: str, grid) -> None:
+    federation = make_federation(name)
+    step(federation, grid, 0.5, "keep")
+    after = flat(federation)
+    step(federation, grid)
+    assert np.abs(flat(federation) - after).min() > 1e-4
 
 
 def test_fedavgm_replays_an_edit_that_keeps_its_state(grid) -> None:

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.life import unlearning_spans
 from fedsim.scenario_errors import ScenarioError
+from fedsim.timeline import milestones
+from fedsim.unlearning.npo import Npo
 from tests.fedsim.lives import life_of, records_of
 
 RECORDS = records_of(5)
@@ -57,11 +60,6 @@ IMPOSSIBLE = {
         [JOIN, TRAIN, forget(4), TRAIN],
         "s.yaml:3: timeline[2].forget.client: client 4 cannot be forgotten after round 4: it never joined; the nearest "
         "client that is there is 3",
-    ),
-    "forget who left": (
-        [JOIN, TRAIN, leave(2), TRAIN, forget(2), TRAIN],
-        "s.yaml:5: timeline[4].forget.client: client 2 cannot be forgotten after round 8: it already left, after round "
-        "4; the nearest client that is there is 1",
     ),
     "forget twice": (
         [JOIN, TRAIN, forget(2), TRAIN, forget(2), TRAIN],
@@ -203,3 +201,17 @@ def test_a_rejoining_client_can_be_forgotten_again_with_what_it_brought() -> Non
     assert [request.record_ids for request in life.requests] == [("3/a", "3/b"), ("3/b",)]
     assert life.events[2].brings == ("3/b",)
     assert life.events[2].text == "client 3 rejoins with 1 record"
+
+
+def test_a_client_that_left_can_still_ask() -> None:
+    """Its data are in the model; leaving erased nothing."""
+    life = life_of([JOIN, TRAIN, leave(2), TRAIN, forget(2), TRAIN], RECORDS)
+    (request,) = life.requests
+    assert (request.client, request.round, request.scope) == (2, 8, "client")
+    assert request.record_ids == RECORDS[2]
+
+
+def test_unlearning_spans_wait_in_line() -> None:
+    life = life_of([JOIN, TRAIN, forget(1), {"train": {"rounds": 1}}, forget(2), TRAIN, TRAIN], RECORDS)
+    assert unlearning_spans(life, 3) == {1: (5, 7), 2: (8, 10)}
+    assert {7, 10} <= milestones(life, [Npo(rounds=3)])

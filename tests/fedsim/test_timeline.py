@@ -446,7 +446,7 @@ def test_unlearning_rounds_are_consecutive_and_complete(lived: Lived) -> None:
 @at_random
 @given(lived=lives(), every=st.integers(1, 4))
 def test_probes_come_around_events_and_at_the_end(lived: Lived, every: int) -> None:
-    chosen = probe_rounds(lived.branches, lived.life, every)
+    chosen = probe_rounds(lived.branches, lived.life, (), every)
     horizon = lived.life.horizon
     wanted = {0, horizon, *range(0, horizon + 1, every)}
     wanted |= {round_ for event in lived.life.events for round_ in (event.round, event.round + 1)}

@@ -67,7 +67,7 @@ def gradient(model: AdapterModel, arrays: Arrays, job: TrainJob) -> np.ndarray:
     """Of the mean loss over all of a job's pairs at ``arrays``."""
     model.load(arrays)
     batch = collate(job.pairs, pad_id=model.pad_id)
-    loss = job.objective(forward(model, batch), None).mean()
+    loss = job.objective(forward(model.module, batch), None).mean()
     names = list(model.names)
     found = torch.autograd.grad(loss, [model.parameters()[name] for name in names])
     return to_vector({name: g.numpy() for name, g in zip(names, found, strict=True)}, names)
@@ -88,7 +88,7 @@ def test_loss_steps_tokens_and_examples_are_counted(executor, model, start) -> N
     (still,) = executor.train_clients([replace(job, local=SGD.model_copy(update={"lr": 1e-12}))])
     model.load(start)
     batch = collate(job.pairs, pad_id=model.pad_id)
-    assert still.loss == pytest.approx(float(forward(model, batch).mean_nll.mean()), rel=1e-5)
+    assert still.loss == pytest.approx(float(forward(model.module, batch).mean_nll.mean()), rel=1e-5)
 
 
 def test_training_is_deterministic_and_blind_to_other_jobs(executor, model, start) -> None:
@@ -239,7 +239,7 @@ def test_a_reference_pass_leaves_the_adapter_as_it_was(executor, model, start, o
     model.module.eval()
     model.load(job.reference)
     with torch.no_grad():
-        assert torch.equal(passed.nll_B, forward(model, batch).nll_B)
+        assert torch.equal(passed.nll_B, forward(model.module, batch).nll_B)
     assert not passed.nll_B.requires_grad
 
 
