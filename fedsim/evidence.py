@@ -18,10 +18,12 @@ from fedsim.life import Life, unlearning_spans
 from fedsim.metrics.forget_quality import forget_quality
 from fedsim.metrics.informative import is_informative, metric_trust
 from fedsim.metrics.trajectories import (
+    backward_transfer,
     collateral,
     excess,
     exposure,
     forgetting_fraction,
+    forgetting_measure,
     gap_standard_error,
     method_effect,
     resurgence,
@@ -295,6 +297,7 @@ def _verdict(
         **_forget_quality(tables, branch, subject, life.horizon),
         **_utility(tables, branch, life.horizon),
         **_collateral(tables, life, config, branch),
+        **_retention(tables, life, config, branch, request),
         **_costs(tables, life, branch, request),
     }
     row["finding"] = _finding(row, config)
@@ -355,23 +358,21 @@ def _utility(tables: LifeTables, branch: str, round_: int) -> dict[str, Any]:
     return {"utility": mine, "utility_excess": difference}
 
 
+def _remaining(tables: LifeTables, life: Life, metric: str) -> list[str]:
+    """Subjects of the measured clients that nobody asked to forget, in order of id."""
+    asked = {f"client:{request.client}" for request in life.requests}
+    measured = {s for b, s, m in tables.series if b == "retrain" and m == metric and s.startswith("client:")}
+    return sorted(measured - asked, key=lambda name: int(name.split(":")[1]))
+
+
 def _collateral(tables: LifeTables, life: Life, config: ProbesConfig, branch: str) -> dict[str, Any]:
     """What happened to the clients nobody asked to forget, against retrain, at the horizon."""
-    asked = {f"client:{request.client}" for request in life.requests}
-    clients = sorted(
-        (
-            s
-            for b, s, m in tables.series
-            if b == "retrain" and m == config.headline and s.startswith("client:")
-        ),
-        key=lambda name: int(name.split(":")[1]),
-    )
     pairs = []
-    for subject in clients:
+    for subject in _remaining(tables, life, config.headline):
         mine, reference = (
             tables.value(name, subject, config.headline, life.horizon) for name in (branch, "retrain")
         )
-        if subject not in asked and mine is not None and reference is not None:
+        if mine is not None and reference is not None:
             pairs.append((subject, mine, reference))
     if not pairs:
         return {"collateral_mean": None, "collateral_worst": None, "collateral_worst_client": None}
@@ -380,6 +381,26 @@ def _collateral(tables: LifeTables, life: Life, config: ProbesConfig, branch: st
         "collateral_mean": lost.mean,
         "collateral_worst": lost.worst,
         "collateral_worst_client": int(pairs[lost.worst_client][0].split(":")[1]),
+    }
+
+
+def _retention(
+    tables: LifeTables, life: Life, config: ProbesConfig, branch: str, request: Request
+) -> dict[str, Any]:
+    """What remaining clients lost since the request: backward transfer, and the fall from their best."""
+    series = [
+        tables.series.get((branch, subject, config.headline), {})
+        for subject in _remaining(tables, life, config.headline)
+    ]
+    rounds = sorted(set.intersection(*(set(one) for one in series))) if series else []
+    rounds = [round_ for round_ in rounds if round_ >= request.round]
+    scores_TI = np.array([[one[round_] for one in series] for round_ in rounds])
+    if len(rounds) < 2 or not np.isfinite(scores_TI).all():
+        return {"backward_transfer": None, "forgetting_measure": None}
+    first = [0] * len(series)
+    return {
+        "backward_transfer": backward_transfer(scores_TI, learned_row_I=first),
+        "forgetting_measure": forgetting_measure(scores_TI, learned_row_I=first),
     }
 
 
