@@ -23,13 +23,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from fedsim.hub import ASSETS
 from fedsim.results import whole_directory
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
 
 Arrays = dict[str, NDArray[np.float32]]
-
-ASSETS = Path(__file__).parent / "assets"
 
 
 class ModelError(ValueError):

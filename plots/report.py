@@ -78,7 +78,7 @@ def _facts(run: RunData) -> str:
     parts = [
         words.plural(run.horizon, "round"),
         words.plural(len(run.requests), "request"),
-        words.plural(len(run.branches), "branch").replace("branchs", "branches"),
+        words.plural(len(run.branches), "branch"),
         words.plural(len(run.seeds), "seed"),
     ]
     if len(run.variants) > 1:

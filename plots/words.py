@@ -104,8 +104,9 @@ def listing(names: Sequence[str], most: int = 3) -> str:
 
 
 def plural(count: float, noun: str) -> str:
-    """``1 round``, ``4 rounds``, ``4.5 rounds``."""
-    return f"{count:g} {noun}{'' if count == 1 else 's'}"
+    """``1 round``, ``4 rounds``, ``4.5 rounds``, ``2 branches``."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count:g} {noun}{ending}"
 
 
 def inside(title: str) -> str:

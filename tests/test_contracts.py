@@ -43,6 +43,17 @@ def test_only_the_grid_touches_flowers_private_modules() -> None:
     assert users == {"grid.py"}
 
 
+def test_plots_know_of_fedsim_only_how_to_read_a_run() -> None:
+    used = {
+        module
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "plots")
+        for module in imported(path)
+        if is_below(module, "fedsim") or is_below(module, "privacy")
+    }
+    assert used == {"fedsim.results"}
+
+
 @pytest.mark.parametrize("module", ["pickle", "cloudpickle", "dill", "joblib"])
 def test_nothing_is_pickled(module: str) -> None:
     assert not [path for path in SOURCES if module in {name.split(".")[0] for name in imported(path)}]
