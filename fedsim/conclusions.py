@@ -10,10 +10,8 @@ from fedsim.evidence import (
     LifeTables,
     forget_quality_rows,
     informative_rows,
-    qualify,
     trajectories,
     trust_rows,
-    verdict_rows,
 )
 from fedsim.life import Life, unlearning_spans
 from fedsim.results import RunDirectory
@@ -22,6 +20,7 @@ from fedsim.scenario_file import Variant
 from fedsim.simulation import LifeContext, LifeRunner
 from fedsim.timeline import retrain_name
 from fedsim.unlearning.protocol import MethodConfig
+from fedsim.verdict import qualify, verdict_rows
 from privacy import honest_server
 
 

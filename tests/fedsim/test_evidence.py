@@ -12,7 +12,6 @@ from fedsim.evidence import (
     informative_rows,
     trajectories,
     trust_rows,
-    verdict_rows,
 )
 from fedsim.life import Life, unlearning_spans
 from fedsim.results import COSTS, METRICS, TRAJECTORIES
@@ -20,6 +19,7 @@ from fedsim.scenario import ProbesConfig
 from fedsim.unlearning.grad_diff import GradDiff
 from fedsim.unlearning.protocol import Request
 from fedsim.unlearning.retrain import Retrain
+from fedsim.verdict import verdict_rows
 
 REQUEST = Request(number=1, client=3, round=2, scope="client", record_ids=("r0", "r1", "r2"))
 LIFE = Life(horizon=6, events=(), requests=(REQUEST,))
