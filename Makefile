@@ -51,6 +51,7 @@ base-model: $(VENV)/.installed  ## train the embedded base again (public authors
 
 .PHONY: tofu-base
 tofu-base: $(VENV)/.installed  ## train a small base on TOFU authors 20-179 (DATA=folder)
+	@test -n "$(DATA)" || { echo "say where TOFU's files are: make tofu-base DATA=FOLDER"; exit 2; }
 	@$(BIN)/python -m fedsim.tofu_base --data $(DATA) --out models/tofu-base
 
 .PHONY: schema
