@@ -245,8 +245,6 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         )
     _check_methods(scenario, life, pipeline, source)
     engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
-    with _blamed_on(source, "model", "lora"):
-        check_per_sample(engine.runtime, model.arrays())
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,
@@ -356,6 +354,9 @@ def check(loaded: LoadedScenario) -> Simulation:
         device = resolve_device(execution.device)
     simulation = Simulation(loaded=loaded, device=device, threads=1)
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
+    for variant, context in zip(loaded.variants, contexts, strict=True):
+        with _blamed_on(variant.source, "model", "lora"):
+            check_per_sample(context.engine.runtime, context.model.arrays())
     if execution.threads != "auto":
         return replace(simulation, threads=execution.threads)
     size = max(sum(p.numel() for p in context.model.module.parameters()) for context in contexts)
@@ -394,9 +395,7 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
     if not directory.file("provenance.json").exists():
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
     resumed = any(event["kind"] == "started" for event in directory.events())
-    directory.log(
-        "resumed" if resumed else "started", time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    )
+    directory.log("resumed" if resumed else "started", time=_now())
     contexts = [
         make_context(simulation, variant, seed)
         for variant in simulation.loaded.variants

@@ -8,12 +8,10 @@ synthetic reply, the adapter plus the mean update, and does what it does with it
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim.client import ClientRuntime, Meter, local_task
@@ -22,7 +20,7 @@ from fedsim.grid import InProcessGrid, Traffic, client_of, node_of
 from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
-from privacy import Ledger, Payload, RoundAborted, RoundResult
+from privacy import Ledger, Payload, RoundAborted, RoundResult, l2_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         failures=failures,
         exhausted=exhausted,
         aborted=tried.aborted,
-        update_norm=math.sqrt(float(np.square(change, dtype=np.float64).sum())),  # BLAS threads change bits
+        update_norm=l2_norm(change),
         meter=engine.runtime.meter.reset(),
         traffic=engine.grid.traffic.reset(),
     )

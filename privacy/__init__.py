@@ -1,5 +1,6 @@
 """A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
 
+from privacy.clipping import l2_norm
 from privacy.errors import ClientUpdateError, RoundAborted
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult
@@ -24,6 +25,7 @@ __all__ = [
     "StageConfig",
     "build_pipeline",
     "honest_server",
+    "l2_norm",
     "require",
     "summaries",
 ]

@@ -31,8 +31,8 @@ class ClipConfig(BaseModel):
     norm: float = Field(gt=0, allow_inf_nan=False, description="L2 norm of the whole update")
 
 
-def _l2(vector: NDArray[Any]) -> float:
-    # Not by BLAS, whose threads add in an order that depends on their number.
+def l2_norm(vector: NDArray[Any]) -> float:
+    """L2 norm in float64, the same to the bit on any number of threads (which BLAS does not promise)."""
     return math.sqrt(float(np.square(vector, dtype=np.float64).sum()))
 
 
@@ -54,7 +54,7 @@ def clip(vector: NDArray[np.float32], *, norm: float) -> tuple[NDArray[np.float3
     """
     if not 0 < norm < float("inf"):
         raise ValueError(f"norm={norm} must be positive and finite")
-    length = _l2(vector)
+    length = l2_norm(vector)
     if not np.isfinite(length):
         raise ClientUpdateError(
             "update holds NaN or infinity and cannot be clipped; drop this client's update"
