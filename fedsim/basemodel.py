@@ -32,8 +32,9 @@ from fedsim.data.authors import (
     vocabulary,
 )
 from fedsim.data.records import Record
+from fedsim.forward import forward
 from fedsim.rng import stream, torch_stream
-from fedsim.text import Batch, TextFormat, answer_losses, collate, encode_pair
+from fedsim.text import Batch, TextFormat, collate, encode_pair
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 CONTINUATION = "##"
@@ -170,18 +171,13 @@ def train_base(model: Any, batch: Batch, recipe: BaseRecipe, *, log: Callable[[s
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.peak_lr, total_steps=recipe.steps + 1, pct_start=0.1
     )
-    lengths = batch.attention_mask_BT.sum(-1)
-    rows = _row_order(len(lengths), recipe)
+    rows = _row_order(len(batch.lengths_B), recipe)
     losses: list[float] = []
     started = time.perf_counter()
     model.train()
     for step in range(recipe.steps):
         chosen = rows[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        width = int(lengths[chosen].max())
-        # Padding is on the right and attention is causal: no answer sees it, so no mask is needed.
-        logits_BTV = model(input_ids=batch.input_ids_BT[chosen, :width]).logits
-        nll_B, count_B = answer_losses(logits_BTV, batch.labels_BT[chosen, :width])
-        loss = (nll_B / count_B).mean()
+        loss = forward(model, batch.take(chosen)).mean_nll.mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from fedsim.client import ClientRuntime, check_per_sample, make_client_app
+from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
 from fedsim.conclusions import conclude
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
@@ -292,7 +293,8 @@ def _engine(
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps=_planned_steps(branches, scenario, life, corpus),
     )
-    return Engine(grid=InProcessGrid(make_client_app(runtime)), runtime=runtime, planner=planner)
+    grid = InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
+    return Engine(grid=grid, runtime=runtime, planner=planner)
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:

@@ -10,8 +10,8 @@ The app is stateless. What a client must remember (its ledger) travels in the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -25,31 +25,14 @@ from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
 from fedsim.unlearning.protocol import MeanNll, Objective, Role
-from privacy import ClientParty, Ledger, LocalTask, Pipeline
+from privacy import ClientParty, Ledger, LocalTask, Pipeline, Release
+
+INSTRUMENTS = "instruments"
+"""Name of the record in which a simulated client says what its training took; not part of the protocol."""
 
 
 class ClientFailedError(RuntimeError):
     """Local training gave no usable update."""
-
-
-@dataclass(kw_only=True)
-class Meter:
-    """Counts what local training took since the last ``reset``."""
-
-    steps: int = 0
-    tokens: int = 0
-    clients: int = 0
-
-    def add(self, result: TrainResult) -> None:
-        self.steps += result.steps
-        self.tokens += result.tokens
-        self.clients += 1
-
-    def reset(self) -> Meter:
-        """Give what was counted and start again at zero."""
-        counted = Meter(steps=self.steps, tokens=self.tokens, clients=self.clients)
-        self.steps = self.tokens = self.clients = 0
-        return counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +48,6 @@ class ClientRuntime:
     pairs: Mapping[int, tuple[Pair, ...]]
     pipeline: Pipeline
     objective: Callable[[str, Role], Objective]
-    meter: Meter = field(default_factory=Meter)
     simulated: bool = True
 
     def select(self, client: int, order: WorkOrder) -> list[int]:
@@ -97,34 +79,75 @@ def make_client_app(runtime: ClientRuntime) -> ClientApp:
 
     @app.query("forget")
     def forget(message: Message, context: Context) -> Message:
-        client = int(context.node_config["client"])
+        client = client_of(context)
         order = _order(message)
         held = len(runtime.select(client, order))
         return Message(RecordDict({"metrics": MetricRecord({"records": held})}), reply_to=message)
 
     @app.query("advertise")
     def advertise(message: Message, context: Context) -> Message:
-        client = int(context.node_config["client"])
+        client = client_of(context)
         setup = ConfigRecord({"message": runtime.party(client, _order(message)).advertise()})
         content = RecordDict({"setup": setup})
         return Message(content, reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        client = int(context.node_config["client"])
-        order = _order(message)
-        known = Ledger.from_json(str(message.content.config_records["client-state"]["ledger"]))
-        ledger = known.fork()
-        job = make_job(runtime, client, order, message.content, ledger)
-        result = runtime.executor.train_clients([job])[0]
-        runtime.meter.add(result)
-        if result.error is not None:
-            raise ClientFailedError(result.error)
-        before = set(known.releases())
-        made = Ledger(release for release in ledger.releases() if release not in before)
-        return Message(_reply(runtime, client, order, message.content, result, made), reply_to=message)
+        (reply,) = train_together(runtime, [(message, context)])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     return app
+
+
+def train_together(
+    runtime: ClientRuntime, asked: Sequence[tuple[Message, Context]]
+) -> list[Message | Exception]:
+    """Answer several clients' ``train`` messages, trained as one cohort; a client's exception is its answer.
+
+    The same as asking them one by one. Arrays that several messages share are decoded once.
+    """
+    decoded: dict[int, Arrays] = {}
+
+    def arrays(record: ArrayRecord) -> Arrays:
+        if id(record) not in decoded:
+            decoded[id(record)] = from_record(record)
+        return decoded[id(record)]
+
+    orders: list[WorkOrder | Exception] = []
+    jobs: list[TrainJob] = []
+    known: list[frozenset[Release]] = []
+    for message, context in asked:
+        try:
+            order = _order(message)
+            ledger = Ledger.from_json(str(message.content.config_records["client-state"]["ledger"]))
+            before = frozenset(ledger.releases())
+            jobs.append(make_job(runtime, client_of(context), order, message.content, ledger, arrays))
+        except Exception as error:
+            orders.append(error)
+        else:
+            orders.append(order)
+            known.append(before)
+    results = iter(zip(jobs, known, runtime.executor.train_clients(jobs), strict=True))
+    replies: list[Message | Exception] = []
+    for (message, _), given in zip(asked, orders, strict=True):
+        if isinstance(given, Exception):
+            replies.append(given)
+            continue
+        job, before, result = next(results)
+        try:
+            replies.append(
+                Message(_reply(runtime, given, message.content, job, result, before), reply_to=message)
+            )
+        except Exception as error:
+            replies.append(error)
+    return replies
+
+
+def client_of(context: Context) -> int:
+    """Which client a node is: its configuration says."""
+    return int(context.node_config["client"])
 
 
 def _order(message: Message) -> WorkOrder:
@@ -132,7 +155,12 @@ def _order(message: Message) -> WorkOrder:
 
 
 def make_job(
-    runtime: ClientRuntime, client: int, order: WorkOrder, content: RecordDict, ledger: Ledger
+    runtime: ClientRuntime,
+    client: int,
+    order: WorkOrder,
+    content: RecordDict,
+    ledger: Ledger,
+    decode: Callable[[ArrayRecord], Arrays] = from_record,
 ) -> TrainJob:
     """The training job that a work order describes."""
     positions = runtime.select(client, order)
@@ -148,8 +176,8 @@ def make_job(
         client=client,
         round=order.round,
         seed=order.seed,
-        adapter=from_record(content.array_records["arrays"]),
-        reference=from_record(reference) if reference is not None else None,
+        adapter=decode(content.array_records["arrays"]),
+        reference=decode(reference) if reference is not None else None,
         pairs=tuple(runtime.pairs[client][position] for position in positions),
         record_ids=tuple(runtime.records[client][position].record_id for position in positions),
         local=order.local,
@@ -181,20 +209,27 @@ def local_task(client: int, order: WorkOrder, *, nominal_records: int) -> LocalT
 
 def _reply(
     runtime: ClientRuntime,
-    client: int,
     order: WorkOrder,
     content: RecordDict,
+    job: TrainJob,
     result: TrainResult,
-    made: Ledger,
+    known: frozenset[Release],
 ) -> RecordDict:
-    """Pass the update through the privacy stages and pack what comes out, with the releases made."""
+    """Pass the update through the privacy stages and pack what comes out, with the releases made.
+
+    What training took travels as ``instruments`` in a simulation; a deployed client does not tell.
+    """
+    if result.error is not None:
+        raise ClientFailedError(result.error)
+    assert job.ledger is not None
+    made = Ledger(release for release in job.ledger.releases() if release not in known)
     setup = content.config_records.get("setup")
     broadcast = bytes(setup["message"]) if setup is not None else b""  # type: ignore[arg-type]
-    prepared = runtime.party(client, order).prepare(
+    prepared = runtime.party(job.client, order).prepare(
         result.update, weight=float(result.examples), broadcast=broadcast
     )
     payload = prepared.payload
-    return RecordDict(
+    reply = RecordDict(
         {
             "update": ArrayRecord({"payload": Array(payload.array)}),
             "fields": ConfigRecord(dict(payload.fields)),
@@ -202,6 +237,9 @@ def _reply(
             "client-state": ConfigRecord({"ledger": made.to_json()}),
         }
     )
+    if runtime.simulated:
+        reply[INSTRUMENTS] = MetricRecord({"steps": result.steps, "tokens": result.tokens})
+    return reply
 
 
 def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:

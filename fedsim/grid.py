@@ -2,18 +2,16 @@
 
 The only file that touches Flower's private parts: a Message cannot be made without the process-wide
 task identity, and the serialise-every-message mode uses Flower's own protobuf converters.
-Membership is what the roster says, an exception in a client becomes an error reply, and every byte
-that crosses is counted. ``Grid``: https://flower.ai/docs/framework/ref-api/flwr.serverapp.Grid.html
+Membership is what the roster says, and an exception in a client becomes an error reply. ``Grid``: https://flower.ai/docs/framework/ref-api/flwr.serverapp.Grid.html
 """
 
 from __future__ import annotations
 
 import traceback
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -36,23 +34,8 @@ def client_of(node: int) -> int:
     return node - _FIRST_CLIENT_NODE
 
 
-@dataclass(kw_only=True)
-class Traffic:
-    """Bytes and messages since the last ``reset``; payload bytes, without protocol framing."""
-
-    bytes_down: int = 0
-    bytes_up: int = 0
-    messages: int = 0
-
-    def reset(self) -> Traffic:
-        """Give what was counted and start again at zero."""
-        counted = Traffic(bytes_down=self.bytes_down, bytes_up=self.bytes_up, messages=self.messages)
-        self.bytes_down = self.bytes_up = self.messages = 0
-        return counted
-
-
 def payload_bytes(content: RecordDict) -> int:
-    """Bytes of arrays, configuration and metrics in a message's content."""
+    """Bytes of arrays, configuration and metrics in a message's content, without protocol framing."""
     size = 0
     for record in content.array_records.values():
         size += sum(len(array.data) for array in record.values())
@@ -63,18 +46,25 @@ def payload_bytes(content: RecordDict) -> int:
     return size
 
 
+TrainTogether = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exception]]
+"""Answers several clients' ``train`` messages, in their order; an exception is that client's answer."""
+
+
 class InProcessGrid(Grid):
     """A Grid whose nodes are the clients of the current roster.
 
-    ``serialise`` sends every message through its protobuf bytes and back, as a network would; results
+    ``train_together`` answers all ``train`` messages of one sending, which the app would answer alike but one
+    by one. ``serialise`` sends every message through its protobuf bytes and back, as a network would; results
     must not change by it.
     """
 
-    def __init__(self, app: ClientApp, *, serialise: bool = False) -> None:
+    def __init__(
+        self, app: ClientApp, *, train_together: TrainTogether | None = None, serialise: bool = False
+    ) -> None:
         self.app = app
+        self.train_together = train_together
         self.serialise = serialise
         self.roster: tuple[int, ...] = ()
-        self.traffic = Traffic()
         self._contexts: dict[int, Context] = {}
         self._replies: dict[str, Message] = {}
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
@@ -120,26 +110,34 @@ class InProcessGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Deliver messages in order of node id and give the replies in that order.
 
-        ``timeout`` is met trivially: clients run one after another in this process.
+        ``timeout`` is met trivially: clients run in this process, and it waits for them.
         """
-        ordered: Sequence[Message] = sorted(messages, key=lambda message: message.metadata.dst_node_id)
-        return [self._deliver(message) for message in ordered]
+        ordered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        asked = [_through_bytes(message) if self.serialise else message for message in ordered]
+        contexts = [self._context(message.metadata.dst_node_id) for message in ordered]
+        jointly = self.train_together is not None and all(
+            message.metadata.message_type == MessageType.TRAIN for message in ordered
+        )
+        answers = (
+            self.train_together(list(zip(asked, contexts, strict=True)))
+            if jointly and self.train_together is not None
+            else [self._ask(message, context) for message, context in zip(asked, contexts, strict=True)]
+        )
+        return [self._reply(message, answer) for message, answer in zip(ordered, answers, strict=True)]
 
-    def _deliver(self, message: Message) -> Message:
-        self.traffic.messages += 1
-        self.traffic.bytes_down += payload_bytes(message.content)
-        asked = _through_bytes(message) if self.serialise else message
-        node = message.metadata.dst_node_id
+    def _ask(self, message: Message, context: Context) -> Message | Exception:
         try:
-            reply = self.app(asked, self._context(node))
+            return self.app(message, context)
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({last.name}:{last.lineno})"
+            return error
+
+    def _reply(self, message: Message, answer: Message | Exception) -> Message:
+        if isinstance(answer, Exception):
+            last = traceback.extract_tb(answer.__traceback__)[-1:]
+            place = "".join(f" ({frame.name}:{frame.lineno})" for frame in last)
+            reason = f"{type(answer).__name__}: {answer}{place}"
             return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=message)
-        reply = _through_bytes(reply) if self.serialise else reply
-        if reply.has_content():
-            self.traffic.bytes_up += payload_bytes(reply.content)
-        return reply
+        return _through_bytes(answer) if self.serialise else answer
 
     def _context(self, node: int) -> Context:
         if node not in self._contexts:

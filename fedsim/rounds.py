@@ -1,22 +1,25 @@
-"""One federated round of one branch, through Flower's Strategy, Grid and ClientApp.
+"""One federated round of a branch, through Flower's Strategy, Grid and ClientApp.
 
 An unlearning round takes the same way as any other: the method's plan only changes what clients are
 asked to do and with which weight their updates count. After the privacy pipeline the Strategy gets one
 synthetic reply, the adapter plus the mean update, and does what it does with it.
+
+A round is a generator that gives messages and takes their replies, so that the rounds of several branches
+can send together and their clients train as one cohort.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim.client import ClientRuntime, Meter, local_task
+from fedsim.client import INSTRUMENTS, ClientRuntime, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
-from fedsim.grid import InProcessGrid, Traffic, client_of, node_of
+from fedsim.grid import InProcessGrid, client_of, node_of, payload_bytes
 from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
@@ -30,6 +33,36 @@ class Engine:
     grid: InProcessGrid
     runtime: ClientRuntime
     planner: Planner
+
+
+@dataclass(kw_only=True)
+class Taken:
+    """What a round took: messages and payload bytes both ways, and training as clients' instruments say.
+
+    ``clients`` counts trainings, repeated attempts included.
+    """
+
+    messages: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    clients: int = 0
+    steps: int = 0
+    tokens: int = 0
+
+    def add(self, messages: Iterable[Message], replies: Iterable[Message]) -> None:
+        for message in messages:
+            self.messages += 1
+            self.bytes_down += payload_bytes(message.content)
+        for reply in replies:
+            if not reply.has_content():
+                continue
+            self.bytes_up += payload_bytes(reply.content)
+            instruments = reply.content.metric_records.get(INSTRUMENTS)
+            if instruments is not None:
+                self.clients += 1
+                self.steps += cast(int, instruments["steps"])
+                self.tokens += cast(int, instruments["tokens"])
+                self.bytes_up -= 8 * len(instruments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +83,12 @@ class RoundOutcome:
     exhausted: tuple[int, ...]
     aborted: str | None
     update_norm: float
-    meter: Meter
-    traffic: Traffic
+    taken: Taken
+
+
+Result = TypeVar("Result")
+Exchange = Generator[list[Message], list[Message], Result]
+"""Gives messages to send, takes their replies, and ends with a result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +101,59 @@ class _Attempt:
 
 
 def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -> RoundOutcome:
-    """Run one round on ``federation``, in place.
+    """Run one round on ``federation``, in place."""
+    return run_rounds([(federation, step, branch)], engine)[0]
+
+
+def run_rounds(rounds: Sequence[tuple[Federation, Step, str]], engine: Engine) -> list[RoundOutcome]:
+    """Run one round of each of several branches (federation, step, name), in place, sending together."""
+    running: dict[str, _Running] = {}
+    for federation, step, branch in rounds:
+        taken = Taken()
+        exchange = _round(federation, step, branch, engine, taken)
+        running[_group(branch, step.round)] = _Running(exchange=exchange, taken=taken)
+    for one in running.values():
+        one.advance(None)
+    while any(one.outcome is None for one in running.values()):
+        sent = [message for one in running.values() for message in one.messages]
+        replies: dict[str, list[Message]] = {group: [] for group in running}
+        for reply in engine.grid.send_and_receive(sent):
+            replies[reply.metadata.group_id].append(reply)
+        for group, one in running.items():
+            if one.outcome is None:
+                one.advance(replies[group])
+    return [cast(RoundOutcome, one.outcome) for one in running.values()]
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """A round on its way: what it wants sent, or its outcome once it has ended."""
+
+    exchange: Exchange[RoundOutcome]
+    taken: Taken
+    messages: list[Message] = field(default_factory=list)
+    outcome: RoundOutcome | None = None
+
+    def advance(self, replies: list[Message] | None) -> None:
+        """Go on to the next messages, with the replies to the last ones."""
+        if replies is not None:
+            self.taken.add(self.messages, replies)
+        self.messages = []
+        try:
+            self.messages = next(self.exchange) if replies is None else self.exchange.send(replies)
+        except StopIteration as stop:
+            self.outcome = stop.value
+
+
+def _group(branch: str, round_: int) -> str:
+    """The group id of a round's messages: replies come back under it."""
+    return f"{branch}/{round_}"
+
+
+def _round(
+    federation: Federation, step: Step, branch: str, engine: Engine, taken: Taken
+) -> Exchange[RoundOutcome]:
+    """One round; whoever carries its messages counts what it takes.
 
     Faults of clients are recorded and left out. When a masked round aborts, it is tried again without
     the clients that failed; with nobody left the round is empty.
@@ -79,7 +168,7 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
     )
     for client in exhausted:
         del orders[client]
-    failures = _confirm_request(step, orders, engine)
+    failures = yield from _confirm_request(step, orders, engine)
     for client in failures:
         del orders[client]
     tried = _Attempt()
@@ -87,7 +176,7 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         if not orders or tried.result is not None or tried.aborted is not None:
             break
         asked = {client: order.model_copy(update={"attempt": attempt}) for client, order in orders.items()}
-        tried = _attempt(federation, with_shares(asked), assignment, branch, engine)
+        tried = yield from _attempt(federation, with_shares(asked), assignment, branch, engine)
         failures |= tried.failed
         orders = {client: order for client, order in orders.items() if client not in tried.failed}
     result = tried.result
@@ -107,12 +196,11 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
         exhausted=exhausted,
         aborted=tried.aborted,
         update_norm=l2_norm(change),
-        meter=engine.runtime.meter.reset(),
-        traffic=engine.grid.traffic.reset(),
+        taken=taken,
     )
 
 
-def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine) -> dict[int, str]:
+def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine) -> Exchange[dict[int, str]]:
     """Before the first unlearning round, ask the forgetting client whether it holds what is to be forgotten.
 
     Gives the client with the reason when it does not answer or holds none of it.
@@ -121,7 +209,7 @@ def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine
     if step.unlearning is None or step.unlearning.index > 0 or not targets:
         return {}
     refused: dict[int, str] = {}
-    for client, reply in _ask("forget", targets, engine).items():
+    for client, reply in (yield from _ask("forget", targets, engine)).items():
         if reply.has_error():
             refused[client] = str(reply.error.reason)
         elif not reply.content.metric_records["metrics"]["records"]:
@@ -144,7 +232,7 @@ def _attempt(
     assignment: Assignment,
     branch: str,
     engine: Engine,
-) -> _Attempt:
+) -> Exchange[_Attempt]:
     """Send the orders, collect updates, aggregate."""
     pipeline = engine.runtime.pipeline
     weights = {str(c): order.weight for c, order in orders.items() if order.weight is not None}
@@ -161,12 +249,12 @@ def _attempt(
         )
         setup = None
         if pipeline.interactive:
-            advertised, failed = _advertise(orders, engine)
+            advertised, failed = yield from _advertise(orders, engine)
             if failed:
                 return _Attempt(failed=failed)
             setup = server.collect(advertised)
         reference = federation.references.get(assignment.request)
-        replies = engine.grid.send_and_receive(_messages(federation, orders, setup, reference, engine))
+        replies = yield _messages(federation, orders, setup, reference, engine)
         received, failed = _sift(replies, federation.version)
         if failed and (pipeline.needs_all or not received):
             # Nothing is charged: without the others a masked payload says nothing, and the next attempt
@@ -181,26 +269,28 @@ def _attempt(
     return _Attempt(result=result, failed=failed | rejected)
 
 
-def _ask(action: str, orders: Mapping[int, WorkOrder], engine: Engine) -> dict[int, Message]:
+def _ask(action: str, orders: Mapping[int, WorkOrder], engine: Engine) -> Exchange[dict[int, Message]]:
     """Send ``query.ACTION`` with each client's order; replies by client."""
     messages = [
         engine.grid.create_message(
             RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})}),
             f"query.{action}",
             node_of(client),
-            str(order.round),
+            _group(order.branch, order.round),
         )
         for client, order in sorted(orders.items())
     ]
-    replies = engine.grid.send_and_receive(messages)
+    replies = yield messages
     return {client_of(reply.metadata.src_node_id): reply for reply in replies}
 
 
-def _advertise(orders: Mapping[int, WorkOrder], engine: Engine) -> tuple[dict[str, bytes], dict[int, str]]:
+def _advertise(
+    orders: Mapping[int, WorkOrder], engine: Engine
+) -> Exchange[tuple[dict[str, bytes], dict[int, str]]]:
     """Collect the first messages of an interactive stage, and why some did not come."""
     advertised: dict[str, bytes] = {}
     failed: dict[int, str] = {}
-    for client, reply in _ask("advertise", orders, engine).items():
+    for client, reply in (yield from _ask("advertise", orders, engine)).items():
         if reply.has_error():
             failed[client] = str(reply.error.reason)
         else:
@@ -238,7 +328,10 @@ def _messages(
             content["reference"] = compared
         messages.append(
             engine.grid.create_message(
-                content, message.metadata.message_type, message.metadata.dst_node_id, str(federation.round)
+                content,
+                message.metadata.message_type,
+                message.metadata.dst_node_id,
+                _group(order.branch, order.round),
             )
         )
     return messages

@@ -48,11 +48,29 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Padded pairs: ids and attention mask as int64 (B, T), labels with -100 outside the answer."""
+    """Padded pairs: ids as int64 (B, T), lengths (B,), labels (B, T) with -100 outside the answer."""
 
     input_ids_BT: torch.Tensor
-    attention_mask_BT: torch.Tensor
     labels_BT: torch.Tensor
+    lengths_B: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        """Some samples, in this order, no wider than they need."""
+        lengths_B = self.lengths_B[rows]
+        width = int(lengths_B.max()) if len(rows) else 0
+        return Batch(
+            input_ids_BT=self.input_ids_BT[rows, :width],
+            labels_BT=self.labels_BT[rows, :width],
+            lengths_B=lengths_B,
+        )
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            input_ids_BT=self.input_ids_BT.to(device),
+            labels_BT=self.labels_BT.to(device),
+            lengths_B=self.lengths_B.to(device),
+        )
 
 
 def encode_prompt(tokenizer: Any, question: str, fmt: TextFormat) -> list[int]:
@@ -96,30 +114,14 @@ def encode_pair(
     )
 
 
-def collate(pairs: Sequence[Pair], *, pad_id: int, device: str = "cpu") -> Batch:
+def collate(pairs: Sequence[Pair], *, pad_id: int) -> Batch:
     """Pad pairs on the right into one batch; labels cover the answer and its end marker."""
-    width = max(len(pair.input_ids) for pair in pairs)
+    lengths = torch.tensor([len(pair.input_ids) for pair in pairs], dtype=torch.int64)
+    width = int(lengths.max()) if pairs else 0
     ids = torch.full((len(pairs), width), pad_id, dtype=torch.int64)
-    mask = torch.zeros((len(pairs), width), dtype=torch.int64)
     labels = torch.full((len(pairs), width), IGNORED, dtype=torch.int64)
     for row, pair in enumerate(pairs):
         length = len(pair.input_ids)
         ids[row, :length] = torch.tensor(pair.input_ids)
-        mask[row, :length] = 1
         labels[row, pair.answer_start : length] = ids[row, pair.answer_start : length]
-    return Batch(input_ids_BT=ids.to(device), attention_mask_BT=mask.to(device), labels_BT=labels.to(device))
-
-
-def answer_losses(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed negative log-likelihood (nats) and token count of each sample, both (B,).
-
-    ``logits_BTV[:, t]`` predicts the token at t + 1. No sample's value depends on another's.
-    """
-    targets = labels_BT[:, 1:]
-    used = targets != IGNORED
-    token_nll = torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1),
-        targets.clamp(min=0).flatten(),
-        reduction="none",
-    ).view_as(targets)
-    return (token_nll * used).sum(-1), used.sum(-1)
+    return Batch(input_ids_BT=ids, labels_BT=labels, lengths_B=lengths)

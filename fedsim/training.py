@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.forward import Pass, forward
 from fedsim.model import AdapterModel, Arrays, isolated_torch_rng, to_vector
 from fedsim.rng import ordering, torch_stream, uniforms
 from fedsim.scenario import LocalConfig
 from fedsim.text import Batch, Pair, collate
-from fedsim.unlearning.protocol import Objective, Pass
+from fedsim.unlearning.protocol import Objective
 from privacy import Ledger, LocalRule, LocalTask
 
 
@@ -79,15 +80,7 @@ class SequentialExecutor:
         try:
             return self._train(job)
         except Exception as error:
-            return TrainResult(
-                client=job.client,
-                update=np.zeros(0, dtype=np.float32),
-                examples=len(job.pairs),
-                loss=float("nan"),
-                steps=0,
-                tokens=0,
-                error=f"{type(error).__name__}: {error}",
-            )
+            return result_of(job, error=f"{type(error).__name__}: {error}")
 
     def _train(self, job: TrainJob) -> TrainResult:
         model = self.model
@@ -113,18 +106,7 @@ class SequentialExecutor:
             model.module.eval()
             model.module.zero_grad(set_to_none=True)
         update = to_vector(model.arrays(), model.names) - to_vector(job.adapter, model.names)
-        finite = bool(np.isfinite(update).all())
-        return TrainResult(
-            client=job.client,
-            update=update if finite else np.zeros(0, dtype=np.float32),
-            examples=len(job.pairs),
-            loss=float(np.mean(losses)) if losses else float("nan"),
-            steps=len(losses),
-            tokens=tokens,
-            error=None
-            if finite
-            else f"training diverged: the update is not finite after {len(losses)} steps",
-        )
+        return result_of(job, update=update, losses=losses, tokens=tokens)
 
     def reference_pass(self, job: TrainJob, batch: Batch) -> Pass | None:
         """The batch under the reference adapter, without gradients or dropout.
@@ -148,21 +130,35 @@ class SequentialExecutor:
             self.model.module.train()
 
 
-def make_optimizer(local: LocalConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def result_of(
+    job: TrainJob,
+    *,
+    update: NDArray[np.float32] | None = None,
+    losses: Sequence[float] = (),
+    tokens: int = 0,
+    error: str | None = None,
+) -> TrainResult:
+    """What came of a job; an update that is not finite is a failure."""
+    if update is not None and not np.isfinite(update).all():
+        error = f"training diverged: the update is not finite after {len(losses)} steps"
+    return TrainResult(
+        client=job.client,
+        update=np.zeros(0, dtype=np.float32) if update is None or error is not None else update,
+        examples=len(job.pairs),
+        loss=float(np.mean(losses)) if losses else float("nan"),
+        steps=len(losses),
+        tokens=tokens,
+        error=error,
+    )
+
+
+def make_optimizer(local: LocalConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """A fresh optimiser for one client's round."""
     if local.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+            list(parameters), lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
         )
-    return torch.optim.AdamW(parameters, lr=local.lr, weight_decay=local.weight_decay)
-
-
-def forward(module: torch.nn.Module, batch: Batch) -> Pass:
-    """Run a model on a batch."""
-    logits_BTV = module(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-    ).logits
-    return Pass.of(logits_BTV, batch.labels_BT)
+    return torch.optim.AdamW(list(parameters), lr=local.lr, weight_decay=local.weight_decay)
 
 
 def planned_steps(examples: int, local: LocalConfig) -> int:
@@ -170,16 +166,33 @@ def planned_steps(examples: int, local: LocalConfig) -> int:
     return local.epochs * -(-examples // local.batch_size)
 
 
-def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
-    """Shuffled batches without replacement; leaves gradients in place and yields (loss, tokens)."""
-    loss_of = _SampleLosses(executor, job)
+def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
+    """Positions of the records in each step: shuffled without replacement, anew in each epoch."""
+    size = job.local.batch_size
+    batches = []
     for epoch in range(job.local.epochs):
         order = ordering(job.seed, "batch", job.round, job.client, epoch, ids=job.record_ids)
-        for first in range(0, len(order), job.local.batch_size):
-            executor.model.module.zero_grad(set_to_none=True)
-            positions = np.array(order[first : first + job.local.batch_size])
-            torch.autograd.backward(loss_of(executor.model.module, positions).mean())
-            yield loss_of.mean, loss_of.tokens
+        batches += [np.array(order[first : first + size]) for first in range(0, len(order), size)]
+    return batches
+
+
+def private_draws(job: TrainJob, step: int) -> NDArray[np.float64]:
+    """One draw from [0, 1) for each record, by which a privacy stage samples a step's batch."""
+    return uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
+
+
+def noise_generator(job: TrainJob, step: int, device: str) -> torch.Generator:
+    """The client's noise in one step."""
+    return torch_stream(job.seed, "noise", job.round, job.client, step, device=device)
+
+
+def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
+    """Ordinary steps; leaves gradients in place and yields (loss, tokens)."""
+    loss_of = _SampleLosses(executor, job)
+    for positions in shuffled_batches(job):
+        executor.model.module.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_of(executor.model.module, positions).mean())
+        yield loss_of.mean, loss_of.tokens
 
 
 def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
@@ -191,12 +204,12 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     session = job.rule.open(job.task, job.ledger)
     parameters = model.parameters()
     for step in range(job.task.steps):
-        draws = uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
         loss_of = _SampleLosses(executor, job)
-        generator = torch_stream(job.seed, "noise", job.round, job.client, step, device=model.device)
-        gradients, _ = session.gradients(model.module, session.batch(draws), loss_of, generator)
+        generator = noise_generator(job, step, model.device)
+        positions = session.batch(private_draws(job, step))
+        gradients, _ = session.gradients(model.module, positions, loss_of, generator)
         for name, parameter in parameters.items():
-            parameter.grad = gradients[name]
+            parameter.grad = gradients[name].to(parameter.dtype)
         yield loss_of.mean, loss_of.tokens
 
 
@@ -214,12 +227,12 @@ class _SampleLosses:
 
     def __call__(self, module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
         model = self.executor.model
-        pairs = [self.job.pairs[position] for position in positions]
-        batch = collate(pairs, pad_id=model.pad_id, device=model.device)
+        batch = collate([self.job.pairs[position] for position in positions], pad_id=model.pad_id)
+        batch = batch.to(model.device)
         reference = self.executor.reference_pass(self.job, batch)
         losses = self.job.objective(forward(module, batch), reference)
         self.mean = float(losses.detach().mean())
-        self.tokens = int(batch.attention_mask_BT.sum()) * (1 if reference is None else 2)
+        self.tokens = int(batch.lengths_B.sum()) * (1 if reference is None else 2)
         return losses
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from fedsim.build import make_objective
-from fedsim.client import ClientRuntime, make_client_app
+from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.records import Record
 from fedsim.federation import Federation, make_strategy
 from fedsim.grid import InProcessGrid
@@ -27,7 +28,7 @@ from fedsim.rounds import Engine
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
 from fedsim.text import Pair, TextFormat, encode_pair
 from fedsim.timeline import Participant, Step, UnlearningStep
-from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult, planned_steps
+from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult, planned_steps, result_of
 from fedsim.unlearning.protocol import MethodConfig, Request
 from privacy import Nominal, StageConfig, build_pipeline
 
@@ -124,10 +125,15 @@ class Tampering:
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         results = self.inner.train_clients(jobs)
-        return [
-            self.faults[job.client](job, result) if job.client in self.faults else result
-            for job, result in zip(jobs, results, strict=True)
-        ]
+        return [self._tampered(job, result) for job, result in zip(jobs, results, strict=True)]
+
+    def _tampered(self, job: TrainJob, result: TrainResult) -> TrainResult:
+        if job.client not in self.faults:
+            return result
+        try:
+            return self.faults[job.client](job, result)
+        except RuntimeError as error:
+            return result_of(job, error=f"RuntimeError: {error}")
 
 
 def raises(job: TrainJob, result: TrainResult) -> TrainResult:
@@ -204,7 +210,9 @@ def make_world(
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
     )
-    grid = InProcessGrid(make_client_app(runtime), serialise=serialise)
+    grid = InProcessGrid(
+        make_client_app(runtime), train_together=partial(train_together, runtime), serialise=serialise
+    )
     engine = Engine(grid=grid, runtime=runtime, planner=planner)
     return World(model=model, engine=engine, strategy=strategy)
 

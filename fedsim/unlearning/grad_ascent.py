@@ -5,14 +5,17 @@ No retain term: the other clients are idle while the forgetting client ascends, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from fedsim.unlearning.protocol import LossMethodConfig, Objective, Pass
+from fedsim.forward import Pass
+from fedsim.unlearning.protocol import LossMethodConfig, Objective
 
 
+@dataclass(frozen=True)
 class NegatedNll:
     """-NLL per token of each sample; unbounded below, so few steps and a small rate."""
 

@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedsim.unlearning.protocol import LossMethodConfig, Objective, Pass
+from fedsim.forward import Pass
+from fedsim.unlearning.protocol import LossMethodConfig, Objective
 from privacy import Capability
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedsim.text import answer_losses
+from fedsim.forward import Pass
 from privacy import Capability
 
 VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
@@ -23,34 +23,18 @@ ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One forward pass over a batch. Shapes: logits (B, T, V), labels (B, T), nll and count (B,)."""
-
-    logits_BTV: torch.Tensor
-    labels_BT: torch.Tensor
-    nll_B: torch.Tensor
-    count_B: torch.Tensor
-
-    @classmethod
-    def of(cls, logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> Pass:
-        nll_B, count_B = answer_losses(logits_BTV, labels_BT)
-        return cls(logits_BTV=logits_BTV, labels_BT=labels_BT, nll_B=nll_B, count_B=count_B)
-
-    @property
-    def mean_nll(self) -> torch.Tensor:
-        """Nats per token of each sample, (B,)."""
-        return self.nll_B / self.count_B.clamp(min=1)
-
-
 class Objective(Protocol):
-    """A local loss: one value per sample, (B,), to be averaged over the batch and minimised."""
+    """A local loss: one value per sample, (B,), to be averaged over the batch and minimised.
+
+    Objectives that are equal compute the same, so clients that share one are computed together.
+    """
 
     needs_reference: ClassVar[bool]
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
 
 
+@dataclass(frozen=True)
 class MeanNll:
     """Ordinary training: each sample's own mean negative log-likelihood per token."""
 
@@ -60,6 +44,7 @@ class MeanNll:
         return current.mean_nll
 
 
+@dataclass(frozen=True)
 class ReferenceKl:
     """KL(reference || current) per answer token, the distillation form of a retain term."""
 
@@ -67,11 +52,10 @@ class ReferenceKl:
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         assert reference is not None
-        used_BT = current.labels_BT[:, 1:] != -100
-        log_p = torch.log_softmax(current.logits_BTV[:, :-1].float(), dim=-1)
-        log_q = torch.log_softmax(reference.logits_BTV[:, :-1].float(), dim=-1)
-        kl_BT = (log_q.exp() * (log_q - log_p)).sum(-1) * used_BT
-        return kl_BT.sum(-1) / used_BT.sum(-1).clamp(min=1)
+        log_p = torch.log_softmax(current.logits_NV, dim=-1)
+        log_q = torch.log_softmax(reference.logits_NV, dim=-1)
+        kl_N = (log_q.exp() * (log_q - log_p)).sum(-1)
+        return current.sample_means(current.sample_sums(kl_N))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.client import INSTRUMENTS
 from fedsim.federation import export_server_state
 from fedsim.grid import CLIENT_FAILED, SERVER_NODE, InProcessGrid, client_of, node_of, payload_bytes
 from fedsim.model import AdapterModel
-from fedsim.rounds import run_round
+from fedsim.rounds import Taken, run_round
 from fedsim.scenario import LocalConfig, StrategyConfig
 from fedsim.timeline import UnlearningStep
 from fedsim.unlearning.npo import Npo
@@ -97,31 +98,35 @@ def test_an_interrupt_is_nobodys_failure() -> None:
         ask(InProcessGrid(app), [1])
 
 
-def test_traffic_is_counted_by_hand() -> None:
+@pytest.mark.parametrize("serialise", [False, True])
+def test_what_crosses_is_counted_by_hand(serialise: bool) -> None:
     """Down: 10 floats and the five letters of a text and an int; up: one metric, and the floats again."""
     app, _ = echo_app(failing=3)
-    grid = InProcessGrid(app)
+    grid = InProcessGrid(app, serialise=serialise)
     arrays = ArrayRecord({"a": Array(np.zeros(10, np.float32))})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord({"text": "hello", "number": 3})})
     size = sum(len(array.data) for array in arrays.values())
     assert 40 <= size < 400  # the floats and the header of their format
     assert payload_bytes(content) == size + 5 + 8
-    ask(grid, [1, 2, 3], content)
-    assert (grid.traffic.messages, grid.traffic.bytes_down) == (3, 3 * (size + 13))
-    assert grid.traffic.bytes_up == 2 * (size + 8)  # the client that failed sent nothing
-    counted = grid.traffic.reset()
-    assert counted.messages == 3
-    assert (grid.traffic.messages, grid.traffic.bytes_down, grid.traffic.bytes_up) == (0, 0, 0)
+    messages = [grid.create_message(content, "train", node_of(client), "1") for client in (1, 2, 3)]
+    taken = Taken()
+    taken.add(messages, grid.send_and_receive(messages))
+    assert (taken.messages, taken.bytes_down) == (3, 3 * (size + 13))
+    assert taken.bytes_up == 2 * (size + 8)  # the client that failed sent nothing
+    assert (taken.clients, taken.steps, taken.tokens) == (0, 0, 0)  # nobody had instruments
 
 
-def test_traffic_is_the_same_when_messages_are_serialised() -> None:
-    content = RecordDict({"arrays": ArrayRecord({"a": Array(np.ones((2, 3), np.float32))})})
-    counted = []
-    for serialise in (False, True):
-        grid = InProcessGrid(echo_app()[0], serialise=serialise)
-        ask(grid, [1, 2], content)
-        counted.append(grid.traffic)
-    assert counted[0] == counted[1]
+def test_instruments_are_read_and_are_no_traffic() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(RecordDict({INSTRUMENTS: MetricRecord({"steps": 3, "tokens": 70})}), reply_to=message)
+
+    grid, taken = InProcessGrid(app), Taken()
+    messages = [grid.create_message(RecordDict(), "train", node_of(client), "1") for client in (1, 2)]
+    taken.add(messages, grid.send_and_receive(messages))
+    assert taken == Taken(messages=2, clients=2, steps=6, tokens=140)
 
 
 def test_push_and_pull() -> None:

@@ -96,10 +96,10 @@ def test_three_updates_by_hand(model, start, weighting: str, weights: list[int])
     assert outcome.contributors == (0, 1, 2)
     assert outcome.update_norm == pytest.approx(np.linalg.norm(moved(federation, start)))
     assert outcome.failures == {}
-    assert outcome.meter.clients == 3
-    assert outcome.meter.steps == 2 * (2 + 3 + 3)
-    assert outcome.traffic.messages == 3
-    assert outcome.traffic.bytes_up > 3 * 4 * sum(value.size for value in start.values())
+    assert outcome.taken.clients == 3
+    assert outcome.taken.steps == 2 * (2 + 3 + 3)
+    assert outcome.taken.messages == 3
+    assert outcome.taken.bytes_up > 3 * 4 * sum(value.size for value in start.values())
     assert (federation.round, federation.version) == (1, 1)
 
 
@@ -138,7 +138,7 @@ def test_records_named_in_without_are_not_used(model, start) -> None:
         record_ids=tuple(record.record_id for record in records),
     )
     assert moved(federation, start) == pytest.approx(expected, abs=1e-6)
-    assert outcome.meter.steps == 2 * 2
+    assert outcome.taken.steps == 2 * 2
 
 
 def test_global_generators_are_not_touched(model, start) -> None:
@@ -243,7 +243,7 @@ def test_an_empty_cohort_is_an_empty_round(model, start, privacy) -> None:
     assert outcome.kind == "empty"
     assert same(federation.adapter, start)
     assert (federation.round, federation.version) == (4, 0)
-    assert outcome.traffic.messages == 0
+    assert outcome.taken.messages == 0
 
 
 def test_a_record_less_client_fails_alone(model, start) -> None:
@@ -264,7 +264,7 @@ def test_a_masked_round_is_the_plain_round_up_to_quantisation(model, start) -> N
     plain, _ = one_round(make_world(model, privacy=CLIP), start, [0, 1, 2, 3])
     assert np.abs(moved(masked, start) - moved(plain, start)).max() < 1e-6
     assert outcome.contributors == (0, 1, 2, 3)
-    assert outcome.traffic.messages == 8  # a public key and an update each
+    assert outcome.taken.messages == 8  # a public key and an update each
 
 
 def test_a_masked_round_is_the_same_in_every_branch(model, start) -> None:
@@ -288,8 +288,8 @@ def test_a_masked_round_is_repeated_without_the_client_that_failed(model, start,
     assert same(federation.adapter, without.adapter)
     plain, _ = one_round(make_world(model, privacy=CLIP), start, [0, 2, 3])
     assert np.abs(moved(federation, start) - moved(plain, start)).max() < 1e-6
-    assert outcome.traffic.messages == 8 + 6
-    assert outcome.meter.clients >= 6
+    assert outcome.taken.messages == 8 + 6
+    assert outcome.taken.clients >= 6
 
 
 def test_a_client_that_fails_to_advertise_is_left_out(model, start, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.forward import forward
 from fedsim.model import AdapterModel, Arrays, to_vector
 from fedsim.scenario import LocalConfig, LoraConfig
 from fedsim.text import collate
@@ -13,7 +14,6 @@ from fedsim.training import (
     SequentialExecutor,
     TrainJob,
     _plain_steps,
-    forward,
     make_optimizer,
     planned_steps,
 )

@@ -7,6 +7,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fedsim.build import make_objective
+from fedsim.forward import Pass
 from fedsim.unlearning.grad_ascent import GradAscent, NegatedNll
 from fedsim.unlearning.grad_diff import GradDiff
 from fedsim.unlearning.npo import Npo, NpoLoss
@@ -14,7 +15,6 @@ from fedsim.unlearning.protocol import (
     LossMethodConfig,
     MeanNll,
     MethodConfig,
-    Pass,
     ReferenceKl,
     Request,
     Work,
@@ -31,8 +31,8 @@ LABELS = torch.tensor([[-100, 0, 1], [-100, 2, -100]])
 def passed(nll: list[float], count: list[int]) -> Pass:
     """A pass with given losses; what stands in its logits is not looked at."""
     return Pass(
-        logits_BTV=torch.zeros(len(nll), 2, 2),
-        labels_BT=torch.zeros(len(nll), 2),
+        logits_NV=torch.zeros(sum(count), 2),
+        used_BA=torch.arange(max(count)) < torch.tensor(count)[:, None],
         nll_B=torch.tensor(nll, requires_grad=True),
         count_B=torch.tensor(count),
     )
