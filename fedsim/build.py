@@ -1,14 +1,13 @@
 """Composition root: configuration in, objects out; the only module that knows concrete classes.
 
-``prepare`` checks everything that can be wrong (data, base model, life, privacy pipeline, what methods
-need against what the pipeline shows) before the run directory is touched.
+``check`` looks at everything that can be wrong (data, base model, life, privacy pipeline, what methods
+need against what the pipeline shows) before any run directory is touched.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from functools import partial
 import torch
 
 from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
-from fedsim.conclusions import conclude
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
@@ -30,9 +28,6 @@ from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
-from fedsim.progress import Progress
-from fedsim.provenance import provenance
-from fedsim.results import RunDirectory, whole_file
 from fedsim.rounds import Engine
 from fedsim.scenario import (
     AuthorsData,
@@ -48,10 +43,8 @@ from fedsim.scenario_file import (
     ScenarioError,
     Source,
     Variant,
-    dump_scenario,
-    load_scenario,
 )
-from fedsim.simulation import LifeContext, LifeRunner, assemble
+from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
 from fedsim.training import SequentialExecutor, planned_steps
@@ -219,7 +212,7 @@ def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: Local
 
 
 @contextmanager
-def _blamed_on(source: Source, *key: str) -> Iterator[None]:
+def blamed_on(source: Source, *key: str) -> Iterator[None]:
     """What cannot be used is reported with the place of the key that asked for it."""
     try:
         yield
@@ -232,15 +225,15 @@ def _blamed_on(source: Source, *key: str) -> Iterator[None]:
 def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
     """Everything one variant and seed needs; loads data and base model."""
     scenario, source = variant.scenario, variant.source
-    with _blamed_on(source, "data"):
+    with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
     life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
-    with _blamed_on(source, "model"):
+    with blamed_on(source, "model"):
         model = simulation.model(scenario.model)
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
-    with _blamed_on(source, "privacy"):
+    with blamed_on(source, "privacy"):
         pipeline = make_pipeline(
             scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
@@ -314,103 +307,18 @@ def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
     return spent
 
 
-# ------------------------------------------------------------------------------ entry points
-
-
-def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
-    """Check a scenario as a whole and claim its run directory.
-
-    Raises:
-        ScenarioError: something cannot be used, or the directory holds another run; nothing is changed.
-    """
-    simulation = check(loaded)
-    _claim(loaded, directory)
-    return _as_before(simulation, directory)
-
-
-def reopen(directory: RunDirectory) -> Simulation:
-    """The simulation of an existing run directory, from its own resolved scenario."""
-    file = directory.file("scenario.yaml")
-    if not file.exists():
-        raise ScenarioError(
-            f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
-        )
-    return _as_before(check(load_scenario(file)), directory)
-
-
-def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
-    """With the choices that were written down when the run began, if it did."""
-    if not directory.file("provenance.json").exists():
-        return simulation
-    resolved = directory.json("provenance")["resolved"]
-    with _blamed_on(simulation.loaded.source, "execution", "device"):
-        resolve_device(resolved["device"])
-    models = simulation.models if resolved["device"] == simulation.device else {}
-    return replace(simulation, device=resolved["device"], threads=resolved["threads"], models=models)
-
-
 def check(loaded: LoadedScenario) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
-    with _blamed_on(loaded.source, "execution", "device"):
+    with blamed_on(loaded.source, "execution", "device"):
         device = resolve_device(execution.device)
     simulation = Simulation(loaded=loaded, device=device, threads=1)
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     for variant, context in zip(loaded.variants, contexts, strict=True):
-        with _blamed_on(variant.source, "model", "lora"):
+        with blamed_on(variant.source, "model", "lora"):
             check_per_sample(context.engine.runtime, context.model.arrays())
     if execution.threads != "auto":
         return replace(simulation, threads=execution.threads)
     size = max(sum(p.numel() for p in context.model.module.parameters()) for context in contexts)
     threads = min(os.cpu_count() or 1, max(1, size // PARAMETERS_PER_THREAD))
     return replace(simulation, threads=threads)
-
-
-def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
-    """Take an empty directory, or go on with the same scenario; refuse anything else."""
-    text = dump_scenario(loaded.scenario)
-    file = directory.file("scenario.yaml")
-    if file.exists():
-        if file.read_text() != text:
-            raise ScenarioError(
-                f"{directory.path}: holds a run of another scenario or other settings; nothing was "
-                f"changed. Choose another directory with --out, or delete this one"
-            )
-    elif directory.path.exists() and any(not p.name.startswith(".") for p in directory.path.iterdir()):
-        raise ScenarioError(
-            f"{directory.path}: exists and is not a run directory; nothing was changed. "
-            "Choose another with --out"
-        )
-    else:
-        with whole_file(file) as temporary:
-            temporary.write_text(text)
-
-
-def execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
-    """Run every life to its end and write the tables; a finished run is left as it is."""
-    if directory.file("verdict.json").exists():
-        progress.note(f"{directory.path} holds this run, finished; delete the folder to run it again")
-        return
-    torch.set_num_threads(simulation.threads)
-    resolved = {"device": simulation.device, "threads": simulation.threads}
-    scenario = simulation.loaded.scenario
-    if not directory.file("provenance.json").exists():
-        directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
-    resumed = any(event["kind"] == "started" for event in directory.events())
-    directory.log("resumed" if resumed else "started", time=_now())
-    contexts = [
-        make_context(simulation, variant, seed)
-        for variant in simulation.loaded.variants
-        for seed in variant.scenario.seeds
-    ]
-    progress.start(sum(context.rounds() for context in contexts))
-    runners = [LifeRunner(context, directory, progress) for context in contexts]
-    for runner in runners:
-        runner.run()
-    assemble(runners, directory)
-    conclude(scenario, simulation.loaded.variants, runners, directory)
-    directory.log("finished", time=_now())
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

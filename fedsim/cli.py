@@ -51,9 +51,9 @@ def run(
         directory = RunDirectory(out or Path("runs") / loaded.scenario.name)
         if directory.path.is_file():
             raise ScenarioError(f"{directory.path}: is a file; give --out a directory that may be written")
-        from fedsim import build
+        from fedsim import runs
 
-        simulation = build.prepare(loaded, directory)
+        simulation = runs.prepare(loaded, directory)
     _finish(simulation, directory)
 
 
@@ -66,9 +66,9 @@ def resume(
         where = RunDirectory(directory)
         if where.file("scenario.yaml").exists():
             _load(where.file("scenario.yaml"), None)
-        from fedsim import build
+        from fedsim import runs
 
-        simulation = build.reopen(where)
+        simulation = runs.reopen(where)
     _finish(simulation, where)
 
 
@@ -150,7 +150,7 @@ def _quiet_libraries() -> None:
 
 def _finish(simulation: Simulation, directory: RunDirectory) -> None:
     """Run to the end, draw, and print the verdict."""
-    from fedsim import build
+    from fedsim import runs
     from fedsim.progress import make_progress
     from fedsim.verdict_table import print_verdict
     from plots.report import write_report
@@ -158,7 +158,7 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=110)
     progress = make_progress(Console(stderr=True))
     try:
-        build.execute(simulation, directory, progress)
+        runs.execute(simulation, directory, progress)
     finally:
         progress.close()
     page = write_report(directory.path)

@@ -196,7 +196,7 @@ def test_a_fault_inside_a_run_is_not_blamed_on_the_user(
     def broken(*_: object) -> None:
         raise ValueError("shapes differ")
 
-    monkeypatch.setattr("fedsim.build.execute", broken)
+    monkeypatch.setattr("fedsim.runs.execute", broken)
     result = call("run", "s.yaml")
     assert result.exit_code == 1
     assert isinstance(result.exception, ValueError)

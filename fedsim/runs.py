@@ -1,0 +1,101 @@
+"""A run from its scenario to its tables: claims the run directory, goes through every life, concludes.
+
+A run that was killed goes on in its own directory, with the choices it wrote down when it began.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from fedsim.build import Simulation, blamed_on, check, make_context, resolve_device
+from fedsim.conclusions import conclude
+from fedsim.progress import Progress
+from fedsim.provenance import provenance
+from fedsim.results import RunDirectory, whole_file
+from fedsim.scenario_file import LoadedScenario, ScenarioError, dump_scenario, load_scenario
+from fedsim.simulation import LifeRunner, assemble
+
+
+def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
+    """Check a scenario as a whole and claim its run directory.
+
+    Raises:
+        ScenarioError: something cannot be used, or the directory holds another run; nothing is changed.
+    """
+    simulation = check(loaded)
+    _claim(loaded, directory)
+    return _as_before(simulation, directory)
+
+
+def reopen(directory: RunDirectory) -> Simulation:
+    """The simulation of an existing run directory, from its own resolved scenario."""
+    file = directory.file("scenario.yaml")
+    if not file.exists():
+        raise ScenarioError(
+            f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
+        )
+    return _as_before(check(load_scenario(file)), directory)
+
+
+def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
+    """With the choices that were written down when the run began, if it did."""
+    if not directory.file("provenance.json").exists():
+        return simulation
+    resolved = directory.json("provenance")["resolved"]
+    with blamed_on(simulation.loaded.source, "execution", "device"):
+        resolve_device(resolved["device"])
+    models = simulation.models if resolved["device"] == simulation.device else {}
+    return replace(simulation, device=resolved["device"], threads=resolved["threads"], models=models)
+
+
+def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
+    """Take an empty directory, or go on with the same scenario; refuse anything else."""
+    text = dump_scenario(loaded.scenario)
+    file = directory.file("scenario.yaml")
+    if file.exists():
+        if file.read_text() != text:
+            raise ScenarioError(
+                f"{directory.path}: holds a run of another scenario or other settings; nothing was "
+                f"changed. Choose another directory with --out, or delete this one"
+            )
+    elif directory.path.exists() and any(not p.name.startswith(".") for p in directory.path.iterdir()):
+        raise ScenarioError(
+            f"{directory.path}: exists and is not a run directory; nothing was changed. "
+            "Choose another with --out"
+        )
+    else:
+        with whole_file(file) as temporary:
+            temporary.write_text(text)
+
+
+def execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+    """Run every life to its end and write the tables; a finished run is left as it is."""
+    if directory.file("verdict.json").exists():
+        progress.note(f"{directory.path} holds this run, finished; delete the folder to run it again")
+        return
+    torch.set_num_threads(simulation.threads)
+    resolved = {"device": simulation.device, "threads": simulation.threads}
+    scenario = simulation.loaded.scenario
+    if not directory.file("provenance.json").exists():
+        directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
+    resumed = any(event["kind"] == "started" for event in directory.events())
+    directory.log("resumed" if resumed else "started", time=_now())
+    contexts = [
+        make_context(simulation, variant, seed)
+        for variant in simulation.loaded.variants
+        for seed in variant.scenario.seeds
+    ]
+    progress.start(sum(context.rounds() for context in contexts))
+    runners = [LifeRunner(context, directory, progress) for context in contexts]
+    for runner in runners:
+        runner.run()
+    assemble(runners, directory)
+    conclude(scenario, simulation.loaded.variants, runners, directory)
+    directory.log("finished", time=_now())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
