@@ -106,3 +106,15 @@ def _head_sees_only(module: Any, used_BT: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode; every submodule's training flag comes back as it was."""
+    awake = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in awake:
+            part.training = True

@@ -110,6 +110,25 @@ class AdapterModel:
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
     @contextmanager
+    def training(self) -> Iterator[None]:
+        """What is trained in training mode, dropout on; a frozen base in evaluation mode, its dropout off.
+
+        Afterwards everything is in evaluation mode.
+        """
+        layers = self._lora_layers()
+        if not layers:
+            self.module.train()
+        for layer in layers:
+            layer.train()
+            layer.get_base_layer().eval()
+        for module in self.module.modules():
+            module.training |= any(own.requires_grad for own in module.parameters(recurse=False))
+        try:
+            yield
+        finally:
+            self.module.eval()
+
+    @contextmanager
     def merged(self) -> Iterator[torch.nn.Module]:
         """The module with the adapter's deltas folded into the base weights, for cheap inference.
 

@@ -15,12 +15,13 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+
+from fedsim.forward import evaluating
 
 
 @runtime_checkable
@@ -59,7 +60,7 @@ class CausalPredictor:
         arguments: dict[str, Any] = {}
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             arguments = {"attention_mask": mask, "position_ids": _positions(mask)}
-        with _evaluating(self.model):
+        with evaluating(self.model), torch.inference_mode():
             output: torch.Tensor = self.model(input_ids=ids, use_cache=False, **arguments).logits
         return output
 
@@ -77,7 +78,7 @@ class CausalPredictor:
             raise ValueError("every prompt must have at least one token")
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
-        with _evaluating(self.model):
+        with evaluating(self.model), torch.inference_mode():
             for begin in range(0, len(by_length), self.batch_size):
                 chosen = by_length[begin : begin + self.batch_size]
                 tokens = self._continue([prompts[index] for index in chosen], max_new_tokens)
@@ -111,19 +112,6 @@ class CausalPredictor:
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule's training flag comes back as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _positions(mask_BT: torch.Tensor) -> torch.Tensor:

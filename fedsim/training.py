@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.forward import Pass, forward
+from fedsim.forward import Pass, evaluating, forward
 from fedsim.model import AdapterModel, Arrays, isolated_torch_rng, to_vector
 from fedsim.rng import ordering, torch_stream, uniforms
 from fedsim.scenario import LocalConfig
@@ -87,9 +87,9 @@ class SequentialExecutor:
         model.load(job.adapter)
         start = {name: value.detach().clone() for name, value in model.parameters().items()}
         optimizer = make_optimizer(job.local, list(model.parameters().values()))
-        model.module.train()
         try:
-            with isolated_torch_rng(torch_stream(job.seed, "dropout", job.round, job.client)):
+            dropout = torch_stream(job.seed, "dropout", job.round, job.client)
+            with isolated_torch_rng(dropout), model.training():
                 steps = _private_steps(self, job) if job.rule is not None else _plain_steps(self, job)
                 losses, tokens = [], 0
                 for loss, used in steps:
@@ -103,7 +103,6 @@ class SequentialExecutor:
                     losses.append(loss)
                     tokens += used
         finally:
-            model.module.eval()
             model.module.zero_grad(set_to_none=True)
         update = to_vector(model.arrays(), model.names) - to_vector(job.adapter, model.names)
         return result_of(job, update=update, losses=losses, tokens=tokens)
@@ -111,7 +110,7 @@ class SequentialExecutor:
     def reference_pass(self, job: TrainJob, batch: Batch) -> Pass | None:
         """The batch under the reference adapter, without gradients or dropout.
 
-        The model is left as it was, in training mode.
+        The model is left as it was.
         """
         if not job.objective.needs_reference:
             return None
@@ -119,15 +118,13 @@ class SequentialExecutor:
         parameters = self.model.parameters()
         current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.model.load(job.reference)
-        self.model.module.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.model.module):
                 return forward(self.model.module, batch)
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(current[name])
-            self.model.module.train()
 
 
 def result_of(
@@ -152,13 +149,19 @@ def result_of(
     )
 
 
-def make_optimizer(local: LocalConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """A fresh optimiser for one client's round."""
+def make_optimizer(
+    local: LocalConfig, parameters: Sequence[torch.nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """A fresh optimiser for one round; element-wise, so that stacked clients do not touch each other."""
     if local.optimizer == "sgd":
         return torch.optim.SGD(
-            list(parameters), lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+            list(parameters),
+            lr=local.lr,
+            momentum=local.momentum,
+            weight_decay=local.weight_decay,
+            fused=fused,
         )
-    return torch.optim.AdamW(list(parameters), lr=local.lr, weight_decay=local.weight_decay)
+    return torch.optim.AdamW(list(parameters), lr=local.lr, weight_decay=local.weight_decay, fused=fused)
 
 
 def planned_steps(examples: int, local: LocalConfig) -> int:

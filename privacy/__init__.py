@@ -6,7 +6,7 @@ from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import LocalRule, LocalTask, Nominal, Payload
+from privacy.stage import LocalRule, LocalSession, LocalTask, Nominal, Payload
 from privacy.views import Capability, honest_server, require
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ClientUpdateError",
     "Ledger",
     "LocalRule",
+    "LocalSession",
     "LocalTask",
     "Nominal",
     "Payload",

@@ -19,9 +19,9 @@ deviation ``noise_multiplier * clip_norm``, and divides by the public expected b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy.accounting import Accountant, calibrate_noise
+from privacy.dp_sgd import clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
 from privacy.per_sample import per_sample_gradients, trainable
-from privacy.stage import Facts, LocalRule, LocalTask, Metrics, PerSampleLoss, Stage
+from privacy.stage import Facts, LocalRule, LocalSession, LocalTask, Metrics, PerSampleLoss, Stage
 
 
 class ExampleDpConfig(BaseModel):
@@ -146,6 +147,17 @@ class ExampleDpRule:
             ledger=ledger,
         )
 
+    def privatise(
+        self,
+        sessions: Sequence[LocalSession],
+        grads_RD: torch.Tensor,
+        counts: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """One step of several clients: their private gradients (K, D); see ``LocalRule``."""
+        assert all(isinstance(session, ExampleDpSession) for session in sessions), "sessions of this rule"
+        return privatise(cast(Sequence[ExampleDpSession], sessions), grads_RD, counts, generators)[0]
+
 
 class ExampleDpSession:
     """One local training of at most ``release.steps`` steps, charged step by step.
@@ -186,61 +198,36 @@ class ExampleDpSession:
         self, per_sample: Mapping[str, torch.Tensor], generator: torch.Generator
     ) -> tuple[dict[str, torch.Tensor], Metrics]:
         """Clip, add up, add noise, divide, from per-sample gradients (B, *shape) by parameter name."""
+        names = sorted(per_sample)
+        grads_RD = torch.cat([per_sample[name].flatten(1) for name in names], dim=1)
+        noisy_KD, metrics = privatise([self], grads_RD, [len(grads_RD)], [generator])
+        parts = torch.split(noisy_KD[0], [per_sample[name].shape[1:].numel() for name in names])
+        shaped = zip(names, parts, strict=True)
+        return {name: part.view(per_sample[name].shape[1:]) for name, part in shaped}, metrics[0]
+
+    def noise(self, like_D: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The noise of the next step, (D,), charged to the client."""
         if self.remaining < 1:
             raise BudgetExceededError("all steps of this training are spent; open another")
         self.remaining -= 1
-        sums, metrics = clipped_sums(per_sample, clip_norm=self.clip_norm)
-        noise = draw_noise(sums, self.step_release, self.clip_norm, generator, self._ledger)
-        return {name: (sums[name] + noise[name]) / self.expected_batch_size for name in sums}, metrics
+        return draw_noise(like_D, self.step_release, self.clip_norm, generator, self._ledger)
 
 
-def clipped_sums(
-    per_sample: Mapping[str, torch.Tensor], *, clip_norm: float
-) -> tuple[dict[str, torch.Tensor], Metrics]:
-    """Clip each sample's whole gradient to L2 norm ``clip_norm`` and add up, by parameter name.
+def privatise(
+    sessions: Sequence[ExampleDpSession],
+    grads_RD: torch.Tensor,
+    counts: Sequence[int],
+    generators: Sequence[torch.Generator],
+) -> tuple[torch.Tensor, list[Metrics]]:
+    """One step of clients under one clip norm: their private gradients (K, D), and metrics by client.
 
-    *Guarantees.* Each sample adds a vector of norm at most ``clip_norm``, up to fp32 rounding, from
-    which a margin of 1e-6 is kept. Samples do not influence each other's factor.
+    Each client has its own noise and its own divisor; the result is that of each session alone, up to
+    rounding.
     """
-    names = sorted(per_sample)
-    squares_B = sum(per_sample[name].flatten(1).double().square().sum(1) for name in names)
-    norms_B = torch.as_tensor(squares_B).sqrt()
-    finite_B = torch.isfinite(norms_B)
-    factors_B = torch.where(norms_B > clip_norm, clip_norm * (1 - 1e-6) / norms_B, 1.0)
-    sums = {}
-    for name in names:
-        grads = per_sample[name].float()
-        safe = torch.where(_as_column(finite_B, grads), grads, 0.0)
-        sums[name] = torch.einsum("b,b...->...", torch.where(finite_B, factors_B, 0.0).float(), safe)
-    size = norms_B.numel()
-    return sums, {
-        "batch_size": float(size),
-        "clipped": float((norms_B > clip_norm).double().mean()) if size else 0.0,
-        "non_finite": float((~finite_B).sum()),
-    }
-
-
-def _as_column(flags_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return flags_B.view(-1, *([1] * (like.dim() - 1)))
-
-
-def draw_noise(
-    like: Mapping[str, torch.Tensor],
-    release: Release,
-    clip_norm: float,
-    generator: torch.Generator,
-    ledger: Ledger,
-) -> dict[str, torch.Tensor]:
-    """Gaussian noise shaped like ``like``, of the scale that ``release`` states; writes ``release`` down.
-
-    The only place where noise is drawn and the only one that charges for it. Names are drawn in order.
-    """
-    ledger.append(release)
-    scale = release.noise_multiplier * clip_norm
-    return {
-        name: torch.randn(t.shape, generator=generator, device=t.device, dtype=torch.float32) * scale
-        for name, t in sorted(like.items())
-    }
+    sums_KD, metrics = clip_and_sum(grads_RD, counts, clip_norm=sessions[0].clip_norm)
+    for sum_D, session, generator in zip(sums_KD, sessions, generators, strict=True):
+        sum_D.add_(session.noise(sum_D, generator)).div_(session.expected_batch_size)
+    return sums_KD, metrics
 
 
 class ExampleDpStage(Stage):

@@ -21,7 +21,7 @@ Wire(kind='float', l2_bound=1.0)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -250,11 +250,6 @@ class LocalSession(Protocol):
     ) -> tuple[dict[str, torch.Tensor], Metrics]:
         """Gradients by parameter name, to hand to an optimiser, and metrics that stay at the client."""
 
-    def privatise(
-        self, per_sample: Mapping[str, torch.Tensor], generator: torch.Generator
-    ) -> tuple[dict[str, torch.Tensor], Metrics]:
-        """The same from per-sample gradients (B, *shape) that an executor has computed itself."""
-
 
 class LocalRule(Protocol):
     """Owns loss reduction and sampling of local training."""
@@ -264,6 +259,19 @@ class LocalRule(Protocol):
 
     def open(self, task: LocalTask, ledger: Ledger) -> LocalSession:
         """Start a training; `BudgetExceededError` if it does not fit."""
+
+    def privatise(
+        self,
+        sessions: Sequence[LocalSession],
+        grads_RD: torch.Tensor,
+        counts: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """One step of several clients trained together: their gradients (K, D), from per-sample ones (R, D).
+
+        The first ``counts[0]`` rows belong to the first session, which has this rule like all others; the
+        columns are all trained parameters in the order of their names.
+        """
 
 
 class Stage(Protocol):

@@ -1,0 +1,291 @@
+"""Trains many clients at once over one frozen base; equal to one at a time up to rounding.
+
+The clients of a cohort go through their local steps side by side. Nothing ties them together: the loss is
+the sum of the clients' own means, each has its own factors, optimiser state, gradient norm and noise. Clients
+stand in order of their steps, longest first, so that whoever has finished is cut off the end of the stack
+and neither moves nor costs anything. Legend: K clients still training, R rows of a step, D trained parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.forward import Pass, forward
+from fedsim.model import AdapterModel, Arrays, to_vector
+from fedsim.stacked import StackedLora
+from fedsim.text import collate
+from fedsim.training import (
+    SequentialExecutor,
+    TrainJob,
+    TrainResult,
+    make_optimizer,
+    noise_generator,
+    private_draws,
+    result_of,
+    shuffled_batches,
+)
+from privacy import Ledger, LocalSession
+
+Positions = NDArray[np.int64]
+"""Which of a client's records are in a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortLimit:
+    """How many clients train at once: at most ``clients``, with at most ``tokens`` in a joint step."""
+
+    clients: int
+    tokens: int
+
+    def room(self, tokens_per_step: int) -> int:
+        """Clients that fit when each brings so many tokens, padding included."""
+        return max(1, min(self.clients, self.tokens // max(tokens_per_step, 1)))
+
+
+class BatchedExecutor:
+    """Trains jobs in cohorts of clients that can go side by side.
+
+    Cohorts depend on the jobs alone, so equal jobs give equal bytes. Should a cohort fail, its halves are
+    tried apart and in the end each client alone: a fault stays with the client that has it.
+
+    Raises:
+        NotStackableError: the model's clients must train one at a time.
+    """
+
+    def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
+        self.model, self.limit = model, limit
+        self._lora = StackedLora(model)
+        self._alone = SequentialExecutor(model=model)
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        results: dict[int, TrainResult] = {}
+        for cohort in plan_cohorts(jobs, self.limit):
+            trained = self._guarded([jobs[index] for index in cohort])
+            results |= dict(zip(cohort, trained, strict=True))
+        return [results[index] for index in range(len(jobs))]
+
+    def _guarded(self, jobs: list[TrainJob]) -> list[TrainResult]:
+        if len(jobs) == 1:
+            return self._alone.train_clients(jobs)
+        trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
+        try:
+            results = _Cohort(self._lora, trial).train()
+        except Exception:
+            middle = len(jobs) // 2
+            return self._guarded(jobs[:middle]) + self._guarded(jobs[middle:])
+        for job, tried in zip(jobs, trial, strict=True):
+            if job.ledger is not None and tried.ledger is not None:
+                _write_down(job.ledger, tried.ledger)
+        return results
+
+
+def _write_down(ledger: Ledger, later: Ledger) -> None:
+    """Add to a ledger the releases that its fork has made since."""
+    known = frozenset(ledger.releases())
+    ledger.extend(release for release in later.releases() if release not in known)
+
+
+def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:
+    """Which jobs train together, by position; within a cohort, those with most steps first.
+
+    Jobs go together when they share optimiser settings and privacy rule. Like sizes go together, and the
+    last cohort of a kind is no smaller than the others.
+    """
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        key = (job.local, job.proximal_mu, id(job.rule), job.objective.needs_reference)
+        kinds.setdefault(key, []).append(index)
+    cohorts: list[list[int]] = []
+    for members in kinds.values():
+        rest = sorted(members, key=lambda index: (-_steps(jobs[index]), -_tokens(jobs[index])))
+        while rest:
+            room = limit.room(max(_tokens(jobs[index]) for index in rest[: limit.clients]))
+            size = -(-len(rest) // -(-len(rest) // room))
+            cohorts.append(rest[:size])
+            rest = rest[size:]
+    return cohorts
+
+
+def _steps(job: TrainJob) -> int:
+    if job.task is not None:
+        return job.task.steps
+    return job.local.epochs * -(-len(job.pairs) // job.local.batch_size)
+
+
+def _tokens(job: TrainJob) -> int:
+    """Tokens of one step, padding included."""
+    longest = max((len(pair.input_ids) for pair in job.pairs), default=0)
+    return min(job.local.batch_size, len(job.pairs)) * longest
+
+
+class _Cohort:
+    """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
+
+    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob]) -> None:
+        self.lora, self.jobs, self.model = lora, jobs, lora.model
+        self.records = collate([pair for job in jobs for pair in job.pairs], pad_id=self.model.pad_id)
+        self.first = [0, *itertools.accumulate(len(job.pairs) for job in jobs)]
+        self.start_KD = self._stack([job.adapter for job in jobs])
+        self.references_KD: torch.Tensor | None = None
+        if jobs[0].objective.needs_reference:
+            self.references_KD = self._stack([_reference(job) for job in jobs])
+        self.vectors_KD = torch.nn.Parameter(self.start_KD.clone())
+        self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)
+        self.sessions: list[LocalSession] = [_open(job) for job in jobs if job.rule is not None]
+        self.batches = [] if self.sessions else [shuffled_batches(job) for job in jobs]
+        self.losses: list[torch.Tensor] = []
+        self.tokens = np.zeros(len(jobs), dtype=np.int64)
+
+    def train(self) -> list[TrainResult]:
+        """Take all steps of all jobs."""
+        trained_KD = torch.empty_like(self.start_KD)
+        with self.model.training():
+            for step in itertools.count():
+                clients = sum(planned > step for planned in map(_steps, self.jobs))
+                trained_KD[clients : len(self.vectors_KD)] = self.vectors_KD.detach()[clients:]
+                self._keep(clients)
+                if not clients:
+                    break
+                self.vectors_KD.grad = self._private(step) if self.sessions else self._plain(step)
+                self.optimizer.step()
+        updates = (trained_KD - self.start_KD).float().cpu().numpy()
+        losses = [column.tolist() for column in self.losses]
+        return [
+            result_of(
+                job,
+                update=update.copy(),
+                losses=[column[client] for column in losses if client < len(column)],
+                tokens=int(self.tokens[client]),
+            )
+            for client, (job, update) in enumerate(zip(self.jobs, updates, strict=True))
+        ]
+
+    def _keep(self, clients: int) -> None:
+        """Go on with the first clients only: their parameters, moments and nothing else."""
+        if clients == len(self.vectors_KD):
+            return
+        self.vectors_KD.grad = None
+        self.vectors_KD.data = self.vectors_KD.data[:clients]
+        state = self.optimizer.state[self.vectors_KD]
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dim() == 2:
+                state[name] = value[:clients]
+
+    # ----------------------------------------------------------------------- gradients (K, D)
+
+    def _plain(self, step: int) -> torch.Tensor:
+        """Gradients of the clients' own mean losses, with FedProx's pull, each clipped to its norm."""
+        clients, local = len(self.vectors_KD), self.jobs[0].local
+        positions = [self.batches[client][step] for client in range(clients)]
+        counts = [len(chosen) for chosen in positions]
+        leaves = self._leaves(self.vectors_KD.detach())
+        losses_R = self._losses(leaves, positions, counts)
+        share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
+        gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
+        gradient_KD = self._with_pull(torch.cat([part.flatten(1) for part in gradients], dim=1))
+        if local.max_grad_norm is not None:
+            norms_K = torch.linalg.vector_norm(gradient_KD, dim=1)
+            gradient_KD *= (local.max_grad_norm / (norms_K + 1e-6)).clamp(max=1.0)[:, None]
+        return gradient_KD
+
+    def _private(self, step: int) -> torch.Tensor:
+        """Private gradients: each record has factors of its own, whose gradients are per-sample gradients."""
+        jobs, sessions = self.jobs[: len(self.vectors_KD)], self.sessions[: len(self.vectors_KD)]
+        drawn = zip(jobs, sessions, strict=True)
+        positions = [session.batch(private_draws(job, step)) for job, session in drawn]
+        counts = [len(chosen) for chosen in positions]
+        owner_R = np.repeat(np.arange(len(jobs)), counts)
+        owners_RD = self.vectors_KD.detach()[torch.from_numpy(owner_R).to(self.model.device)]
+        gradient_RD = owners_RD
+        if len(owner_R):
+            leaves = self._leaves(owners_RD)
+            losses_R = self._losses(leaves, positions, [1] * len(owner_R))
+            gradients = torch.autograd.grad(losses_R.sum(), list(leaves.values()))
+            gradient_RD = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        else:
+            self._note(positions, gradient_RD.new_zeros(0))
+        assert jobs[0].rule is not None
+        generators = [noise_generator(job, step, self.model.device) for job in jobs]
+        return self._with_pull(jobs[0].rule.privatise(sessions, gradient_RD, counts, generators))
+
+    def _leaves(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Factors that gradients are taken of."""
+        return {name: part.requires_grad_() for name, part in self.lora.factors(vectors).items()}
+
+    def _with_pull(self, gradient_KD: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of mu / 2 |w - w_start|^2 (FedProx; Li et al., 2018, arXiv:1812.06127)."""
+        mu = self.jobs[0].proximal_mu
+        if mu > 0:
+            gradient_KD += mu * (self.vectors_KD.detach() - self.start_KD[: len(gradient_KD)])
+        return gradient_KD
+
+    # --------------------------------------------------------------------------- losses (R,)
+
+    def _losses(
+        self, leaves: Mapping[str, torch.Tensor], positions: Sequence[Positions], counts: Sequence[int]
+    ) -> torch.Tensor:
+        """Each client's own loss of each of its records; ``counts`` says how factors are dealt to rows."""
+        rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
+        batch = self.records.take(torch.from_numpy(rows)).to(self.model.device)
+        with self.lora.applied(leaves, counts) as module:
+            current = forward(module, batch)
+        reference = None
+        if self.references_KD is not None:
+            own = [len(chosen) for chosen in positions]
+            factors = self.lora.factors(self.references_KD[: len(own)])
+            with torch.no_grad(), self.lora.applied(factors, own) as module:
+                reference = forward(module, batch)
+        losses_R = self._judged(current, reference, positions)
+        self._note(positions, losses_R.detach())
+        return losses_R
+
+    def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
+        """Apply each client's objective to its rows; neighbours with equal objectives at once."""
+        parts, begin = [], 0
+        sized = zip(self.jobs, map(len, positions), strict=False)
+        for objective, group in itertools.groupby(sized, key=lambda item: item[0].objective):
+            end = begin + sum(count for _, count in group)
+            compared = None if reference is None else reference.samples(begin, end)
+            parts.append(objective(current.samples(begin, end), compared))
+            begin = end
+        return torch.cat(parts)
+
+    def _note(self, positions: Sequence[Positions], losses_R: torch.Tensor) -> None:
+        """Keep each client's mean loss in this step (0 for an empty batch) and count its tokens."""
+        means = [part.mean() if len(part) else part.sum() for part in _split(losses_R, positions)]
+        self.losses.append(torch.stack(means))
+        passes = 1 if self.references_KD is None else 2
+        for client, chosen in enumerate(positions):
+            lengths = self.records.lengths_B[self.first[client] + chosen]
+            self.tokens[client] += passes * int(lengths.sum())
+
+    def _stack(self, adapters: Sequence[Arrays]) -> torch.Tensor:
+        """Adapters as vectors (K, D) on the device; one that several clients share is read once."""
+        shared = {id(arrays): arrays for arrays in adapters}
+        vectors = {
+            key: torch.from_numpy(to_vector(arrays, self.model.names)) for key, arrays in shared.items()
+        }
+        stacked = torch.stack([vectors[id(arrays)] for arrays in adapters])
+        return stacked.to(self.model.device, self.lora.dtype)
+
+
+def _reference(job: TrainJob) -> Arrays:
+    assert job.reference is not None, "the objective needs a reference adapter"
+    return job.reference
+
+
+def _open(job: TrainJob) -> LocalSession:
+    assert job.rule is not None
+    assert job.task is not None
+    assert job.ledger is not None
+    return job.rule.open(job.task, job.ledger)
+
+
+def _split(values_R: torch.Tensor, positions: Sequence[Positions]) -> tuple[torch.Tensor, ...]:
+    return torch.split(values_R, [len(chosen) for chosen in positions])

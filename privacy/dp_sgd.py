@@ -1,0 +1,68 @@
+"""The arithmetic of DP-SGD, for one client or for a whole cohort at once: clip, add up, add noise, divide.
+
+Abadi et al., "Deep Learning with Differential Privacy" (2016). Gradients are rows of one matrix, a sample's
+whole gradient each, so that a step takes a handful of operations however many clients and layers there are.
+Legend: K clients, R samples of all clients in order, D trained parameters.
+
+>>> grads_RD = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]])
+>>> sums_KD, metrics = clip_and_sum(grads_RD, [2, 1], clip_norm=1.0)
+>>> [[round(value, 3) for value in row] for row in sums_KD.tolist()]
+[[0.9, 1.2], [0.0, 1.0]]
+>>> [m["clipped"] for m in metrics]
+[0.5, 1.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from privacy.ledger import Ledger, Release
+from privacy.stage import Metrics
+
+
+def clip_and_sum(
+    grads_RD: torch.Tensor, counts: Sequence[int], *, clip_norm: float
+) -> tuple[torch.Tensor, list[Metrics]]:
+    """Clip each sample's gradient to L2 norm ``clip_norm`` and add up each client's, (K, D), in fp32 or fp64.
+
+    The first ``counts[0]`` rows are the first client's, and so on.
+
+    *Guarantees.* Each sample adds a vector of norm at most ``clip_norm``, up to rounding, from which a margin
+    of 1e-6 is kept. Samples do not influence each other's factor.
+
+    *Edge cases.* A client without samples gets zeros. A sample whose gradient is not finite counts as zero.
+    """
+    norms_R = torch.linalg.vector_norm(grads_RD, dim=1, dtype=torch.float64)
+    finite_R = torch.isfinite(norms_R)
+    clipped_R = norms_R > clip_norm
+    factors_R = torch.where(clipped_R, clip_norm * (1 - 1e-6) / norms_R, 1.0).to(grads_RD.dtype)
+    scaled_RD = grads_RD * factors_R[:, None]
+    if not bool(finite_R.all()):
+        scaled_RD = torch.where(finite_R[:, None], scaled_RD, 0.0)
+    sums_KD = torch.stack([part_RD.sum(0) for part_RD in torch.split(scaled_RD, list(counts))])
+    flags = zip(torch.split(clipped_R, list(counts)), torch.split(finite_R, list(counts)), strict=True)
+    metrics = [
+        {
+            "batch_size": float(len(clipped)),
+            "clipped": float(clipped.double().mean()) if len(clipped) else 0.0,
+            "non_finite": float((~finite).sum()),
+        }
+        for clipped, finite in flags
+    ]
+    return sums_KD, metrics
+
+
+def draw_noise(
+    like_D: torch.Tensor, release: Release, clip_norm: float, generator: torch.Generator, ledger: Ledger
+) -> torch.Tensor:
+    """Gaussian noise (D,) of the scale that ``release`` states; writes ``release`` down.
+
+    The only place where noise is drawn and the only one that charges for it. It is drawn in fp32 whatever the
+    type of ``like_D``, so that a computation in fp64 sees the same noise.
+    """
+    ledger.append(release)
+    scale = release.noise_multiplier * clip_norm
+    noise_D = torch.randn(like_D.shape, generator=generator, device=like_D.device, dtype=torch.float32)
+    return (noise_D * scale).to(like_D.dtype)
