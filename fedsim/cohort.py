@@ -3,7 +3,8 @@
 The clients of a cohort go through their local steps side by side. Nothing ties them together: the loss is
 the sum of the clients' own means, each has its own factors, optimiser state, gradient norm and noise. Clients
 stand in order of their steps, longest first, so that whoever has finished is cut off the end of the stack
-and neither moves nor costs anything. Legend: K clients still training, R rows of a step, D trained parameters.
+and neither moves nor costs anything. Legend: K clients still training, R rows of a step, D trained
+parameters.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from fedsim.forward import Pass, forward
 from fedsim.model import AdapterModel, Arrays, to_vector
+from fedsim.packing import can_pack
 from fedsim.stacked import StackedLora
-from fedsim.text import collate
+from fedsim.text import Batch, collate
 from fedsim.training import (
     SequentialExecutor,
     TrainJob,
@@ -61,6 +63,7 @@ class BatchedExecutor:
     def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
         self.model, self.limit = model, limit
         self._lora = StackedLora(model)
+        self._packs_up_to: dict[int, bool] = {}
         self._alone = SequentialExecutor(model=model)
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
@@ -71,18 +74,25 @@ class BatchedExecutor:
         return [results[index] for index in range(len(jobs))]
 
     def _guarded(self, jobs: list[TrainJob]) -> list[TrainResult]:
-        if len(jobs) == 1:
-            return self._alone.train_clients(jobs)
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
         try:
-            results = _Cohort(self._lora, trial).train()
+            results = _Cohort(self._lora, trial, packs=self._packs(trial)).train()
         except Exception:
+            if len(jobs) == 1:
+                return self._alone.train_clients(jobs)
             middle = len(jobs) // 2
             return self._guarded(jobs[:middle]) + self._guarded(jobs[middle:])
         for job, tried in zip(jobs, trial, strict=True):
             if job.ledger is not None and tried.ledger is not None:
                 _write_down(job.ledger, tried.ledger)
         return results
+
+    def _packs(self, jobs: Sequence[TrainJob]) -> bool:
+        """Whether these records may be packed; tried once for each length."""
+        longest = max((len(pair.input_ids) for job in jobs for pair in job.pairs), default=0)
+        if longest not in self._packs_up_to:
+            self._packs_up_to[longest] = can_pack(self.model.module, longest=longest)
+        return self._packs_up_to[longest]
 
 
 def _write_down(ledger: Ledger, later: Ledger) -> None:
@@ -127,8 +137,8 @@ def _tokens(job: TrainJob) -> int:
 class _Cohort:
     """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
 
-    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob]) -> None:
-        self.lora, self.jobs, self.model = lora, jobs, lora.model
+    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob], *, packs: bool) -> None:
+        self.lora, self.jobs, self.model, self.packs = lora, jobs, lora.model, packs
         self.records = collate([pair for job in jobs for pair in job.pairs], pad_id=self.model.pad_id)
         self.first = [0, *itertools.accumulate(len(job.pairs) for job in jobs)]
         self.start_KD = self._stack([job.adapter for job in jobs])
@@ -154,7 +164,7 @@ class _Cohort:
                     break
                 self.vectors_KD.grad = self._private(step) if self.sessions else self._plain(step)
                 self.optimizer.step()
-        updates = (trained_KD - self.start_KD).float().cpu().numpy()
+        updates = (trained_KD - self.start_KD).cpu().numpy()
         losses = [column.tolist() for column in self.losses]
         return [
             result_of(
@@ -185,7 +195,7 @@ class _Cohort:
         positions = [self.batches[client][step] for client in range(clients)]
         counts = [len(chosen) for chosen in positions]
         leaves = self._leaves(self.vectors_KD.detach())
-        losses_R = self._losses(leaves, positions, counts)
+        losses_R = self._losses(leaves, positions, by_client=True)
         share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
         gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
         gradient_KD = self._with_pull(torch.cat([part.flatten(1) for part in gradients], dim=1))
@@ -205,7 +215,7 @@ class _Cohort:
         gradient_RD = owners_RD
         if len(owner_R):
             leaves = self._leaves(owners_RD)
-            losses_R = self._losses(leaves, positions, [1] * len(owner_R))
+            losses_R = self._losses(leaves, positions, by_client=False)
             gradients = torch.autograd.grad(losses_R.sum(), list(leaves.values()))
             gradient_RD = torch.cat([part.flatten(1) for part in gradients], dim=1)
         else:
@@ -228,22 +238,26 @@ class _Cohort:
     # --------------------------------------------------------------------------- losses (R,)
 
     def _losses(
-        self, leaves: Mapping[str, torch.Tensor], positions: Sequence[Positions], counts: Sequence[int]
+        self, leaves: Mapping[str, torch.Tensor], positions: Sequence[Positions], *, by_client: bool
     ) -> torch.Tensor:
-        """Each client's own loss of each of its records; ``counts`` says how factors are dealt to rows."""
+        """Each client's own loss of each of its records, under factors by client or else by record."""
         rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
         batch = self.records.take(torch.from_numpy(rows)).to(self.model.device)
-        with self.lora.applied(leaves, counts) as module:
-            current = forward(module, batch)
+        counts = [len(chosen) for chosen in positions]
+        current = self._pass(leaves, batch, counts if by_client else [1] * len(rows))
         reference = None
         if self.references_KD is not None:
-            own = [len(chosen) for chosen in positions]
-            factors = self.lora.factors(self.references_KD[: len(own)])
-            with torch.no_grad(), self.lora.applied(factors, own) as module:
-                reference = forward(module, batch)
+            with torch.no_grad():
+                reference = self._pass(self.lora.factors(self.references_KD[: len(counts)]), batch, counts)
         losses_R = self._judged(current, reference, positions)
         self._note(positions, losses_R.detach())
         return losses_R
+
+    def _pass(self, factors: Mapping[str, torch.Tensor], batch: Batch, counts: list[int]) -> Pass:
+        """The next ``counts[k]`` rows under the k-th factors; packed, they are one row."""
+        packed = counts if self.packs and min(counts) > 0 and max(counts) > 1 else None
+        with self.lora.applied(factors, counts if packed is None else [1] * len(counts)) as module:
+            return forward(module, batch, packed=packed)
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""

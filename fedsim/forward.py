@@ -1,19 +1,21 @@
-"""A forward pass that computes logits only where there are answers.
+"""A forward pass without waste: no logits where there are no answers, no padding where it can be avoided.
 
-Prompts and padding need hidden states but no logits, and with real vocabularies logits are most of a
-pass's memory. Padding stands on the right, where causality hides it, so no attention mask is needed. Legend:
-B samples, T tokens, N answer tokens of all samples in order, A answer tokens of the longest, V vocabulary.
+Prompts need hidden states but no logits, and with real vocabularies logits are most of a pass's memory.
+Sequences lie one a row, padded on the right where causality hides it; or packed, several behind each other in
+a row (``fedsim.packing``). Legend: B sequences, T positions of the longest, S rows and P positions of what is
+fed, N answer tokens of all sequences in order, A answer tokens of the longest, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fedsim.packing import Packing
 from fedsim.text import IGNORED, Batch
 
 
@@ -78,20 +80,32 @@ def _by_sample(values_N: torch.Tensor, used_BA: torch.Tensor) -> torch.Tensor:
     return values_N.new_zeros(used_BA.shape).masked_scatter(used_BA, values_N)
 
 
-def forward(module: Any, batch: Batch) -> Pass:
-    """Run a causal language model on a batch.
+def forward(module: Any, batch: Batch, *, packed: Sequence[int] | None = None) -> Pass:
+    """Run a causal language model on a batch; what its last column holds is not fed.
 
-    The last column is not fed: nothing is predicted from it.
+    With ``packed``, the first ``packed[0]`` sequences lie behind each other in the first row that is fed, and
+    so on; for models that ``can_pack``. Results are the same up to rounding.
     """
     used_BT = batch.labels_BT[:, 1:] != IGNORED
-    with _head_sees_only(module, used_BT):
-        logits = module(input_ids=batch.input_ids_BT[:, :-1], use_cache=False).logits
-    whole = logits.shape[:2] == used_BT.shape
-    return Pass.at_answers(logits[used_BT] if whole else logits[0], batch.labels_BT)
+    if packed is None:
+        with _head_sees_only(module, used_BT):
+            logits = module(input_ids=batch.input_ids_BT[:, :-1], use_cache=False).logits
+        whole = logits.shape[:2] == used_BT.shape
+        return Pass.at_answers(logits[used_BT] if whole else logits[0], batch.labels_BT)
+    packing = Packing.of(batch.lengths_B - 1, packed)
+    used_SP = packing.gather(used_BT)
+    with _head_sees_only(module, used_SP), packing.in_attention(module):
+        logits = module(
+            input_ids=packing.gather(batch.input_ids_BT[:, :-1]),
+            position_ids=packing.positions_SP,
+            use_cache=False,
+        ).logits
+    whole = logits.shape[:2] == used_SP.shape
+    return Pass.at_answers(logits[used_SP] if whole else logits[0], batch.labels_BT)
 
 
 @contextmanager
-def _head_sees_only(module: Any, used_BT: torch.Tensor) -> Iterator[None]:
+def _head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
     """Let the output layer compute logits (1, N, V) of chosen positions, unless it is trained itself."""
     head = module.get_output_embeddings()
     if head is None or any(parameter.requires_grad for parameter in head.parameters()):
@@ -99,7 +113,7 @@ def _head_sees_only(module: Any, used_BT: torch.Tensor) -> Iterator[None]:
         return
 
     def choose(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (arguments[0][used_BT][None], *arguments[1:])
+        return (arguments[0][used_SP][None], *arguments[1:])
 
     handle = head.register_forward_pre_hook(choose)
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -31,15 +31,8 @@ def why_not_stackable(model: AdapterModel) -> str | None:
     """Why clients of this model must train one at a time, or None if they need not."""
     if not isinstance(model.module, peft.PeftModel):
         return "all parameters of the base are trained"
-    layers = dict(model.module.named_modules())
-    for name in model.names:
-        path, _, factor = name.rpartition(".lora_")
-        layer = layers.get(path)
-        if factor not in (f"A.{ADAPTER}.weight", f"B.{ADAPTER}.weight") or not isinstance(layer, LoraLayer):
-            return f"{name} is trained, which is no factor of a LoRA layer"
+    layers = {path: m for path, m in model.module.named_modules() if isinstance(m, LoraLayer)}
     for path, layer in layers.items():
-        if not isinstance(layer, LoraLayer):
-            continue
         kind = type(layer.get_base_layer())
         if layer.lora_variant:
             return f"{path} is adapted by a variant of LoRA ({type(layer.lora_variant[ADAPTER]).__name__})"
@@ -49,6 +42,10 @@ def why_not_stackable(model: AdapterModel) -> str | None:
             return f"{path} trains a bias with its factors"
         if not isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity):
             return "dropout is drawn for each client"
+    for name in model.names:
+        path, _, factor = name.rpartition(".lora_")
+        if path not in layers or factor not in (f"A.{ADAPTER}.weight", f"B.{ADAPTER}.weight"):
+            return f"{name} is trained, which is no factor of a LoRA layer"
     return None
 
 
@@ -129,6 +126,9 @@ def _forward(
     a = factors.get(f"{path}.lora_A.{ADAPTER}.weight", layer.lora_A[ADAPTER].weight)
     b = factors.get(f"{path}.lora_B.{ADAPTER}.weight", layer.lora_B[ADAPTER].weight)
     scale = layer.scaling[ADAPTER]
+    base = layer.get_base_layer()
+    fused = base.weight.dtype == b.dtype
+    weight_OI = base.weight.mT if isinstance(base, Conv1D) else base.weight
 
     def forward(x_RTI: torch.Tensor) -> torch.Tensor:
         if x_RTI.dim() != 3 or len(x_RTI) != sum(rows.counts):
@@ -136,12 +136,49 @@ def _forward(
                 f"{path} is given {tuple(x_RTI.shape)}, not a row of positions for each of "
                 f"{sum(rows.counts)} sequences"
             )
-        out_RTO: torch.Tensor = layer.base_layer(x_RTI)
-        h_KMr = torch.matmul(rows.split(x_RTI).to(a.dtype), a.mT)
-        if rows.slots_R is None and out_RTO.dtype == b.dtype:
-            joint_KMO = torch.baddbmm(rows.split(out_RTO), h_KMr, b.mT, alpha=scale)
-            return rows.join(joint_KMO, x_RTI.shape[1])
-        delta_RTO = rows.join(torch.matmul(h_KMr, b.mT), x_RTI.shape[1])
-        return (out_RTO + scale * delta_RTO).to(out_RTO.dtype)
+        if fused and rows.slots_R is None:
+            x_KMI = rows.split(x_RTI)
+            out_KMO = _LowRankUpdate.apply(x_KMI, weight_OI, base.bias, a, b, scale)  # type: ignore[no-untyped-call]
+            return rows.join(cast(torch.Tensor, out_KMO), x_RTI.shape[1])
+        out_RTO: torch.Tensor = base(x_RTI)
+        delta_KMO = torch.matmul(torch.matmul(rows.split(x_RTI).to(a.dtype), a.mT), b.mT)
+        joint_RTO: torch.Tensor = out_RTO + scale * rows.join(delta_KMO, x_RTI.shape[1])
+        return joint_RTO.to(out_RTO.dtype)
 
     return forward
+
+
+class _LowRankUpdate(torch.autograd.Function):
+    """``x W' + bias + scale (x A') B'`` without temporaries of full width; A may be one for all clients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_KMI: torch.Tensor,
+        weight_OI: torch.Tensor,
+        bias_O: torch.Tensor | None,
+        a: torch.Tensor,
+        b_KOr: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        h_KMr = torch.matmul(x_KMI, a.mT)
+        out_KMO = torch.nn.functional.linear(x_KMI, weight_OI, bias_O)
+        ctx.save_for_backward(x_KMI, weight_OI, a, b_KOr, h_KMr)
+        ctx.scale = scale
+        return out_KMO.baddbmm_(h_KMr, b_KOr.mT, alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (g_KMO,) = grads
+        x_KMI, weight_OI, a, b_KOr, h_KMr = ctx.saved_tensors
+        needs_x, _, _, needs_a, needs_b, _ = ctx.needs_input_grad
+        u_KMr = torch.bmm(g_KMO, b_KOr).mul_(ctx.scale)
+        grad_x = grad_a = grad_b = None
+        if needs_x:
+            grad_x = torch.matmul(g_KMO, weight_OI)
+            grad_x = grad_x.baddbmm_(u_KMr, a) if a.dim() == 3 else grad_x.add_(torch.matmul(u_KMr, a))
+        if needs_a:
+            grad_a = torch.bmm(u_KMr.mT, x_KMI)
+        if needs_b:
+            grad_b = torch.bmm(g_KMO.mT, h_KMr).mul_(ctx.scale)
+        return grad_x, None, None, grad_a, grad_b, None

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from tests.world import save_gpt2, save_llama
+from tests.world import save_base
 
 torch.set_num_threads(1)
 logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -26,10 +26,16 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def llama_base(tmp_path_factory):
     """Directory of a random Llama with a word tokenizer."""
-    return save_llama(tmp_path_factory.mktemp("llama"))
+    return save_base(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
 def gpt2_base(tmp_path_factory):
     """Directory of a random GPT-2, whose layers are Conv1D, with the same tokenizer."""
-    return save_gpt2(tmp_path_factory.mktemp("gpt2"))
+    return save_base(tmp_path_factory.mktemp("gpt2"), "gpt2")
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2", "mistral", "gpt2"])
+def any_base(request, tmp_path_factory):
+    """Directory of a random base, of each family in turn."""
+    return save_base(tmp_path_factory.mktemp(request.param), request.param)

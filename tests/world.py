@@ -14,7 +14,11 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from fedsim.build import make_objective
@@ -39,56 +43,53 @@ SMALL_LORA = LoraConfig(r=2, alpha=4)
 LOCAL = LocalConfig(epochs=2, batch_size=2, lr=0.05, optimizer="sgd", max_grad_norm=None)
 
 
-def _save(network: torch.nn.Module, directory: Path) -> Path:
+def word_tokenizer() -> PreTrainedTokenizerFast:
     words = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
-    tokenizer.save_pretrained(directory)
+
+
+def save_base(directory: Path, kind: str = "llama") -> Path:
+    """A random base of one layer: llama, qwen2 or mistral (both with shared key heads), or gpt2."""
+    shared = {
+        "vocab_size": len(SPECIAL) + len(WORDS),
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    like_llama = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "gpt2":
+            network = GPT2LMHeadModel(GPT2Config(**shared, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+        elif kind == "llama":
+            network = LlamaForCausalLM(LlamaConfig(**shared, **like_llama))
+        elif kind == "qwen2":
+            network = Qwen2ForCausalLM(Qwen2Config(**shared, **like_llama, num_key_value_heads=1))
+        else:
+            network = MistralForCausalLM(
+                MistralConfig(**shared, **like_llama, num_key_value_heads=1, sliding_window=4)
+            )
+    word_tokenizer().save_pretrained(directory)
     network.save_pretrained(directory)
     return directory
 
 
-def save_llama(directory: Path) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(SPECIAL) + len(WORDS),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            initializer_range=0.3,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-        return _save(LlamaForCausalLM(config), directory)
-
-
-def save_gpt2(directory: Path) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = GPT2Config(
-            vocab_size=len(SPECIAL) + len(WORDS),
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            n_positions=32,
-            initializer_range=0.3,
-            bos_token_id=1,
-            eos_token_id=1,
-        )
-        return _save(GPT2LMHeadModel(config), directory)
-
-
 def make_model(base: Path, *, seed: int = 1, lora: LoraConfig | None = SMALL_LORA) -> AdapterModel:
+    """The base with fresh adapters. Some families load a tokenizer class of their own: ours is put back."""
     model = load_model(ModelConfig(base=str(base), lora=lora))
     model.fresh(seed)
-    return model
+    return replace(model, tokenizer=word_tokenizer())
 
 
 def random_arrays(model: AdapterModel, seed: int, scale: float = 0.3) -> Arrays:

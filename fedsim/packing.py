@@ -1,0 +1,140 @@
+"""Sequences behind each other in a row, without padding between them; only attention takes them apart.
+
+Every layer but attention treats positions alike, so a row may hold many sequences. In attention they are laid
+out one a row, padded on the right, and put back afterwards. Rows end with padding up to the longest. Legend:
+B sequences, T positions of the longest, S rows, P positions of the longest row, L positions of all sequences,
+H heads, D features of a head.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+NAME = "fedsim-packed"
+_active = threading.local()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Where the positions of sequences lie in packed rows.
+
+    ``source_SP`` says which position of (B, T), counted through, fills a place, ``target_BT`` the inverse.
+    What pads a row or a sequence repeats its own first position, so that rows have nothing of each other.
+    """
+
+    source_SP: torch.Tensor
+    filled_SP: torch.Tensor
+    target_BT: torch.Tensor
+    positions_SP: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths_B: torch.Tensor, counts: Sequence[int]) -> Packing:
+        """Row s holds the next ``counts[s]`` sequences, one at least, of ``lengths_B`` positions each."""
+        device = lengths_B.device
+        row_B = torch.repeat_interleave(torch.tensor(counts, device=device))
+        ends_B = lengths_B.cumsum(0)
+        first_of_row = torch.tensor(counts, device=device).cumsum(0)
+        row_ends = torch.cat([ends_B.new_zeros(1), ends_B])[first_of_row]
+        row_starts = torch.cat([ends_B.new_zeros(1), row_ends[:-1]])
+        width, longest = int((row_ends - row_starts).max()), int(lengths_B.max())
+        sequence_L = torch.repeat_interleave(lengths_B)
+        position_L = torch.arange(len(sequence_L), device=device) - (ends_B - lengths_B)[sequence_L]
+        place_L = (
+            torch.arange(len(sequence_L), device=device)
+            + (torch.arange(len(counts), device=device) * width - row_starts)[row_B[sequence_L]]
+        )
+        origin_L = sequence_L * longest + position_L
+        starts_B = ends_B - lengths_B
+        opening_S = (first_of_row - torch.tensor(counts, device=device)) * longest
+        source = opening_S.repeat_interleave(width)
+        filled = torch.zeros_like(source, dtype=torch.bool)
+        positions = torch.zeros_like(source)
+        target = place_L[starts_B].repeat_interleave(longest)
+        source[place_L], filled[place_L], positions[place_L] = origin_L, True, position_L
+        target[origin_L] = place_L
+        return cls(
+            source_SP=source.view(len(counts), width),
+            filled_SP=filled.view(len(counts), width),
+            target_BT=target.view(len(lengths_B), longest),
+            positions_SP=positions.view(len(counts), width),
+        )
+
+    def gather(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """Values by position as packed rows (S, P); zero (False) where there is nothing."""
+        values_BT = values_BT[:, : self.target_BT.shape[1]]
+        return values_BT.reshape(-1)[self.source_SP] * self.filled_SP
+
+    @contextmanager
+    def in_attention(self, module: Any) -> Iterator[None]:
+        """While this holds, the model's attention takes the sequences of packed rows apart."""
+        before = module.config._attn_implementation
+        module.config._attn_implementation = NAME
+        _active.packing = self
+        try:
+            yield
+        finally:
+            module.config._attn_implementation = before
+            _active.packing = None
+
+
+def _attention(
+    module: torch.nn.Module,
+    query_SHPD: torch.Tensor,
+    key_SHPD: torch.Tensor,
+    value_SHPD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of packed rows: (S, P, H, D), as transformers' attention functions give it."""
+    packing: Packing = _active.packing
+    joint = (query_SHPD, key_SHPD, value_SHPD)
+    q, k, v = (_take(x_SHPD.transpose(1, 2), packing.target_BT).transpose(1, 2) for x_SHPD in joint)
+    out_BTHD, _ = sdpa_attention_forward(module, q, k, v, None, **settings)
+    return _take(out_BTHD, packing.source_SP), None
+
+
+def _take(x_SPHD: torch.Tensor, places_BT: torch.Tensor) -> torch.Tensor:
+    """Positions counted through the first two axes, (B, T, H, D)."""
+    flat = x_SPHD.reshape(-1, *x_SPHD.shape[2:])
+    return flat.index_select(0, places_BT.reshape(-1)).view(*places_BT.shape, *flat.shape[1:])
+
+
+def _mask(*arguments: Any, **settings: Any) -> None:
+    """No mask: sequences are apart, and causality hides the padding on their right."""
+    return
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def can_pack(module: Any, *, longest: int) -> bool:
+    """Whether a model says the same of packed sequences as of padded ones; found by trying three of them.
+
+    Models with attention of their own kind cannot, nor can those whose window is shorter than ``longest``.
+    """
+    window = getattr(module.config, "sliding_window", None)
+    if window is not None and window < longest:
+        return False
+    device = next(module.parameters()).device
+    lengths_B = torch.tensor([2, 3, 1], device=device)
+    ids_BT = torch.arange(9, device=device).view(3, 3) % module.config.vocab_size
+    packing = Packing.of(lengths_B, [2, 1])
+    with torch.no_grad():
+        padded = module(input_ids=ids_BT, use_cache=False).logits
+        try:
+            with packing.in_attention(module):
+                ids_SP = packing.gather(ids_BT)
+                packed = module(input_ids=ids_SP, position_ids=packing.positions_SP, use_cache=False).logits
+        except Exception:
+            return False
+    expected = padded.flatten(0, 1)[packing.source_SP][packing.filled_SP]
+    return torch.allclose(packed[packing.filled_SP].float(), expected.float(), rtol=1e-2, atol=1e-2)

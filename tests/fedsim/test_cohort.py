@@ -1,0 +1,379 @@
+"""Many clients at once are many clients one at a time: whole trajectories, private ones, faults."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.cohort import BatchedExecutor, CohortLimit, plan_cohorts
+from fedsim.model import AdapterModel, Arrays
+from fedsim.scenario import LocalConfig, LoraConfig
+from fedsim.stacked import NotStackableError, why_not_stackable
+from fedsim.text import IGNORED, collate
+from fedsim.training import SequentialExecutor, TrainJob, shuffled_batches
+from fedsim.unlearning.grad_ascent import NegatedNll
+from fedsim.unlearning.npo import NpoLoss
+from fedsim.unlearning.protocol import MeanNll, ReferenceKl
+from privacy import Ledger, LocalTask
+from privacy.example_dp import ExampleDpConfig, ExampleDpRule
+from tests.world import encode, make_model, make_records, random_arrays
+
+UNLIMITED = CohortLimit(clients=100, tokens=10**9)
+LOCAL = LocalConfig(epochs=1, batch_size=3, lr=0.01)
+
+
+def make_job(model: AdapterModel, client: int, count: int, **more) -> TrainJob:
+    records = make_records(client, count)
+    fields = {
+        "client": client,
+        "round": 3,
+        "seed": 9,
+        "adapter": start_of(model, 11),
+        "pairs": encode(model, records),
+        "record_ids": tuple(record.record_id for record in records),
+        "local": LOCAL,
+        "objective": MeanNll(),
+    }
+    return TrainJob(**(fields | more))
+
+
+def start_of(model: AdapterModel, seed: int) -> Arrays:
+    """An adapter with deltas, the same whatever the model has just trained."""
+    model.fresh(1)
+    return random_arrays(model, seed, scale=0.1)
+
+
+def in_fp64(model: AdapterModel) -> AdapterModel:
+    """The model in double precision; Llama-like norms compute in fp32 unless they are replaced."""
+    for name, module in list(model.module.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            parent, _, child = name.rpartition(".")
+            norm = torch.nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon)
+            norm.weight = module.weight
+            setattr(model.module.get_submodule(parent), child, norm)
+    model.module.double()
+    return model
+
+
+def one_at_a_time(model: AdapterModel, job: TrainJob) -> np.ndarray:
+    """The oracle: PEFT's own layers, all logits, an attention mask, torch's own optimiser and clipping."""
+    model.load(job.adapter)
+    parameters = [model.parameters()[name] for name in model.names]
+    start = [parameter.detach().clone() for parameter in parameters]
+    if job.local.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            parameters, lr=job.local.lr, momentum=job.local.momentum, weight_decay=job.local.weight_decay
+        )
+    else:
+        optimizer = torch.optim.AdamW(parameters, lr=job.local.lr, weight_decay=job.local.weight_decay)
+    for positions in shuffled_batches(job):
+        batch = collate([job.pairs[position] for position in positions], pad_id=model.pad_id)
+        mask = (torch.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]).long()
+        logits = model.module(input_ids=batch.input_ids_BT, attention_mask=mask, use_cache=False).logits
+        losses = [
+            torch.nn.functional.cross_entropy(row[:-1], labels[1:], ignore_index=IGNORED)
+            for row, labels in zip(logits, batch.labels_BT, strict=True)
+        ]
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        if job.proximal_mu:
+            for parameter, begin in zip(parameters, start, strict=True):
+                parameter.grad += job.proximal_mu * (parameter.detach() - begin)
+        if job.local.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, job.local.max_grad_norm)
+        optimizer.step()
+    moved = [(now.detach() - then).flatten() for now, then in zip(parameters, start, strict=True)]
+    return torch.cat(moved).numpy()
+
+
+def updates(executor: BatchedExecutor | SequentialExecutor, jobs: Sequence[TrainJob]) -> list[np.ndarray]:
+    results = executor.train_clients(jobs)
+    assert [result.error for result in results] == [None] * len(jobs)
+    return [result.update for result in results]
+
+
+# --------------------------------------------------------------------------------- equality
+
+
+@pytest.fixture(scope="module")
+def precise(any_base) -> AdapterModel:
+    return in_fp64(make_model(any_base, lora=LoraConfig(r=2, alpha=6)))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 8), min_size=2, max_size=5),
+    batch_size=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    optimizer=st.sampled_from(["adamw", "sgd"]),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    max_grad_norm=st.sampled_from([None, 0.5]),
+    proximal_mu=st.sampled_from([0.0, 0.5]),
+    room=st.integers(2, 5),
+)
+def test_whole_trajectories_in_fp64(
+    precise, counts, batch_size, epochs, optimizer, weight_decay, max_grad_norm, proximal_mu, room
+) -> None:
+    """Ragged data: clients take different numbers of steps, of different sizes, and finish early."""
+    local = LocalConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=0.01,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        momentum=0.5,
+        max_grad_norm=max_grad_norm,
+    )
+    jobs = [
+        make_job(precise, client, count, local=local, proximal_mu=proximal_mu)
+        for client, count in enumerate(counts)
+    ]
+    executor = BatchedExecutor(precise, CohortLimit(clients=room, tokens=10**9))
+    for job, update in zip(jobs, updates(executor, jobs), strict=True):
+        np.testing.assert_allclose(update, one_at_a_time(precise, job), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraConfig(r=1, alpha=1),
+        LoraConfig(r=5, alpha=2, train="B"),
+        LoraConfig(r=4, alpha=8, peft={"use_rslora": True}),
+        LoraConfig(
+            r=4, alpha=8, peft={"rank_pattern": {"q_proj|c_attn": 1}, "alpha_pattern": {"up_proj": 1}}
+        ),
+    ],
+    ids=["rank-1", "only-B", "rslora", "patterns"],
+)
+def test_fp32_gradients(any_base, lora: LoraConfig) -> None:
+    """A step of plain SGD with rate 1 is minus the gradient."""
+    model = make_model(any_base, lora=lora)
+    local = LocalConfig(epochs=1, batch_size=9, lr=1.0, optimizer="sgd", max_grad_norm=None)
+    jobs = [make_job(model, client, 2 + client, local=local) for client in range(4)]
+    for job, update in zip(jobs, updates(BatchedExecutor(model, UNLIMITED), jobs), strict=True):
+        expected = one_at_a_time(model, job)
+        assert np.linalg.norm(update - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), r".*\.(o|gate)_proj"])
+def test_any_target_modules(llama_base, targets) -> None:
+    model = in_fp64(make_model(llama_base, lora=LoraConfig(r=2, alpha=4, target_modules=targets)))
+    jobs = [make_job(model, client, 3 + client) for client in range(3)]
+    for job, update in zip(jobs, updates(BatchedExecutor(model, UNLIMITED), jobs), strict=True):
+        np.testing.assert_allclose(update, one_at_a_time(model, job), rtol=0, atol=1e-9)
+
+
+def test_different_adapters_and_objectives_go_together(llama_base) -> None:
+    """Branches in one pass: own starting points, own losses, own references."""
+    model = make_model(llama_base)
+    start, reference = start_of(model, 1), start_of(model, 2)
+    objectives = [MeanNll(), NegatedNll(), MeanNll(), NpoLoss(0.5), ReferenceKl(), NpoLoss(0.1)]
+    jobs = [
+        make_job(model, client, 4, adapter=start_of(model, client), objective=objective, reference=reference)
+        for client, objective in enumerate(objectives)
+    ]
+    jobs.append(make_job(model, 0, 4, adapter=start, objective=NegatedNll()))
+    together = updates(BatchedExecutor(model, UNLIMITED), jobs)
+    for one, two in zip(together, updates(SequentialExecutor(model=model), jobs), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+    assert len({update.tobytes() for update in together}) == len(jobs)
+
+
+def test_counts_are_those_of_one_at_a_time(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = [make_job(model, client, 1 + 2 * client) for client in range(4)]
+    jobs[1] = replace(jobs[1], objective=ReferenceKl(), reference=jobs[1].adapter)
+    jobs[2] = replace(jobs[2], objective=ReferenceKl(), reference=jobs[2].adapter)
+    together = BatchedExecutor(model, UNLIMITED).train_clients(jobs)
+    for one, two in zip(together, SequentialExecutor(model=model).train_clients(jobs), strict=True):
+        assert (one.client, one.examples, one.steps, one.tokens) == (
+            two.client,
+            two.examples,
+            two.steps,
+            two.tokens,
+        )
+        assert one.loss == pytest.approx(two.loss, abs=1e-5)
+
+
+def test_the_model_is_left_as_it_was(llama_base) -> None:
+    model = make_model(llama_base)
+    before = model.arrays()
+    updates(BatchedExecutor(model, UNLIMITED), [make_job(model, client, 3) for client in range(3)])
+    after = model.arrays()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert not any(module.training for module in model.module.modules())
+    assert not any("forward" in module.__dict__ for module in model.module.modules())
+    assert model.module.config._attn_implementation == "sdpa"
+
+
+# ------------------------------------------------------------------- clients do not touch each other
+
+
+def spoiled(arrays: Arrays) -> Arrays:
+    return {name: np.full_like(value, np.nan) for name, value in arrays.items()}
+
+
+def test_a_client_that_diverges_is_alone_with_it(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = [make_job(model, client, 4) for client in range(4)]
+    executor = BatchedExecutor(model, UNLIMITED)
+    healthy = executor.train_clients(jobs)
+    jobs[2] = replace(jobs[2], adapter=spoiled(jobs[2].adapter))
+    results = executor.train_clients(jobs)
+    assert [result.error is None for result in results] == [True, True, False, True]
+    assert "not finite" in str(results[2].error)
+    for index in (0, 1, 3):
+        assert results[index].update.tobytes() == healthy[index].update.tobytes()
+
+
+def test_a_job_that_cannot_run_is_its_own_failure(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = [make_job(model, client, 4) for client in range(5)]
+    jobs[3] = replace(jobs[3], adapter={"nothing": np.zeros(1, np.float32)})
+    results = BatchedExecutor(model, UNLIMITED).train_clients(jobs)
+    assert [result.error is None for result in results] == [True, True, True, False, True]
+    expected = updates(SequentialExecutor(model=model), [jobs[0]])[0]
+    np.testing.assert_allclose(results[0].update, expected, atol=2e-5)
+
+
+def test_clients_without_records_get_no_update(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = [make_job(model, client, 3) for client in range(2)]
+    empty = replace(jobs[1], pairs=(), record_ids=())
+    for order in ([jobs[0], empty], [empty, empty], [empty], []):
+        results = BatchedExecutor(model, UNLIMITED).train_clients(order)
+        for job, result in zip(order, results, strict=True):
+            assert result.error is None
+            assert result.update.any() == bool(job.pairs)
+
+
+# ------------------------------------------------------------------------------------- private
+
+
+def make_private(model: AdapterModel, client: int, count: int, **numbers) -> TrainJob:
+    settings_ = {"noise_multiplier": 0.7, "delta": 1e-5, "clip_norm": 0.3, "accountant": "rdp"} | numbers
+    local = LocalConfig(epochs=2, batch_size=2, lr=0.01, optimizer="adamw")
+    task = LocalTask(
+        client=str(client),
+        round_id=3,
+        branch="keep",
+        attempt=0,
+        nominal_records=count,
+        steps=2 * -(-count // 2),
+        planned_steps=50,
+        batch_size=2.0,
+    )
+    rule = ExampleDpRule(ExampleDpConfig(**settings_))
+    return make_job(model, client, count, local=local, rule=rule, task=task, ledger=Ledger())
+
+
+def shared_rule(jobs: list[TrainJob]) -> list[TrainJob]:
+    return [replace(job, rule=jobs[0].rule, ledger=Ledger()) for job in jobs]
+
+
+def test_private_cohorts_equal_opacus_client_by_client(any_base) -> None:
+    """Per-sample gradients by Opacus' hooks, the same keyed noise; a Poisson batch may well be empty."""
+    model = in_fp64(make_model(any_base))
+    jobs = shared_rule([make_private(model, client, count) for client, count in enumerate([1, 4, 7, 4])])
+    together = updates(BatchedExecutor(model, UNLIMITED), jobs)
+    for job, update in zip(jobs, together, strict=True):
+        alone = replace(job, ledger=Ledger())
+        updates(SequentialExecutor(model=model), [alone])
+        parameters = model.parameters()
+        trained = torch.cat([parameters[name].detach().flatten() for name in model.names]).numpy()
+        start = np.concatenate([job.adapter[name].astype(np.float64).ravel() for name in model.names])
+        np.testing.assert_allclose(update, trained - start, rtol=0, atol=1e-8)
+        assert job.ledger.to_json() == alone.ledger.to_json()
+        assert sum(release.steps for release in job.ledger.releases()) == job.task.steps
+
+
+def test_noise_is_the_clients_own(llama_base) -> None:
+    """With all else equal, clients differ by their noise, and a cohort of others changes nothing."""
+    model = make_model(llama_base)
+    base = make_private(model, 0, 4, noise_multiplier=5.0)
+    jobs = [replace(base, client=client, ledger=Ledger()) for client in range(3)]
+    first = updates(BatchedExecutor(model, UNLIMITED), jobs)
+    assert len({update.tobytes() for update in first}) == 3
+    later = [replace(job, ledger=Ledger()) for job in jobs[::-1]]
+    again = updates(BatchedExecutor(model, UNLIMITED), later)[::-1]
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_a_private_client_without_budget_is_its_own_failure_and_charges_nobody_twice(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = shared_rule(
+        [make_private(model, c, 4, noise_multiplier=None, target_epsilon=1.0) for c in range(3)]
+    )
+    spent = replace(jobs[1].task, steps=500, planned_steps=50)
+    jobs[1] = replace(jobs[1], task=spent)
+    results = BatchedExecutor(model, UNLIMITED).train_clients(jobs)
+    assert [result.error is None for result in results] == [True, False, True]
+    assert "target_epsilon" in str(results[1].error)
+    assert not jobs[1].ledger.releases()
+    for index in (0, 2):
+        assert sum(release.steps for release in jobs[index].ledger.releases()) == jobs[index].task.steps
+
+
+# ------------------------------------------------------------------------------------ planning
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), max_size=12),
+    clients=st.integers(1, 8),
+    tokens=st.integers(1, 400),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_job_is_in_one_cohort_that_fits(any_model, counts, clients, tokens) -> None:
+    jobs = [make_job(any_model, client, count) for client, count in enumerate(counts)]
+    cohorts = plan_cohorts(jobs, CohortLimit(clients=clients, tokens=tokens))
+    assert sorted(index for cohort in cohorts for index in cohort) == list(range(len(jobs)))
+    for cohort in cohorts:
+        steps = [len(shuffled_batches(jobs[index])) for index in cohort]
+        assert steps == sorted(steps, reverse=True)
+        assert len(cohort) <= clients
+        widest = max(max(len(pair.input_ids) for pair in jobs[index].pairs) for index in cohort)
+        size = max(min(3, len(jobs[index].pairs)) for index in cohort)
+        assert len(cohort) == 1 or len(cohort) * widest * size <= tokens * 3  # widest and largest may differ
+
+
+@pytest.fixture(scope="module")
+def any_model(llama_base) -> AdapterModel:
+    return make_model(llama_base)
+
+
+def test_cohorts_are_balanced_and_of_one_kind(any_model) -> None:
+    jobs = [make_job(any_model, client, 3) for client in range(10)]
+    assert [len(cohort) for cohort in plan_cohorts(jobs, CohortLimit(clients=4, tokens=10**9))] == [4, 3, 3]
+    other = LOCAL.model_copy(update={"lr": 0.5})
+    jobs[4:6] = [replace(job, local=other) for job in jobs[4:6]]
+    assert [4, 5] in plan_cohorts(jobs, UNLIMITED)
+
+
+# ------------------------------------------------------------------------------ what cannot go together
+
+
+@pytest.mark.parametrize(
+    ("lora", "reason"),
+    [
+        (None, "all parameters"),
+        (LoraConfig(r=2, alpha=4, peft={"use_dora": True}), "variant of LoRA"),
+        (LoraConfig(r=2, alpha=4, dropout=0.5), "dropout"),
+        (LoraConfig(r=2, alpha=4, target_modules=("embed_tokens", "q_proj")), "embed"),
+        (LoraConfig(r=2, alpha=4, peft={"modules_to_save": ["norm"]}), "no factor"),
+    ],
+    ids=["full", "dora", "dropout", "embedding", "modules-to-save"],
+)
+def test_what_cannot_be_stacked_says_so(llama_base, lora, reason: str) -> None:
+    model = make_model(llama_base, lora=lora)
+    assert reason in str(why_not_stackable(model))
+    with pytest.raises(NotStackableError, match=reason):
+        BatchedExecutor(model, UNLIMITED)
+
+
+def test_plain_lora_can_be_stacked(any_base) -> None:
+    assert why_not_stackable(make_model(any_base)) is None
