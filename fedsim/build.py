@@ -7,7 +7,6 @@ need against what the pipeline shows) before any run directory is touched.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +16,13 @@ from functools import partial
 import torch
 
 from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
+from fedsim.cohort import CohortLimit
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
+from fedsim.executors import make_executor
 from fedsim.federation import Federation, make_strategy
 from fedsim.grid import InProcessGrid
 from fedsim.life import Life, read_life
@@ -47,30 +48,48 @@ from fedsim.scenario_file import (
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
-from fedsim.training import SequentialExecutor, planned_steps
+from fedsim.training import Executor, planned_steps
+from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
 from privacy import Nominal, Pipeline, build_pipeline, require
 
-PARAMETERS_PER_THREAD = 4_000_000
-"""A smaller base gains nothing from another thread; a rule, not a measurement, so that reruns agree."""
+UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """A checked scenario with everything loaded that does not depend on the seed."""
+    """A checked scenario with everything loaded that does not depend on the seed.
+
+    ``threads`` is None until it was measured; ``limits`` holds, by variant, what an earlier start of the same
+    run has worked out.
+    """
 
     loaded: LoadedScenario
-    device: str
-    threads: int
-    models: dict[str, AdapterModel] = field(default_factory=dict, repr=False)
+    devices: tuple[str, ...]
+    threads: int | None = None
+    limits: Mapping[str, CohortLimit] = field(default_factory=dict)
+    models: dict[tuple[str, str], AdapterModel] = field(default_factory=dict, repr=False)
 
     def model(self, config: ModelConfig) -> AdapterModel:
-        """The model of a configuration, loaded once; lives that share it run one after another."""
-        key = config.model_dump_json()
-        if key not in self.models:
-            self.models[key] = load_model(config, device=self.device)
-        return self.models[key]
+        """The model of a configuration on the first device; lives that share it run one after another."""
+        return self.replicas(config)[0]
+
+    def replicas(self, config: ModelConfig) -> list[AdapterModel]:
+        """The model of a configuration on each device, loaded once."""
+        for device in self.devices:
+            if (config.model_dump_json(), device) not in self.models:
+                self.models[config.model_dump_json(), device] = load_model(config, device=device)
+        return [self.models[config.model_dump_json(), device] for device in self.devices]
+
+    def limit(self, variant: str, model: AdapterModel) -> CohortLimit:
+        """How many clients of a variant train at once."""
+        wanted = self.loaded.scenario.execution.cohort
+        if variant in self.limits:
+            return self.limits[variant]
+        if wanted == "auto":
+            return cohort_limit(model, device=self.devices[0])
+        return CohortLimit(clients=wanted, tokens=UNLIMITED)
 
 
 # ----------------------------------------------------------------------------------- pieces
@@ -130,17 +149,19 @@ def _planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
                 yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` becomes the first GPU, or the CPU."""
+def resolve_devices(device: str) -> tuple[str, ...]:
+    """The devices behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ValueError if one cannot be used."""
     if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: no GPU is visible here; use auto or cpu")
+    if device == "cuda":
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, NotImplementedError):
         raise ValueError(f"device={device!r} is not a device here; use auto, cpu, cuda or cuda:0") from None
-    return device
+    return (device,)
 
 
 def make_objective(settings: str, role: Role) -> Objective:
@@ -229,7 +250,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         corpus = load_corpus(scenario.data, seed=seed)
     life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
     with blamed_on(source, "model"):
-        model = simulation.model(scenario.model)
+        models = simulation.replicas(scenario.model)
+    model = models[0]
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
@@ -238,7 +260,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
             scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
     _check_methods(scenario, life, pipeline, source)
-    engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
+    executor = make_executor(models, simulation.limit(variant.name, model))
+    engine = _engine(scenario, corpus, life, model, executor, fmt, branches, pipeline, seed)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,
@@ -261,6 +284,7 @@ def _engine(
     corpus: Corpus,
     life: Life,
     model: AdapterModel,
+    executor: Executor,
     fmt: TextFormat,
     branches: tuple[Branch, ...],
     pipeline: Pipeline,
@@ -271,7 +295,7 @@ def _engine(
         for client, held in corpus.clients.items()
     }
     runtime = ClientRuntime(
-        executor=SequentialExecutor(model=model),
+        executor=executor,
         records=corpus.clients,
         pairs=pairs,
         pipeline=pipeline,
@@ -311,14 +335,10 @@ def check(loaded: LoadedScenario) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     with blamed_on(loaded.source, "execution", "device"):
-        device = resolve_device(execution.device)
-    simulation = Simulation(loaded=loaded, device=device, threads=1)
+        devices = resolve_devices(execution.device)
+    simulation = Simulation(loaded=loaded, devices=devices)
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):
             check_per_sample(context.engine.runtime, context.model.arrays())
-    if execution.threads != "auto":
-        return replace(simulation, threads=execution.threads)
-    size = max(sum(p.numel() for p in context.model.module.parameters()) for context in contexts)
-    threads = min(os.cpu_count() or 1, max(1, size // PARAMETERS_PER_THREAD))
-    return replace(simulation, threads=threads)
+    return replace(simulation, threads=None if execution.threads == "auto" else execution.threads)

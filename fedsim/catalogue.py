@@ -25,7 +25,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
             f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
             f"{context.rounds()} rounds to run over all branches, {dimension:,} trained parameters, "
-            f"device {simulation.device}"
+            f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
         lines.extend(f"  privacy: {sentence}" for sentence in privacy_sentences(context))

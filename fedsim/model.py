@@ -82,6 +82,15 @@ class AdapterModel:
                     factor.to(self.device)
         return self.arrays()
 
+    def adopt_untrained(self, other: AdapterModel) -> None:
+        """Take the adapter parameters that nobody trains (A under ``lora.train: B``) from a replica."""
+        for own, theirs in zip(self._lora_layers(), other._lora_layers(), strict=True):
+            for name in own.adapter_layer_names:
+                pairs = zip(getattr(own, name).parameters(), getattr(theirs, name).parameters(), strict=True)
+                for mine, source in pairs:
+                    if not mine.requires_grad:
+                        mine.data.copy_(source.data)
+
     def _lora_layers(self) -> list[Any]:
         return [layer for layer in self.module.modules() if isinstance(layer, LoraLayer)]
 

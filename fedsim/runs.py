@@ -6,17 +6,24 @@ A run that was killed goes on in its own directory, with the choices it wrote do
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
-from fedsim.build import Simulation, blamed_on, check, make_context, resolve_device
+from fedsim.build import Simulation, blamed_on, check, make_context, resolve_devices
+from fedsim.client import trial_jobs
+from fedsim.cohort import CohortLimit
 from fedsim.conclusions import conclude
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
 from fedsim.scenario_file import LoadedScenario, ScenarioError, dump_scenario, load_scenario
-from fedsim.simulation import LifeRunner, assemble
+from fedsim.simulation import LifeContext, LifeRunner, assemble
+from fedsim.stacked import why_not_stackable
+from fedsim.tuning import fastest_threads, keep_freed_memory
+
+TRIAL_CLIENTS = 16
+"""Clients whose joint step is timed to choose the number of threads."""
 
 
 def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
@@ -46,9 +53,13 @@ def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
         return simulation
     resolved = directory.json("provenance")["resolved"]
     with blamed_on(simulation.loaded.source, "execution", "device"):
-        resolve_device(resolved["device"])
-    models = simulation.models if resolved["device"] == simulation.device else {}
-    return replace(simulation, device=resolved["device"], threads=resolved["threads"], models=models)
+        devices = tuple(name for device in resolved["devices"] for name in resolve_devices(device))
+    return replace(
+        simulation,
+        devices=devices,
+        threads=resolved["threads"],
+        limits={name: CohortLimit(**limit) for name, limit in resolved["cohort"].items()},
+    )
 
 
 def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
@@ -76,18 +87,22 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
     if directory.file("verdict.json").exists():
         progress.note(f"{directory.path} holds this run, finished; delete the folder to run it again")
         return
-    torch.set_num_threads(simulation.threads)
-    resolved = {"device": simulation.device, "threads": simulation.threads}
-    scenario = simulation.loaded.scenario
-    if not directory.file("provenance.json").exists():
-        directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
-    resumed = any(event["kind"] == "started" for event in directory.events())
-    directory.log("resumed" if resumed else "started", time=_now())
+    keep_freed_memory()
     contexts = [
         make_context(simulation, variant, seed)
         for variant in simulation.loaded.variants
         for seed in variant.scenario.seeds
     ]
+    threads = simulation.threads or _measured_threads(contexts[0])
+    torch.set_num_threads(threads)
+    scenario = simulation.loaded.scenario
+    if not directory.file("provenance.json").exists():
+        limits = {c.variant: asdict(simulation.limit(c.variant, c.model)) for c in contexts}
+        resolved = {"devices": simulation.devices, "threads": threads, "cohort": limits}
+        directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
+    resumed = any(event["kind"] == "started" for event in directory.events())
+    directory.log("resumed" if resumed else "started", time=_now())
+    _say_what_is_not_batched(simulation, progress)
     progress.start(sum(context.rounds() for context in contexts))
     runners = [LifeRunner(context, directory, progress) for context in contexts]
     for runner in runners:
@@ -95,6 +110,25 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
     assemble(runners, directory)
     conclude(scenario, simulation.loaded.variants, runners, directory)
     directory.log("finished", time=_now())
+
+
+def _measured_threads(context: LifeContext) -> int:
+    """The fastest number of threads for a joint step of this life's clients; one beside a GPU."""
+    if context.model.device != "cpu":
+        return 1
+    runtime, local = context.engine.runtime, context.scenario.federation.local
+    adapter = context.model.fresh(context.seed)
+    jobs = trial_jobs(runtime, adapter, local, clients=TRIAL_CLIENTS, private=False)
+    return fastest_threads(lambda: runtime.executor.train_clients(jobs))
+
+
+def _say_what_is_not_batched(simulation: Simulation, progress: Progress) -> None:
+    """Clients that train one at a time although they need not have, and why."""
+    for variant in simulation.loaded.variants:
+        model = simulation.model(variant.scenario.model)
+        reason = why_not_stackable(model)
+        if reason is not None and simulation.limit(variant.name, model).clients > 1:
+            progress.note(f"{variant.name}: clients train one at a time: {reason}")
 
 
 def _now() -> str:

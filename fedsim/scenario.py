@@ -264,9 +264,11 @@ class ExecutionConfig(Config):
     """What changes speed and safety but not results."""
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """``cpu``, ``cuda:N``, ``cuda`` (all GPUs share the clients), or ``auto``: cuda where there is one."""
     threads: Annotated[Int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Threads of torch on the CPU; ``auto`` is one per 4 million parameters of the base, up to all cores."""
+    """Threads of torch on the CPU; ``auto`` measures one and all cores when the run begins."""
+    cohort: Annotated[Int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """Most clients that train at once; 1 is one at a time; ``auto`` goes by tokens of a step and memory."""
     checkpoint_every: Int = Field(default=10, ge=1)
     """Rounds between two checkpoints."""
 

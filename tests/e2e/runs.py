@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsim import build
+from fedsim import runs
+from fedsim.build import Simulation
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
@@ -41,6 +42,7 @@ LIFE = SMALL | {
     ],
     "compare": [{"method": "grad_diff", "rounds": 1}, {"method": "npo", "rounds": 2, "retain": "kl"}],
     "probes": FEW_PROBES,
+    "execution": SMALL["execution"] | {"cohort": 1},
 }
 BRIEF = SMALL | {
     "name": "brief",
@@ -75,21 +77,19 @@ def write_scenario(folder: Path, scenario: dict) -> Path:
     return path
 
 
-def run(
-    folder: Path, scenario: dict, before: Callable[[build.Simulation], None] | None = None
-) -> RunDirectory:
+def run(folder: Path, scenario: dict, before: Callable[[Simulation], None] | None = None) -> RunDirectory:
     """Run a scenario in ``folder`` to its end."""
     directory = RunDirectory(folder / "run")
-    simulation = build.prepare(load_scenario(write_scenario(folder, scenario)), directory)
+    simulation = runs.prepare(load_scenario(write_scenario(folder, scenario)), directory)
     if before is not None:
         before(simulation)
-    build.execute(simulation, directory, Quiet())
+    runs.execute(simulation, directory, Quiet())
     return directory
 
 
 def finish(directory: RunDirectory) -> None:
     """Go on with a run that was interrupted."""
-    build.execute(build.reopen(directory), directory, Quiet())
+    runs.execute(runs.reopen(directory), directory, Quiet())
 
 
 def differences(left: RunDirectory, right: RunDirectory, names: tuple[str, ...] = RESULTS) -> list[str]:

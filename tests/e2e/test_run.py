@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from dp_accounting.pld import pld_privacy_accountant
 
-from fedsim import build
+from fedsim import runs
+from fedsim.client import ClientRuntime
 from fedsim.model import to_vector
+from fedsim.orders import WorkOrder
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
@@ -157,12 +159,12 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fedsim import build
+from fedsim import runs
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
 directory = RunDirectory(Path(sys.argv[2]))
-build.execute(build.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
+runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
 """
 
 
@@ -194,26 +196,52 @@ def test_a_run_that_was_killed_ends_with_the_same_numbers(
     assert differences(whole, directory) == []
 
 
-@pytest.mark.parametrize("round_", [4, 7])
-def test_a_run_that_broke_inside_a_round_ends_with_the_same_numbers(
-    whole: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_: int
-) -> None:
-    train = SequentialExecutor._train
+@pytest.fixture(scope="module")
+def whole_in_cohorts(tmp_path_factory) -> RunDirectory:
+    return run(tmp_path_factory.mktemp("cohorts"), merged(LIFE, execution__cohort="auto"))
 
-    def breaking(self: SequentialExecutor, job: TrainJob) -> TrainResult:
-        if job.round == round_:
+
+def break_in_round(monkeypatch: pytest.MonkeyPatch, round_: int) -> None:
+    """Interrupt when the second client of a round looks at its order."""
+    select = ClientRuntime.select
+    seen: list[int] = []
+
+    def breaking(self: ClientRuntime, client: int, order: WorkOrder) -> list[int]:
+        if order.round == round_:
+            seen.append(client)
+        if len(seen) == 2:
             raise KeyboardInterrupt
-        return train(self, job)
+        return select(self, client, order)
 
+    monkeypatch.setattr(ClientRuntime, "select", breaking)
+
+
+@pytest.mark.parametrize("round_", [4, 7])
+@pytest.mark.parametrize("cohort", [1, "auto"])
+def test_a_run_that_broke_inside_a_round_ends_with_the_same_numbers(
+    request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_: int, cohort: int | str
+) -> None:
+    whole = request.getfixturevalue("whole" if cohort == 1 else "whole_in_cohorts")
     with monkeypatch.context() as patched:
-        patched.setattr(SequentialExecutor, "_train", breaking)
+        break_in_round(patched, round_)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, LIFE)
+            run(tmp_path, merged(LIFE, execution__cohort=cohort))
     directory = RunDirectory(tmp_path / "run")
     finish(directory)
     assert differences(whole, directory) == []
     kept = {path.parent.name for path in directory.path.glob("checkpoints/base/1/*/*")}
     assert kept == {path.parent.name for path in whole.path.glob("checkpoints/base/1/*/*")}
+
+
+def test_cohorts_change_results_by_rounding_only(whole: RunDirectory, whole_in_cohorts: RunDirectory) -> None:
+    for table in ("metrics", "items"):
+        ours, theirs = (one.table(table).to_pylist() for one in (whole, whole_in_cohorts))
+        assert [{**row, "value": 0} for row in ours] == [{**row, "value": 0} for row in theirs]
+        values = [np.array([row["value"] for row in one], dtype=float) for one in (ours, theirs)]
+        np.testing.assert_allclose(*values, rtol=2e-2, atol=2e-2)
+        assert np.nanmean(np.abs(values[0] - values[1])) < 1e-3
+    costs = [one.table("costs").to_pylist() for one in (whole, whole_in_cohorts)]
+    assert costs[0] == costs[1]
 
 
 # ------------------------------------------------------------------- branches as counterfactuals
@@ -330,15 +358,8 @@ def test_a_private_run_is_resumed_with_its_ledger(tmp_path: Path, monkeypatch: p
     """Budgets go on from the checkpoint: nobody gets a second one."""
     scenario = merged(PRIVATE, execution__checkpoint_every=1, compare=[])
     whole = run(tmp_path / "whole", scenario)
-    train = SequentialExecutor._train
-
-    def breaking(self: SequentialExecutor, job: TrainJob) -> TrainResult:
-        if job.round == 2:
-            raise KeyboardInterrupt
-        return train(self, job)
-
     with monkeypatch.context() as patched:
-        patched.setattr(SequentialExecutor, "_train", breaking)
+        break_in_round(patched, 2)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", scenario)
     broken = RunDirectory(tmp_path / "broken" / "run")
@@ -419,7 +440,7 @@ def test_a_directory_of_another_scenario_is_not_touched(whole: RunDirectory, tmp
     file = write_scenario(tmp_path, BRIEF)
     before = whole.file("scenario.yaml").read_bytes()
     with pytest.raises(ValueError, match="another scenario"):
-        build.prepare(load_scenario(file), whole)
+        runs.prepare(load_scenario(file), whole)
     assert whole.file("scenario.yaml").read_bytes() == before
 
 
@@ -434,6 +455,6 @@ def test_a_run_tells_its_progress(tmp_path: Path) -> None:
             self.done += 1
 
     directory, progress = RunDirectory(tmp_path / "run"), Counting()
-    simulation = build.prepare(load_scenario(write_scenario(tmp_path, BRIEF)), directory)
-    build.execute(simulation, directory, progress)
+    simulation = runs.prepare(load_scenario(write_scenario(tmp_path, BRIEF)), directory)
+    runs.execute(simulation, directory, progress)
     assert progress.done == progress.total > 0
