@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
-from fedsim.cohort import CohortLimit
+from fedsim.cohort import CohortLimit, tokens_per_step
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
@@ -48,7 +48,7 @@ from fedsim.scenario_file import (
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
-from fedsim.training import Executor, planned_steps
+from fedsim.training import Executor, SequentialExecutor, planned_steps
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
@@ -260,7 +260,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
             scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
     _check_methods(scenario, life, pipeline, source)
-    executor = make_executor(models, simulation.limit(variant.name, model))
+    limit = simulation.limit(variant.name, model)
+    executor = make_executor(models, limit)
     engine = _engine(scenario, corpus, life, model, executor, fmt, branches, pipeline, seed)
     tree = build_tree(branches)
     return LifeContext(
@@ -275,6 +276,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         model=model,
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, fmt, seed=seed),
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
+        together=_together(engine, scenario.federation.local, limit),
         epsilon=_epsilon(scenario),
     )
 
@@ -312,6 +314,13 @@ def _engine(
     )
     grid = InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
     return Engine(grid=grid, runtime=runtime, planner=planner)
+
+
+def _together(engine: Engine, local: LocalConfig, limit: CohortLimit) -> int:
+    """Clients that fill a cohort, going by the one with most tokens in a step."""
+    if isinstance(engine.runtime.executor, SequentialExecutor):
+        return 1
+    return limit.room(max(tokens_per_step(pairs, local) for pairs in engine.runtime.pairs.values()))
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:

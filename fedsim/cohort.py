@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from fedsim.forward import Pass, forward
 from fedsim.model import AdapterModel, Arrays, to_vector
 from fedsim.packing import can_pack
+from fedsim.scenario import LocalConfig
 from fedsim.stacked import StackedLora
-from fedsim.text import Batch, collate
+from fedsim.text import Batch, Pair, collate
 from fedsim.training import (
     SequentialExecutor,
     TrainJob,
@@ -113,9 +114,14 @@ def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]
         kinds.setdefault(key, []).append(index)
     cohorts: list[list[int]] = []
     for members in kinds.values():
-        rest = sorted(members, key=lambda index: (-_steps(jobs[index]), -_tokens(jobs[index])))
+        rest = sorted(
+            members,
+            key=lambda index: (-_steps(jobs[index]), -tokens_per_step(jobs[index].pairs, jobs[index].local)),
+        )
         while rest:
-            room = limit.room(max(_tokens(jobs[index]) for index in rest[: limit.clients]))
+            room = limit.room(
+                max(tokens_per_step(jobs[index].pairs, jobs[index].local) for index in rest[: limit.clients])
+            )
             size = -(-len(rest) // -(-len(rest) // room))
             cohorts.append(rest[:size])
             rest = rest[size:]
@@ -128,10 +134,10 @@ def _steps(job: TrainJob) -> int:
     return job.local.epochs * -(-len(job.pairs) // job.local.batch_size)
 
 
-def _tokens(job: TrainJob) -> int:
-    """Tokens of one step, padding included."""
-    longest = max((len(pair.input_ids) for pair in job.pairs), default=0)
-    return min(job.local.batch_size, len(job.pairs)) * longest
+def tokens_per_step(pairs: Sequence[Pair], local: LocalConfig) -> int:
+    """Most tokens of one step over these records, padding included."""
+    longest = max((len(pair.input_ids) for pair in pairs), default=0)
+    return min(local.batch_size, len(pairs)) * longest
 
 
 class _Cohort:

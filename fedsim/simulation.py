@@ -1,35 +1,32 @@
-"""Runs a life: the tree of branches, depth first, with checkpoints from which a killed run goes on.
+"""Runs a life: all branches side by side, round by round, with checkpoints from which a killed run goes on.
 
-Each segment of the tree starts from the saved end of its parent and saves its own state, rows
-included, every few rounds and at its end. A resumed run and an uninterrupted one take the same path
-through the same files, so they end with the same numbers.
+What branches have in common runs once, as a segment of their tree. Segments that are at the same round train
+together as far as that fills a cohort. Every few rounds all of them are saved; a resumed run goes back to the
+last round at which that was done, so it forms the same cohorts and ends with the same bytes.
 """
 
 from __future__ import annotations
 
-import shutil
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
 from flwr.serverapp.strategy import FedAvg
 
+from fedsim.checkpoints import SCHEMAS, Checkpoints, Rows
 from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
-from fedsim.model import AdapterModel, load_adapter, save_adapter
+from fedsim.model import AdapterModel
 from fedsim.predictor import CausalPredictor
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
-from fedsim.results import COSTS, ITEMS, METRICS, TIMINGS, Row, RunDirectory, whole_directory, write_table
-from fedsim.rounds import Engine, RoundOutcome, run_round
+from fedsim.results import Row, RunDirectory
+from fedsim.rounds import Engine, RoundOutcome, run_rounds
 from fedsim.scenario import Scenario
 from fedsim.timeline import Segment, Step, milestones, retrain_name
-
-SCHEMAS = {"metrics": METRICS, "items": ITEMS, "costs": COSTS, "timings": TIMINGS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +44,8 @@ class LifeContext:
     model: AdapterModel
     probes: ProbeSet
     make_strategy: Callable[[], FedAvg]
+    together: int
+    """Clients of several branches that train together: branches are joined until so many are there."""
     epsilon: Callable[[Federation], Mapping[int, float]]
     """Epsilon spent by each client so far; empty without a DP stage."""
 
@@ -56,22 +55,15 @@ class LifeContext:
 
 
 @dataclass(kw_only=True)
-class Rows:
-    """Rows of one segment so far, by table."""
+class Lane:
+    """A segment that is being lived: its state, and the rows it has given so far."""
 
-    tables: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in SCHEMAS})
+    segment: Segment
+    federation: Federation
+    rows: Rows
 
-    def save(self, directory: Path) -> None:
-        for name, rows in self.tables.items():
-            write_table(directory / f"{name}.parquet", rows, SCHEMAS[name])
-
-    @classmethod
-    def load(cls, directory: Path) -> Rows:
-        tables = {
-            name: pq.read_table(directory / f"{name}.parquet", partitioning=None).to_pylist()
-            for name in SCHEMAS
-        }
-        return cls(tables=tables)
+    def step(self, round_: int) -> Step:
+        return self.segment.steps[round_ - self.segment.start - 1]
 
 
 class LifeRunner:
@@ -79,98 +71,147 @@ class LifeRunner:
 
     def __init__(self, context: LifeContext, directory: RunDirectory, progress: Progress) -> None:
         self.context, self.directory, self.progress = context, directory, progress
-        self.root = directory.path / "checkpoints" / context.variant / str(context.seed)
+        self.every = context.scenario.execution.checkpoint_every
+        self.segments = [segment for segment, _ in context.tree.walk()]
+        self.checkpoints = Checkpoints(
+            root=directory.path / "checkpoints" / context.variant / str(context.seed),
+            model=context.model,
+            make_strategy=context.make_strategy,
+        )
         self.milestones = milestones(context.life, context.scenario.compare)
 
     def run(self) -> None:
-        """Run every segment that is not complete."""
-        self.context.model.fresh(self.context.seed)
-        for segment, parent in self.context.tree.walk():
-            if not self._checkpoint(segment, segment.end).exists():
-                self._run_segment(segment, parent)
+        """Live every round that is not on disk."""
+        adapter = self.context.model.fresh(self.context.seed)
+        reached = self._reached()
+        if reached is None:
+            federation = Federation(strategy=self.context.make_strategy(), adapter=adapter)
+            root = Lane(segment=self.context.tree, federation=federation, rows=Rows())
+            self._probe(root, 0)
+            lanes = self._parted([root], 0)
+        else:
+            lanes = self._resumed(reached)
+        for round_ in itertools.count((reached or 0) + 1):
+            if not lanes:
+                break
+            for group in self._groups(lanes, round_):
+                self._rounds(group, round_)
+            lanes = self._saved(lanes, round_)
 
     def rows(self) -> Iterator[Rows]:
         """The rows of every segment of a finished life, parents first."""
-        for segment, _ in self.context.tree.walk():
-            yield Rows.load(self._checkpoint(segment, segment.end))
+        for segment in self.segments:
+            yield self.checkpoints.rows(segment, segment.end)
 
     def final_federation(self, branch: str) -> Federation:
         """The state at the end of a branch."""
-        leaf = next(s for s, _ in reversed(list(self.context.tree.walk())) if branch in s.branches)
-        return self._load(self._checkpoint(leaf, leaf.end))
+        leaf = next(segment for segment in reversed(self.segments) if branch in segment.branches)
+        return self.checkpoints.federation(leaf, leaf.end)
 
-    # ------------------------------------------------------------------------- segments
+    # ------------------------------------------------------------- lanes and their checkpoints
 
-    def _checkpoint(self, segment: Segment, round_: int) -> Path:
-        return self.root / f"round-{round_:04d}" / segment.owner.replace("#", "-")
+    def _reached(self) -> int | None:
+        """The last round after which all that had begun is on disk; None before the first."""
+        last = max(segment.end for segment in self.segments)
+        for round_ in range(last, -1, -1):
+            begun = [s for s in self.segments if s.start < round_ or s.end <= round_]
+            saved = (self.checkpoints.exists(s, min(s.end, round_)) for s in begun)
+            if (round_ % self.every == 0 or round_ == last) and begun and all(saved):
+                return round_
+        return None
 
-    def _run_segment(self, segment: Segment, parent: Segment | None) -> None:
-        federation, rows, done = self._starting_point(segment, parent)
-        self._count_done(segment, done)
-        if parent is None and done == 0 and not rows.tables["metrics"]:
-            self._probe(federation, segment, 0, rows)
-        every = self.context.scenario.execution.checkpoint_every
-        previous = self._checkpoint(segment, segment.start + done) if done else None
-        if not segment.steps:
-            self._save(segment, federation, rows, segment.end)
-        for step in segment.steps[done:]:
-            self._round(federation, segment, step, rows)
-            last = step.round == segment.end
-            if last or (step.round - segment.start) % every == 0:
-                current = self._save(segment, federation, rows, step.round)
-                if previous is not None:
-                    _remove(previous)
-                previous = None if last else current
-        self.directory.log(
-            "segment",
-            variant=self.context.variant,
-            seed=self.context.seed,
-            branches=list(segment.branches),
-            first=segment.start + 1,
-            last=segment.end,
-        )
+    def _resumed(self, round_: int) -> list[Lane]:
+        """The lanes that go on after a round, from disk; what is done counts as progress."""
+        lanes = []
+        for segment, parent in self.context.tree.walk():
+            for step in segment.steps[: max(round_ - segment.start, 0)]:
+                self.progress.round(segment.owner, step.round, 0)
+            if segment.start < round_ < segment.end:
+                federation = self.checkpoints.federation(segment, round_)
+                rows = self.checkpoints.rows(segment, round_)
+                lanes.append(Lane(segment=segment, federation=federation, rows=rows))
+            elif segment.start == round_ < segment.end and parent is not None:
+                federation = self.checkpoints.federation(parent, parent.end)
+                lanes.append(Lane(segment=segment, federation=federation, rows=Rows()))
+        return lanes
 
-    def _starting_point(self, segment: Segment, parent: Segment | None) -> tuple[Federation, Rows, int]:
-        """Where a segment goes on: its last checkpoint, its parent's end, or the beginning of life."""
-        for done in range(len(segment.steps), 0, -1):
-            path = self._checkpoint(segment, segment.start + done)
-            if path.exists():
-                return self._load(path), Rows.load(path), done
-        if parent is not None:
-            return self._load(self._checkpoint(parent, parent.end)), Rows(), 0
-        adapter = self.context.model.fresh(self.context.seed)
-        return Federation(strategy=self.context.make_strategy(), adapter=adapter), Rows(), 0
+    def _saved(self, lanes: Sequence[Lane], round_: int) -> list[Lane]:
+        """Save what ends here, and all the rest when it is time to; give the lanes that go on."""
+        if round_ % self.every == 0:
+            for lane in lanes:
+                if lane.segment.end > round_:
+                    self.checkpoints.save(lane.segment, round_, lane.federation, lane.rows)
+        going = self._parted(lanes, round_)
+        if round_ % self.every == 0 or not going:
+            self._tidy(round_)
+        return going
 
-    def _count_done(self, segment: Segment, done: int) -> None:
-        for step in segment.steps[:done]:
-            self.progress.round(segment.owner, step.round, 0)
+    def _parted(self, lanes: Sequence[Lane], round_: int) -> list[Lane]:
+        """Save lanes whose segment ends with this round, begin those that follow; give all that go on."""
+        going: list[Lane] = []
+        for lane in lanes:
+            segment = lane.segment
+            if segment.end > round_:
+                going.append(lane)
+                continue
+            self.checkpoints.save(segment, round_, lane.federation, lane.rows)
+            self.directory.log(
+                "segment",
+                variant=self.context.variant,
+                seed=self.context.seed,
+                branches=list(segment.branches),
+                first=segment.start + 1,
+                last=segment.end,
+            )
+            forks = (lane.federation.fork(self.context.make_strategy()) for _ in segment.children)
+            children = [
+                Lane(segment=child, federation=fork, rows=Rows())
+                for child, fork in zip(segment.children, forks, strict=True)
+            ]
+            going.extend(self._parted(children, round_))
+        return going
 
-    def _save(self, segment: Segment, federation: Federation, rows: Rows, round_: int) -> Path:
-        path = self._checkpoint(segment, round_)
-        with whole_directory(path) as temporary:
-            save_adapter(self.context.model, federation.adapter, temporary / "adapter")
-            federation.save(temporary)
-            rows.save(temporary)
-        return path
-
-    def _load(self, path: Path) -> Federation:
-        adapter = load_adapter(self.context.model, path / "adapter")
-        return Federation.load(path, self.context.make_strategy(), adapter)
+    def _tidy(self, round_: int) -> None:
+        """Delete the checkpoints inside segments that those of this round replace."""
+        for segment in self.segments:
+            for earlier in range(segment.start + 1, min(segment.end, round_)):
+                if earlier % self.every == 0:
+                    self.checkpoints.remove(segment, earlier)
 
     # --------------------------------------------------------------------------- rounds
 
-    def _round(self, federation: Federation, segment: Segment, step: Step, rows: Rows) -> None:
+    def _groups(self, lanes: Sequence[Lane], round_: int) -> Iterator[list[Lane]]:
+        """Lanes that train together: neighbours, until their clients fill a cohort."""
+        group: list[Lane] = []
+        clients = 0
+        for lane in lanes:
+            size = len(lane.step(round_).cohort)
+            if group and clients + size > self.context.together:
+                yield group
+                group, clients = [], 0
+            group.append(lane)
+            clients += size
+        if group:
+            yield group
+
+    def _rounds(self, group: Sequence[Lane], round_: int) -> None:
+        """Live one round of each lane of a group; joint time is shared out by tokens trained."""
         started = time.perf_counter()
-        outcome = run_round(federation, step, segment.owner, self.context.engine)
-        trained = time.perf_counter()
-        self._report(outcome, segment, step)
-        self._account(federation, outcome, segment, step, rows)
-        self._probe(federation, segment, step.round, rows)
-        for phase, seconds in (("round", trained - started), ("probe", time.perf_counter() - trained)):
-            rows.tables["timings"].append(
-                {**self._who(segment.owner, step.round), "phase": phase, "seconds": seconds}
-            )
-        self.progress.round(segment.owner, step.round, len(outcome.contributors))
+        rounds = [(lane.federation, lane.step(round_), lane.segment.owner) for lane in group]
+        outcomes = run_rounds(rounds, self.context.engine)
+        seconds = time.perf_counter() - started
+        tokens = sum(outcome.taken.tokens for outcome in outcomes)
+        for lane, outcome in zip(group, outcomes, strict=True):
+            share = outcome.taken.tokens / tokens if tokens else 1 / len(group)
+            self._report(outcome, lane.segment, round_)
+            self._account(outcome, lane, round_)
+            trained = time.perf_counter()
+            self._probe(lane, round_)
+            spent = {"round": seconds * share, "probe": time.perf_counter() - trained}
+            who = self._who(lane.segment.owner, round_)
+            for phase, value in spent.items():
+                lane.rows.tables["timings"].append({**who, "phase": phase, "seconds": value})
+            self.progress.round(lane.segment.owner, round_, len(outcome.contributors))
 
     def _who(self, branch: str, round_: int) -> dict[str, Any]:
         return {
@@ -180,30 +221,29 @@ class LifeRunner:
             "round": round_,
         }
 
-    def _report(self, outcome: RoundOutcome, segment: Segment, step: Step) -> None:
+    def _report(self, outcome: RoundOutcome, segment: Segment, round_: int) -> None:
         """Say what went wrong, or that nothing happened."""
-        where = self._who(segment.owner, step.round)
+        where = self._who(segment.owner, round_)
         for client, reason in outcome.failures.items():
             self.directory.log("client_failed", client=client, reason=reason, **where)
-            self.progress.note(f"{segment.owner} round {step.round}: client {client} failed: {reason}")
+            self.progress.note(f"{segment.owner} round {round_}: client {client} failed: {reason}")
         for client in outcome.exhausted:
             self.directory.log("budget_spent", client=client, **where)
         if outcome.kind == "empty":
             why = outcome.aborted or "nobody contributed"
             self.directory.log("empty_round", reason=why, **where)
-            self.progress.note(f"{segment.owner} round {step.round}: {why}; the adapter stays as it was")
+            self.progress.note(f"{segment.owner} round {round_}: {why}; the adapter stays as it was")
 
-    def _account(
-        self, federation: Federation, outcome: RoundOutcome, segment: Segment, step: Step, rows: Rows
-    ) -> None:
+    def _account(self, outcome: RoundOutcome, lane: Lane, round_: int) -> None:
         """Cost rows for every branch that shares the round, and what concerns the whole model."""
+        segment, federation, rows = lane.segment, lane.federation, lane.rows
         numbers = {
             "update_norm": outcome.update_norm,
             "cohort_size": float(len(outcome.contributors)),
             "failures": float(len(outcome.failures)),
         }
         for branch in segment.branches:
-            who = self._who(branch, step.round)
+            who = self._who(branch, round_)
             cost = {
                 "kind": outcome.kind,
                 "request": outcome.request,
@@ -217,10 +257,10 @@ class LifeRunner:
                 "stored_bytes": federation.stored_bytes(),
             }
             rows.tables["costs"].append({**who, **cost})
-        event = self.context.life.label(step.round)
+        event = self.context.life.label(round_)
         epsilons = {f"client:{client}": value for client, value in self.context.epsilon(federation).items()}
-        for name in self._shown_as(segment, step.round):
-            who = {**self._who(name, step.round), "event": event}
+        for name in self._shown_as(segment, round_):
+            who = {**self._who(name, round_), "event": event}
             for metric, value in numbers.items():
                 rows.tables["metrics"].append({**who, "subject": "model", "metric": metric, "value": value})
             for subject, value in epsilons.items():
@@ -243,15 +283,16 @@ class LifeRunner:
             names.append("retrain")
         return names
 
-    def _probe(self, federation: Federation, segment: Segment, round_: int, rows: Rows) -> None:
+    def _probe(self, lane: Lane, round_: int) -> None:
         """Measure the adapter, if any branch of the segment is due."""
+        segment = lane.segment
         due = [branch for branch in segment.branches if round_ in self.context.probe_rounds[branch]]
         if not due:
             return
         config = self.context.scenario.probes
         detailed = round_ in self.milestones
         generate = config.generate == "always" or (config.generate == "events" and detailed)
-        self.context.model.load(federation.adapter)
+        self.context.model.load(lane.federation.adapter)
         try:
             with self.context.model.merged() as module:
                 found = measure(
@@ -270,7 +311,7 @@ class LifeRunner:
             self.directory.log("probe_failed", reason=str(error), **self._who(segment.owner, round_))
             self.progress.note(f"{segment.owner} round {round_}: not measured: {error}")
             return
-        self._keep_rows(found, segment, round_, rows)
+        self._keep_rows(found, segment, round_, lane.rows)
 
     def _keep_rows(self, found: Measurement, segment: Segment, round_: int, rows: Rows) -> None:
         event = self.context.life.label(round_)
@@ -278,13 +319,6 @@ class LifeRunner:
             who = {**self._who(name, round_), "event": event}
             rows.tables["metrics"].extend({**who, **row} for row in found.metrics)
             rows.tables["items"].extend({**who, **row} for row in found.items)
-
-
-def _remove(path: Path) -> None:
-    """Delete a checkpoint that a later one replaces, and its round's folder when that is empty."""
-    shutil.rmtree(path)
-    if not any(path.parent.iterdir()):
-        path.parent.rmdir()
 
 
 def assemble(runners: Sequence[LifeRunner], directory: RunDirectory) -> None:
