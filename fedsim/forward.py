@@ -88,24 +88,22 @@ def forward(module: Any, batch: Batch, *, packed: Sequence[int] | None = None) -
     """
     used_BT = batch.labels_BT[:, 1:] != IGNORED
     if packed is None:
-        with _head_sees_only(module, used_BT):
+        with head_sees_only(module, used_BT):
             logits = module(input_ids=batch.input_ids_BT[:, :-1], use_cache=False).logits
-        whole = logits.shape[:2] == used_BT.shape
-        return Pass.at_answers(logits[used_BT] if whole else logits[0], batch.labels_BT)
+        return Pass.at_answers(at_chosen(logits, used_BT), batch.labels_BT)
     packing = Packing.of(batch.lengths_B - 1, packed)
     used_SP = packing.gather(used_BT)
-    with _head_sees_only(module, used_SP), packing.in_attention(module):
+    with head_sees_only(module, used_SP), packing.in_attention(module):
         logits = module(
             input_ids=packing.gather(batch.input_ids_BT[:, :-1]),
             position_ids=packing.positions_SP,
             use_cache=False,
         ).logits
-    whole = logits.shape[:2] == used_SP.shape
-    return Pass.at_answers(logits[used_SP] if whole else logits[0], batch.labels_BT)
+    return Pass.at_answers(at_chosen(logits, used_SP), batch.labels_BT)
 
 
 @contextmanager
-def _head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
+def head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
     """Let the output layer compute logits (1, N, V) of chosen positions, unless it is trained itself."""
     head = module.get_output_embeddings()
     if head is None or any(parameter.requires_grad for parameter in head.parameters()):
@@ -120,6 +118,11 @@ def _head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def at_chosen(logits: torch.Tensor, chosen_SP: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) at chosen positions, whether or not the output layer has seen only these."""
+    return logits[chosen_SP] if logits.shape[:2] == chosen_SP.shape else logits[0]
 
 
 @contextmanager

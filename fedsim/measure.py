@@ -13,7 +13,7 @@ from fedsim.life import Life
 from fedsim.metrics.membership import auc, loss_score
 from fedsim.metrics.utility import model_utility
 from fedsim.predictor import Predictor
-from fedsim.probe import ItemScores, Probe, Role, build_probe, score_probe, summarise
+from fedsim.probe import ItemScores, Probe, Role, build_probe, continue_prompts, score_probe, summarise
 from fedsim.results import Row
 from fedsim.rng import uniform
 from fedsim.scenario import ProbesConfig
@@ -119,10 +119,12 @@ def measure(
     items: list[Row] = []
     scores: dict[str, ItemScores] = {}
     utility: dict[str, float] = {}
-    for subject, role, probe in probes.named():
-        scored = score_probe(
-            predictor, tokenizer, probe, generate=generate, max_new_tokens=config.max_new_tokens
-        )
+    named = list(probes.named())
+    answers: Sequence[list[list[int]] | None] = [None] * len(named)
+    if generate:
+        answers = continue_prompts(predictor, [probe for _, _, probe in named], config.max_new_tokens)
+    for (subject, role, probe), continuations in zip(named, answers, strict=True):
+        scored = score_probe(predictor, tokenizer, probe, generate=generate, continuations=continuations)
         scores[subject] = scored
         values = _renamed(summarise(scored, role=role))
         metrics.extend({"subject": subject, "metric": name, "value": value} for name, value in values.items())

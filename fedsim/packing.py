@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -65,6 +66,34 @@ class Packing:
             filled_SP=filled.view(len(counts), width),
             target_BT=target.view(len(lengths_B), longest),
             positions_SP=positions.view(len(counts), width),
+        )
+
+    @classmethod
+    def of_prefixes(cls, ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> Packing:
+        """One row in which each distinct beginning of a sequence has one place, however many share it.
+
+        Questions with several answers are computed once. For inference on sequences of one token at least.
+        """
+        ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
+        longest = int(lengths.max())
+        ids = np.where(np.arange(longest) < lengths[:, None], ids[:, :longest], -1)
+        order = np.lexsort(ids.T[::-1])
+        ordered = ids[order]
+        fresh = np.ones_like(ordered, dtype=bool)
+        fresh[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
+        fresh &= ordered >= 0
+        number = np.where(fresh, np.cumsum(fresh).reshape(fresh.shape) - 1, -1)
+        target = np.maximum.accumulate(number, axis=0)  # whoever repeats a beginning lies below its first
+        target = np.where(ordered >= 0, target, target[:, :1])
+        back = np.empty_like(target)
+        back[order] = target
+        rows, positions = np.nonzero(fresh)
+        source = torch.from_numpy(order[rows] * longest + positions)[None].to(ids_BT.device)
+        return cls(
+            source_SP=source,
+            filled_SP=torch.ones_like(source, dtype=torch.bool),
+            target_BT=torch.from_numpy(back).to(ids_BT.device),
+            positions_SP=torch.from_numpy(positions)[None].to(ids_BT.device),
         )
 
     def gather(self, values_BT: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 Behind the protocol may stand one network, an ensemble, or a network with a guard at its output; all are
 probed alike. ``CausalPredictor`` is the plain case, a Hugging Face causal language model.
-Legend: B sequences, T positions, V vocabulary.
+Legend: B sequences, T positions, N positions whose logits are wanted, V vocabulary.
 
 >>> class Uniform:
-...     def logits(self, input_ids_BT, attention_mask_BT):
-...         return torch.zeros((*input_ids_BT.shape, 7))
+...     def logits(self, input_ids_BT, attention_mask_BT, wanted_BT):
+...         return torch.zeros((int(wanted_BT.sum()), 7))
 ...     def generate(self, prompts, max_new_tokens):
 ...         return [[] for _ in prompts]
 >>> isinstance(Uniform(), Predictor)
@@ -21,15 +21,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from fedsim.forward import evaluating
+from fedsim.forward import at_chosen, evaluating, head_sees_only
+from fedsim.packing import Packing
 
 
 @runtime_checkable
 class Predictor(Protocol):
     """A model as its users see it. Its answers are a function of the input alone."""
 
-    def logits(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
-        """Next-token logits (B, T, V); what stands at masked positions has no meaning."""
+    def logits(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, wanted_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Next-token logits (N, V) at the wanted positions, in the order of sequences and positions."""
         ...
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
@@ -42,27 +45,52 @@ class CausalPredictor:
     """A Hugging Face causal LM, or a PEFT model around one, on whatever device it is.
 
     ``model`` is put into evaluation mode during a call and back afterwards; no gradient flows.
-    ``batch_size`` bounds how many prompts are continued at once.
+    ``batch_size`` bounds how many prompts are continued at once. ``shares_prefixes`` is for models that
+    ``can_pack``.
     """
 
     model: torch.nn.Module
     pad_id: int
     eos_id: int
     batch_size: int = 128
+    shares_prefixes: bool = False
 
-    def logits(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
-        """Logits (B, T, V) of padded sequences, padding on either side, on the model's device.
+    def logits(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, wanted_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (N, V) of padded sequences, padding on either side, on the model's device.
 
         Right padding is hidden by causality and needs no mask: its rows do not depend on their neighbours.
         """
         device = self._device()
-        ids, mask = input_ids_BT.to(device), attention_mask_BT.to(device)
+        ids, mask, wanted = (x.to(device) for x in (input_ids_BT, attention_mask_BT, wanted_BT.bool()))
         arguments: dict[str, Any] = {}
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             arguments = {"attention_mask": mask, "position_ids": _positions(mask)}
-        with evaluating(self.model), torch.inference_mode():
-            output: torch.Tensor = self.model(input_ids=ids, use_cache=False, **arguments).logits
-        return output
+        elif self.shares_prefixes:
+            return self._logits_of_prefixes(ids, mask.sum(-1), wanted)
+        with evaluating(self.model), torch.inference_mode(), head_sees_only(self.model, wanted):
+            output = self.model(input_ids=ids, use_cache=False, **arguments).logits
+        return at_chosen(output, wanted)
+
+    def _logits_of_prefixes(
+        self, ids_BT: torch.Tensor, lengths_B: torch.Tensor, wanted_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """The same, computing what sequences have in common once."""
+        packing = Packing.of_prefixes(ids_BT, lengths_B)
+        places_N = packing.target_BT[wanted_BT[:, : packing.target_BT.shape[1]]]
+        wanted_SP = torch.zeros_like(packing.filled_SP)
+        wanted_SP[0, places_N] = True
+        with (
+            evaluating(self.model),
+            torch.inference_mode(),
+            head_sees_only(self.model, wanted_SP),
+            packing.in_attention(self.model),
+        ):
+            output = self.model(
+                input_ids=packing.gather(ids_BT), position_ids=packing.positions_SP, use_cache=False
+            ).logits
+        return at_chosen(output, wanted_SP)[(wanted_SP[0].cumsum(0) - 1)[places_N]]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of at most ``max_new_tokens`` tokens; stops before end-of-sequence.

@@ -2,10 +2,10 @@
 
 Each record gives several token sequences: the question with its answer, with the paraphrased answer and with
 each wrong answer (as TOFU does, Maini et al., 2024, arXiv:2401.06121), and the paraphrased question with the
-answer. Sequences that occur twice are scored once; all lie in one tensor sorted by length, so that a batch
-is a slice. The end-of-sequence marker and the last answer token are never fed: no metric needs what they
-predict. Legend: I records, S sequences, T positions, A answer positions, N answer tokens in all, W wrong
-answers, V vocabulary.
+answer. Sequences that occur twice are scored once; all lie in one tensor, those with a common beginning next
+to each other, so that a batch is a slice. The end-of-sequence marker and the last answer token are never fed:
+no metric needs what they predict. Legend: I records, S sequences, T positions, A answer positions, N answer
+tokens in all, W wrong answers, V vocabulary.
 
 >>> scores = ItemScores(record_ids=("a", "b"), subjects=("x", "y"), values={
 ...     "probability": np.array([1.0, 0.5]), "truth_ratio": np.array([0.25, np.nan])})
@@ -49,7 +49,7 @@ class DivergedError(ValueError):
 class Probe:
     """A named set of records, ready to be scored; build it with ``build_probe``.
 
-    ``ids_ST`` and ``lengths_S`` hold the sequences, shortest first. Answer token n belongs to
+    ``ids_ST`` and ``lengths_S`` hold the sequences in the order of their tokens. Answer token n belongs to
     sequence ``row_N[n]``, is predicted at ``position_N[n]`` and is ``target_N[n]``; ``fact_N`` marks facts.
     ``*_row_I`` and ``wrong_rows_IW`` say which sequence serves a record, -1 for none. ``max_new_tokens``
     (the longest answer of any kind, in tokens) bounds generation.
@@ -114,7 +114,7 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         wrong[index, : len(record.perturbed_answers)] = [
             add(record.question, text) for text in record.perturbed_answers
         ]
-    order = sorted(range(len(pairs)), key=[_fed_length(pair) for pair in pairs].__getitem__)
+    order = sorted(range(len(pairs)), key=[pair.input_ids for pair in pairs].__getitem__)
     rank = np.append(np.argsort(order), NO_ROW)
     return Probe(
         name=name,
@@ -136,9 +136,12 @@ def score_probe(
     *,
     generate: bool,
     max_new_tokens: int | None = None,
+    continuations: Sequence[Sequence[int]] | None = None,
     batch_size: int = 128,
 ) -> ItemScores:
     """Score every record; the result does not depend on ``batch_size`` beyond float tolerance.
+
+    ``continuations`` are the prompts' greedy answers where they are known already (``continue_prompts``).
 
     Metrics (nats are natural-log units): ``nll`` (nats per answer token), ``probability``,
     ``fact_probability``, ``paraphrase_probability`` (the answer to the paraphrased question),
@@ -172,8 +175,8 @@ def score_probe(
     }
     generated: tuple[str, ...] = ()
     if generate:
-        longest = min(probe.max_new_tokens, max_new_tokens or probe.max_new_tokens)
-        continuations = predictor.generate(probe.prompts, longest)
+        if continuations is None:
+            (continuations,) = continue_prompts(predictor, [probe], max_new_tokens)
         generated = tuple(tokenizer.batch_decode(continuations, skip_special_tokens=True))
         pairs = zip(probe.records, generated, strict=True)
         rouges = [rouge(record.answer, text) for record, text in pairs]
@@ -185,6 +188,15 @@ def score_probe(
         values=values,
         generated=generated,
     )
+
+
+def continue_prompts(
+    predictor: Predictor, probes: Sequence[Probe], max_new_tokens: int | None = None
+) -> list[list[list[int]]]:
+    """Greedy answers to the prompts of several probes, generated together; each probe's to its own length."""
+    limits = [min(probe.max_new_tokens, max_new_tokens or probe.max_new_tokens) for probe in probes]
+    found = iter(predictor.generate([prompt for probe in probes for prompt in probe.prompts], max(limits)))
+    return [[next(found)[:limit] for _ in probe.prompts] for probe, limit in zip(probes, limits, strict=True)]
 
 
 def summarise(scores: ItemScores, *, role: Role) -> dict[str, float]:
@@ -235,12 +247,12 @@ def _teacher_forced(predictor: Predictor, probe: Probe, batch_size: int) -> tupl
         lengths = torch.from_numpy(probe.lengths_S[begin : begin + batch_size])
         width = int(lengths.max())
         mask_BT = (torch.arange(width) < lengths[:, None]).long()
-        logits_BTV = predictor.logits(probe.ids_ST[begin : begin + batch_size, :width], mask_BT)
         first, last = np.searchsorted(probe.row_N, [begin, begin + batch_size])
-        rows = torch.from_numpy(probe.row_N[first:last] - begin)
-        positions = torch.from_numpy(probe.position_N[first:last])
-        logits_NV = logits_BTV[rows.to(logits_BTV.device), positions.to(logits_BTV.device)].float()
-        target_N1 = probe.target_N[first:last, None].to(logits_BTV.device)
+        wanted_BT = torch.zeros_like(mask_BT, dtype=torch.bool)
+        wanted_BT[probe.row_N[first:last] - begin, probe.position_N[first:last]] = True
+        ids_BT = probe.ids_ST[begin : begin + batch_size, :width]
+        logits_NV = predictor.logits(ids_BT, mask_BT, wanted_BT).float()
+        target_N1 = probe.target_N[first:last, None].to(logits_NV.device)
         log_probs.append(logits_NV.log_softmax(-1).gather(1, target_N1)[:, 0].cpu())
         hits.append((logits_NV.argmax(-1) == target_N1[:, 0]).cpu())
     joined = torch.cat(log_probs).double().numpy()

@@ -20,6 +20,7 @@ from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
 from fedsim.model import AdapterModel
+from fedsim.packing import can_pack
 from fedsim.predictor import CausalPredictor
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
@@ -79,6 +80,8 @@ class LifeRunner:
             make_strategy=context.make_strategy,
         )
         self.milestones = milestones(context.life, context.scenario.compare)
+        longest = max(probe.ids_ST.shape[1] for _, _, probe in context.probes.named())
+        self.shares_prefixes = can_pack(context.model.module, longest=longest)
 
     def run(self) -> None:
         """Live every round that is not on disk."""
@@ -300,6 +303,7 @@ class LifeRunner:
                         model=module,
                         pad_id=self.context.model.pad_id,
                         eos_id=int(self.context.model.tokenizer.eos_token_id),
+                        shares_prefixes=self.shares_prefixes,
                     ),
                     self.context.model.tokenizer,
                     self.context.probes,

@@ -21,8 +21,9 @@ from fedsim import predictor as predictor_module
 from fedsim import probe as probe_module
 from fedsim.data.records import Record
 from fedsim.metrics.membership import attack_auc, auc, loss_score
+from fedsim.packing import Packing
 from fedsim.predictor import CausalPredictor, Predictor
-from fedsim.probe import ItemScores, Probe, build_probe, score_probe, summarise
+from fedsim.probe import ItemScores, Probe, build_probe, continue_prompts, score_probe, summarise
 from fedsim.text import TextFormat, encode_pair, encode_prompt
 
 WORDS = [f"w{number}" for number in range(60)]
@@ -94,13 +95,15 @@ class Table:
             for end in range(pair.answer_start, len(pair.input_ids)):
                 self.next[pair.input_ids[:end]] = pair.input_ids[end]
 
-    def logits(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, wanted_BT: torch.Tensor
+    ) -> torch.Tensor:
         logits = torch.zeros((*input_ids_BT.shape, VOCABULARY))
         for row, ids in enumerate(input_ids_BT.tolist()):
             for end in range(1, len(ids) + 1):
                 if tuple(ids[:end]) in self.next:
                     logits[row, end - 1, self.next[tuple(ids[:end])]] = CERTAIN
-        return logits
+        return logits[wanted_BT]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         answers = []
@@ -268,8 +271,8 @@ def test_true_answers_are_recognised_and_shuffled_ones_are_not(tokenizer: PreTra
 
 def test_a_diverged_predictor_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     class Diverged(Table):
-        def logits(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
-            return super().logits(input_ids_BT, attention_mask_BT) * float("nan")
+        def logits(self, *batch: torch.Tensor) -> torch.Tensor:
+            return super().logits(*batch) * float("nan")
 
     with pytest.raises(ValueError, match="not finite on probe 'by-hand'"):
         score_probe(Diverged(tokenizer, []), tokenizer, hand_probe(tokenizer), generate=False)
@@ -286,7 +289,7 @@ def test_equal_sequences_are_scored_once(tokenizer: PreTrainedTokenizerFast) -> 
     record = make_records(1, seed=7)[0]
     twice = build_probe(tokenizer, "p", [record, replace(record, record_id="again")], FORMAT)
     assert len(twice.lengths_S) == 6  # answer, asked otherwise, paraphrase, three wrong ones
-    assert (np.diff(twice.lengths_S) >= 0).all()
+    assert twice.ids_ST.tolist() == sorted(twice.ids_ST.tolist())
 
 
 def prompts_of(tokenizer: PreTrainedTokenizerFast, count: int) -> list[list[int]]:
@@ -342,12 +345,50 @@ def absolute() -> CausalPredictor:
 
 def test_padding_on_either_side_changes_no_logits(absolute: CausalPredictor) -> None:
     ids = torch.tensor([[5, 6, 7]])
-    bare = absolute.logits(ids, torch.ones_like(ids))
+    bare = absolute.logits(ids, torch.ones_like(ids), torch.ones_like(ids))
     padding = torch.tensor([[PAD, PAD]])
-    left = absolute.logits(torch.cat([padding, ids], 1), torch.tensor([[0, 0, 1, 1, 1]]))
-    right = absolute.logits(torch.cat([ids, padding], 1), torch.tensor([[1, 1, 1, 0, 0]]))
-    torch.testing.assert_close(left[:, 2:], bare, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(right[:, :3], bare, rtol=1e-4, atol=1e-5)
+    for padded, mask in (
+        (torch.cat([padding, ids], 1), torch.tensor([[0, 0, 1, 1, 1]])),
+        (torch.cat([ids, padding], 1), torch.tensor([[1, 1, 1, 0, 0]])),
+    ):
+        found = absolute.logits(padded, mask, mask)
+        torch.testing.assert_close(found, bare, rtol=1e-4, atol=1e-5)
+
+
+def test_wanted_logits_are_those_of_the_whole(
+    tokenizer: PreTrainedTokenizerFast, network: LlamaForCausalLM, untrained: CausalPredictor
+) -> None:
+    """With and without sharing what sequences have in common."""
+    probe = build_probe(tokenizer, "p", make_records(6, seed=3), FORMAT)
+    ids = probe.ids_ST
+    mask = (torch.arange(ids.shape[1]) < torch.from_numpy(probe.lengths_S)[:, None]).long()
+    wanted = mask.bool() & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) < 0.5)
+    with torch.no_grad():
+        expected = network(input_ids=ids).logits[wanted]
+    for shares in (False, True):
+        found = replace(untrained, shares_prefixes=shares).logits(ids, mask, wanted)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prefixes_that_sequences_share_have_one_place() -> None:
+    """Three sequences: 1 2 3, 1 2 4 5 and 1 2; five distinct beginnings."""
+    ids = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 5], [1, 2, 0, 0]])
+    packing = Packing.of_prefixes(ids, torch.tensor([3, 4, 2]))
+    assert sorted(packing.gather(ids).flatten().tolist()) == [1, 2, 3, 4, 5]
+    rows = packing.gather(ids)[0][packing.target_BT]
+    assert rows[0, :3].tolist() == [1, 2, 3]
+    assert rows[1].tolist() == [1, 2, 4, 5]
+    assert rows[2, :2].tolist() == [1, 2]
+    assert packing.positions_SP[0][packing.target_BT[1]].tolist() == [0, 1, 2, 3]
+
+
+def test_answers_generated_together_are_those_of_each_probe(
+    tokenizer: PreTrainedTokenizerFast, untrained: CausalPredictor
+) -> None:
+    probes = [build_probe(tokenizer, "p", make_records(4, seed=seed), FORMAT) for seed in (5, 6)]
+    together = continue_prompts(untrained, probes, 5)
+    for probe, answers in zip(probes, together, strict=True):
+        assert continue_prompts(untrained, [probe], 5) == [answers]
 
 
 def test_generation_in_a_batch_keeps_each_prompts_own_positions(
@@ -383,7 +424,7 @@ def test_peft_model_is_left_as_it_was(tokenizer: PreTrainedTokenizerFast) -> Non
     assert [module.training for module in model.modules()] == flags
     assert all(parameter.grad is None for parameter in model.parameters())
     ids = torch.tensor([[5, 6]])
-    assert not plain.logits(ids, torch.ones_like(ids)).requires_grad
+    assert not plain.logits(ids, torch.ones_like(ids), torch.ones_like(ids)).requires_grad
 
 
 def test_protocol_and_examples(tokenizer: PreTrainedTokenizerFast, untrained: CausalPredictor) -> None:
