@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def isolated_torch_rng(generator: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(generator.initial_seed())
         yield
+
+
+def _owns_trained(module: torch.nn.Module) -> bool:
+    return any(own.requires_grad for own in module.parameters(recurse=False))
 
 
 def resolve_base(base: str) -> str:
@@ -124,18 +129,21 @@ class AdapterModel:
 
         Afterwards everything is in evaluation mode.
         """
-        layers = self._lora_layers()
-        if not layers:
-            self.module.train()
-        for layer in layers:
-            layer.train()
-            layer.get_base_layer().eval()
-        for module in self.module.modules():
-            module.training |= any(own.requires_grad for own in module.parameters(recurse=False))
+        for module in self._trained_modules:
+            module.training = True
         try:
             yield
         finally:
-            self.module.eval()
+            for module in self._trained_modules:
+                module.training = False
+
+    @cached_property
+    def _trained_modules(self) -> list[torch.nn.Module]:
+        """Modules that own trained parameters, and what an adapter does to its input; all without LoRA."""
+        modules = dict.fromkeys(m for m in self.module.modules() if _owns_trained(m))
+        for layer in self._lora_layers():
+            modules |= dict.fromkeys([layer, *layer.lora_dropout.modules()])
+        return list(modules if self._lora_layers() else self.module.modules())
 
     @contextmanager
     def merged(self) -> Iterator[torch.nn.Module]:

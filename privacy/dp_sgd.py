@@ -21,6 +21,9 @@ import torch
 from privacy.ledger import Ledger, Release
 from privacy.stage import Metrics
 
+BLOCK = 1024
+"""Entries whose squares are added up in fp32: few enough for an error far below the margin of clipping."""
+
 
 def clip_and_sum(
     grads_RD: torch.Tensor, counts: Sequence[int], *, clip_norm: float
@@ -34,14 +37,15 @@ def clip_and_sum(
 
     *Edge cases.* A client without samples gets zeros. A sample whose gradient is not finite counts as zero.
     """
-    norms_R = torch.linalg.vector_norm(grads_RD, dim=1, dtype=torch.float64)
+    norms_R = sample_norms(grads_RD)
     finite_R = torch.isfinite(norms_R)
     clipped_R = norms_R > clip_norm
     factors_R = torch.where(clipped_R, clip_norm * (1 - 1e-6) / norms_R, 1.0).to(grads_RD.dtype)
-    scaled_RD = grads_RD * factors_R[:, None]
     if not bool(finite_R.all()):
-        scaled_RD = torch.where(finite_R[:, None], scaled_RD, 0.0)
-    sums_KD = torch.stack([part_RD.sum(0) for part_RD in torch.split(scaled_RD, list(counts))])
+        grads_RD = torch.where(finite_R[:, None], grads_RD, 0.0)
+        factors_R = torch.where(finite_R, factors_R, 0.0)
+    shares = zip(torch.split(factors_R, list(counts)), torch.split(grads_RD, list(counts)), strict=True)
+    sums_KD = torch.stack([factors @ part_RD for factors, part_RD in shares])
     flags = zip(torch.split(clipped_R, list(counts)), torch.split(finite_R, list(counts)), strict=True)
     metrics = [
         {
@@ -52,6 +56,14 @@ def clip_and_sum(
         for clipped, finite in flags
     ]
     return sums_KD, metrics
+
+
+def sample_norms(grads_RD: torch.Tensor) -> torch.Tensor:
+    """L2 norm of each row in fp64, (R,): short blocks in the gradients' own type, put together in fp64."""
+    blocks = [
+        torch.linalg.vector_norm(block, dim=1).double() for block in torch.split(grads_RD, BLOCK, dim=1)
+    ]
+    return torch.stack(blocks).square().sum(0).sqrt()
 
 
 def draw_noise(

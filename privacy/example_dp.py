@@ -235,10 +235,11 @@ class ExampleDpStage(Stage):
 
     def __init__(self, config: ExampleDpConfig) -> None:
         self.config = config
+        self.rule = ExampleDpRule(config)
 
     @property
     def facts(self) -> Facts:
         return Facts(name="example_dp", place="local", charges="example", mechanism="gaussian")
 
     def local(self) -> LocalRule:
-        return ExampleDpRule(self.config)
+        return self.rule
