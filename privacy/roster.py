@@ -92,3 +92,17 @@ class Roster:
         """`MalformedMessage` unless ``client`` is listed with its own key."""
         if self.keys.get(client) != public:
             raise MalformedMessage(f"roster does not list client {client!r} with its own public key")
+
+    def neighbours(self, client: str, count: int | None) -> tuple[str, ...]:
+        """With whom a client shares masks: everybody, or ``count`` (even) others.
+
+        Clients stand on a ring in an order drawn from the fingerprint, and each has the ``count / 2`` nearest
+        on either side, so that neighbours agree on it and the graph is connected (Bell et al., 2020).
+        """
+        others = len(self.keys) - 1
+        if count is None or count >= others:
+            return tuple(name for name in self.keys if name != client)
+        ring = sorted(self.keys, key=lambda name: digest("ring", self.fingerprint, name))
+        place = ring.index(client)
+        offsets = (offset for distance in range(1, count // 2 + 1) for offset in (-distance, distance))
+        return tuple(ring[(place + offset) % len(ring)] for offset in offsets)

@@ -3,7 +3,9 @@
 Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (2017), in the
 form in which every client that advertised must also report. Each client encodes its contribution in
 fixed point modulo 2^32 and adds one mask per peer; a pair's two masks are opposite, so they cancel in
-the sum. Parties are separate objects that exchange bytes:
+the sum. Peers are all others, or some of them (Bell et al., "Secure Single-Server Aggregation with
+(Poly)Logarithmic Overhead", 2020): the cost of a round then grows with the cohort and not with its square.
+Parties are separate objects that exchange bytes:
 
 1. client `advertise`: public key, bound to session, round, branch and attempt
 2. server `collect`: the roster of everybody's keys, broadcast
@@ -68,6 +70,13 @@ class SecureAggregationConfig(BaseModel):
         description="share of the masked clients that must report; only 1.0 works yet",
     )
     min_cohort: int = Field(default=2, ge=2, description="fewest contributors of which a sum is formed")
+    neighbours: int | None = Field(
+        default=None,
+        ge=2,
+        multiple_of=2,
+        description="clients with whom each shares masks; all when left out. A client whose neighbours all "
+        "collude with the server is unmasked",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +165,12 @@ class SecureAggregationStage(Stage):
         least = max(self.config.min_cohort, nominal.min_cohort)
         if layout.max_cohort < least:
             raise PipelineError(f"max_cohort={layout.max_cohort} is below min_cohort={least}")
-        return MaskedChannel(layout=layout, min_cohort=least, dimension=nominal.dimension)
+        return MaskedChannel(
+            layout=layout,
+            min_cohort=least,
+            dimension=nominal.dimension,
+            neighbours=self.config.neighbours,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +180,7 @@ class MaskedChannel:
     layout: Layout
     min_cohort: int
     dimension: int | None = None
+    neighbours: int | None = None
 
     @property
     def interactive(self) -> bool:
@@ -222,11 +237,11 @@ class SecAggClient:
                 f"max_cohort={self.channel.layout.max_cohort}"
             )
         masked = self.channel.layout.encode(contribution)
-        for peer, public in roster.keys.items():
-            if peer == me:
-                continue
+        for peer in roster.neighbours(me, self.channel.neighbours):
             low, high = sorted((me, peer))
-            stream = pair_stream(key, public, info=digest(roster.fingerprint, low, high), length=masked.size)
+            stream = pair_stream(
+                key, roster.keys[peer], info=digest(roster.fingerprint, low, high), length=masked.size
+            )
             (np.add if me == low else np.subtract)(masked, stream, out=masked)
         return Payload(array=masked, fields={"client": me, "roster": roster.fingerprint.hex()})
 

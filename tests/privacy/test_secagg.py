@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from privacy.clipping import ClipConfig, ClipStage
 from privacy.errors import (
     ClientUpdateError,
     CohortTooSmall,
@@ -16,6 +17,9 @@ from privacy.errors import (
     RoundAborted,
 )
 from privacy.fixed_point import FixedPoint
+from privacy.masks import digest
+from privacy.pipeline import Pipeline
+from privacy.roster import Roster
 from privacy.secagg import Layout, SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Metric, Nominal, Payload, Wire
 from tests.privacy.rounds import (
@@ -74,6 +78,35 @@ def test_weighted_mean_error_bound(count, seed, data):
     assert result.metrics["quantisation_error"] == bound
     error = np.abs(result.update - weighted_mean(updates, weights)).max()
     assert error <= bound + 1e-7 * 0.3  # the mean itself is rounded to fp32
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 9), st.sampled_from([None, 2, 4, 6]), st.integers(0, 2**31))
+def test_masks_cancel_on_any_graph_of_neighbours(count, neighbours, seed):
+    stages = [
+        ClipStage(ClipConfig(norm=1.0)),
+        SecureAggregationStage(SecureAggregationConfig(neighbours=neighbours)),
+    ]
+    pipeline = Pipeline(stages, max_cohort=9, max_weight=1.0)
+    updates = random_updates(count, 5, seed=seed)
+    sparse = run_round(pipeline, updates)
+    assert np.array_equal(sparse.update, run_round(masked_pipeline(max_cohort=9), updates).update)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.sampled_from([2, 4, 20]))
+def test_neighbours_agree_and_everybody_is_connected(count, wanted):
+    names = [f"c{index}" for index in range(count)]
+    roster = Roster.build(bytes(32), {name: digest("key", name) for name in names})
+    graph = {name: set(roster.neighbours(name, wanted)) for name in names}
+    assert all(name in graph[peer] for name in names for peer in graph[name])
+    assert all(name not in graph[name] for name in names)
+    assert {len(peers) for peers in graph.values()} == {min(wanted, count - 1)}
+    reached, frontier = set(), {names[0]}
+    while frontier:
+        reached |= frontier
+        frontier = set().union(*(graph[name] for name in frontier)) - reached
+    assert reached == set(names)
 
 
 def test_order_and_names_of_clients_change_no_bit():
