@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.cohort import BatchedExecutor, CohortLimit, plan_cohorts
-from fedsim.model import AdapterModel, Arrays
-from fedsim.scenario import LocalConfig, LoraConfig
+from fedsim.executors import SplitExecutor, make_executor
+from fedsim.model import AdapterModel, Arrays, load_model
+from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
 from fedsim.stacked import NotStackableError, why_not_stackable
 from fedsim.text import IGNORED, collate
 from fedsim.training import SequentialExecutor, TrainJob, shuffled_batches
@@ -20,7 +21,7 @@ from fedsim.unlearning.npo import NpoLoss
 from fedsim.unlearning.protocol import MeanNll, ReferenceKl
 from privacy import Ledger, LocalTask
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule
-from tests.world import encode, make_model, make_records, random_arrays
+from tests.world import encode, make_model, make_records, random_arrays, word_tokenizer
 
 UNLIMITED = CohortLimit(clients=100, tokens=10**9)
 LOCAL = LocalConfig(epochs=1, batch_size=3, lr=0.01)
@@ -157,6 +158,31 @@ def test_fp32_gradients(any_base, lora: LoraConfig) -> None:
     for job, update in zip(jobs, updates(BatchedExecutor(model, UNLIMITED), jobs), strict=True):
         expected = one_at_a_time(model, job)
         assert np.linalg.norm(update - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_a_half_precision_base_with_adapters_in_full(any_base) -> None:
+    """As on a GPU: the base in bf16, what is trained in fp32; both executors round alike but not the same."""
+    model = load_model(ModelConfig(base=str(any_base), lora=LoraConfig(r=2, alpha=4), dtype="bfloat16"))
+    model = replace(model, tokenizer=word_tokenizer())
+    local = LocalConfig(epochs=1, batch_size=9, lr=1.0, optimizer="sgd", max_grad_norm=None)
+    jobs = [make_job(model, client, 2 + client, local=local) for client in range(4)]
+    alone = updates(SequentialExecutor(model=model), jobs)
+    for one, two in zip(updates(BatchedExecutor(model, UNLIMITED), jobs), alone, strict=True):
+        assert one.dtype == np.float32
+        assert np.linalg.norm(one - two) <= 0.1 * np.linalg.norm(two)
+
+
+def test_replicas_share_the_cohorts(llama_base) -> None:
+    """Two replicas on one device stand for two devices; untrained factors are brought along."""
+    lora = LoraConfig(r=2, alpha=4, train="B")
+    models = [make_model(llama_base, seed=seed, lora=lora) for seed in (1, 2)]
+    jobs = [make_job(models[0], client, 3 + client % 2) for client in range(7)]
+    limit = CohortLimit(clients=2, tokens=10**9)
+    split = make_executor(models, limit)
+    assert isinstance(split, SplitExecutor)
+    together = updates(BatchedExecutor(models[0], limit), jobs)
+    for one, two in zip(updates(split, jobs), together, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), r".*\.(o|gate)_proj"])
