@@ -22,8 +22,9 @@ from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
+from fedsim.engines.check import check_engine
 from fedsim.federation import Federation, make_strategy
-from fedsim.grid import InProcessGrid
+from fedsim.grid import InProcessGrid, RosterGrid
 from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
@@ -56,6 +57,15 @@ PARAMETERS_PER_THREAD = 4_000_000
 """A smaller base gains nothing from another thread; a rule, not a measurement, so that reruns agree."""
 
 
+Connect = Callable[[ClientRuntime, str, int], RosterGrid]
+"""How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""
+
+
+def in_process(runtime: ClientRuntime, variant: str, seed: int) -> RosterGrid:
+    """Clients in this process."""
+    return InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
     """A checked scenario with everything loaded that does not depend on the seed."""
@@ -63,6 +73,7 @@ class Simulation:
     loaded: LoadedScenario
     device: str
     threads: int
+    connect: Connect = in_process
     models: dict[str, AdapterModel] = field(default_factory=dict, repr=False)
 
     def model(self, config: ModelConfig) -> AdapterModel:
@@ -222,8 +233,19 @@ def blamed_on(source: Source, *key: str) -> Iterator[None]:
         raise source.error(key, str(error)) from error
 
 
-def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
-    """Everything one variant and seed needs; loads data and base model."""
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a life's server and its clients both stand on."""
+
+    corpus: Corpus
+    life: Life
+    model: AdapterModel
+    fmt: TextFormat
+    runtime: ClientRuntime
+
+
+def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
+    """Load data and base model, and put together what clients need."""
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
@@ -231,41 +253,11 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     with blamed_on(source, "model"):
         model = simulation.model(scenario.model)
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
-    branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with blamed_on(source, "privacy"):
         pipeline = make_pipeline(
             scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
-    _check_methods(scenario, life, pipeline, source)
-    engine = _engine(scenario, corpus, life, model, fmt, branches, pipeline, seed)
-    tree = build_tree(branches)
-    return LifeContext(
-        variant=variant.name,
-        seed=seed,
-        scenario=scenario,
-        life=life,
-        tree=tree,
-        probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
-        replay_from=replay_from(branches, life),
-        engine=engine,
-        model=model,
-        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, fmt, seed=seed),
-        make_strategy=lambda: make_strategy(scenario.federation.strategy),
-        epsilon=_epsilon(scenario),
-    )
-
-
-def _engine(
-    scenario: Scenario,
-    corpus: Corpus,
-    life: Life,
-    model: AdapterModel,
-    fmt: TextFormat,
-    branches: tuple[Branch, ...],
-    pipeline: Pipeline,
-    seed: int,
-) -> Engine:
     pairs = {
         client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
         for client, held in corpus.clients.items()
@@ -276,9 +268,49 @@ def _engine(
         pairs=pairs,
         pipeline=pipeline,
         objective=make_objective,
+        simulated=scenario.execution.engine != "deployment",
     )
+    return _Parts(corpus=corpus, life=life, model=model, fmt=fmt, runtime=runtime)
+
+
+def make_runtime(simulation: Simulation, variant: Variant, seed: int) -> ClientRuntime:
+    """What the clients of one variant and seed share, for a process that only plays clients."""
+    return _load_parts(simulation, variant, seed).runtime
+
+
+def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
+    """Everything one variant and seed needs; loads data and base model."""
+    scenario = variant.scenario
+    parts = _load_parts(simulation, variant, seed)
+    corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
+    branches = _unrolled(scenario, life, corpus, seed)
+    _check_methods(scenario, life, runtime.pipeline, variant.source)
+    tree = build_tree(branches)
+    return LifeContext(
+        variant=variant.name,
+        seed=seed,
+        scenario=scenario,
+        life=life,
+        tree=tree,
+        probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
+        replay_from=replay_from(branches, life),
+        engine=Engine(
+            grid=simulation.connect(runtime, variant.name, seed),
+            runtime=runtime,
+            planner=_planner(scenario, corpus, life, branches, seed),
+        ),
+        model=model,
+        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
+        make_strategy=lambda: make_strategy(scenario.federation.strategy),
+        epsilon=_epsilon(scenario),
+    )
+
+
+def _planner(
+    scenario: Scenario, corpus: Corpus, life: Life, branches: tuple[Branch, ...], seed: int
+) -> Planner:
     strategy = scenario.federation.strategy
-    planner = Planner(
+    return Planner(
         seed=seed,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
@@ -286,8 +318,6 @@ def _engine(
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps=_planned_steps(branches, scenario, life, corpus),
     )
-    grid = InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
-    return Engine(grid=grid, runtime=runtime, planner=planner)
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
@@ -307,12 +337,14 @@ def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
     return spent
 
 
-def check(loaded: LoadedScenario) -> Simulation:
+def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     with blamed_on(loaded.source, "execution", "device"):
         device = resolve_device(execution.device)
-    simulation = Simulation(loaded=loaded, device=device, threads=1)
+    simulation = Simulation(loaded=loaded, device=device, threads=1, connect=connect)
+    with blamed_on(loaded.source, "execution", "engine"):
+        check_engine(execution, device)
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):

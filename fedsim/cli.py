@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedsim.engines.processes import EngineError
 from fedsim.hub import go_offline_unless_reachable
 from fedsim.results import RunDirectory, write_json
 from fedsim.scenario_errors import ScenarioError
@@ -190,3 +191,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; go on with: fedsim resume RUN", file=sys.stderr)
         raise SystemExit(130) from None
+    except EngineError as error:
+        print(f"error: {error}; go on with: fedsim resume RUN", file=sys.stderr)
+        raise SystemExit(1) from None

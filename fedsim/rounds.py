@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim.client import INSTRUMENTS, ClientRuntime, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
-from fedsim.grid import InProcessGrid, client_of, node_of, payload_bytes
+from fedsim.grid import RosterGrid, client_of, node_of, payload_bytes
 from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
@@ -30,7 +30,7 @@ from privacy import Ledger, Payload, RoundAborted, RoundResult, l2_norm
 class Engine:
     """All that a round needs besides the state it changes; shared by all branches of one life."""
 
-    grid: InProcessGrid
+    grid: RosterGrid
     runtime: ClientRuntime
     planner: Planner
 

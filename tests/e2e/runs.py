@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsim import build
+from fedsim import build, runs
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
@@ -80,16 +80,16 @@ def run(
 ) -> RunDirectory:
     """Run a scenario in ``folder`` to its end."""
     directory = RunDirectory(folder / "run")
-    simulation = build.prepare(load_scenario(write_scenario(folder, scenario)), directory)
+    simulation = runs.prepare(load_scenario(write_scenario(folder, scenario)), directory)
     if before is not None:
         before(simulation)
-    build.execute(simulation, directory, Quiet())
+    runs.execute(simulation, directory, Quiet())
     return directory
 
 
 def finish(directory: RunDirectory) -> None:
     """Go on with a run that was interrupted."""
-    build.execute(build.reopen(directory), directory, Quiet())
+    runs.execute(runs.reopen(directory), directory, Quiet())
 
 
 def differences(left: RunDirectory, right: RunDirectory, names: tuple[str, ...] = RESULTS) -> list[str]:

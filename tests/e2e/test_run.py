@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from dp_accounting.pld import pld_privacy_accountant
 
-from fedsim import build
+from fedsim import runs
 from fedsim.model import to_vector
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
@@ -157,12 +157,12 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fedsim import build
+from fedsim import runs
 from fedsim.progress import Quiet
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
 directory = RunDirectory(Path(sys.argv[2]))
-build.execute(build.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
+runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
 """
 
 
@@ -419,7 +419,7 @@ def test_a_directory_of_another_scenario_is_not_touched(whole: RunDirectory, tmp
     file = write_scenario(tmp_path, BRIEF)
     before = whole.file("scenario.yaml").read_bytes()
     with pytest.raises(ValueError, match="another scenario"):
-        build.prepare(load_scenario(file), whole)
+        runs.prepare(load_scenario(file), whole)
     assert whole.file("scenario.yaml").read_bytes() == before
 
 
@@ -434,6 +434,6 @@ def test_a_run_tells_its_progress(tmp_path: Path) -> None:
             self.done += 1
 
     directory, progress = RunDirectory(tmp_path / "run"), Counting()
-    simulation = build.prepare(load_scenario(write_scenario(tmp_path, BRIEF)), directory)
-    build.execute(simulation, directory, progress)
+    simulation = runs.prepare(load_scenario(write_scenario(tmp_path, BRIEF)), directory)
+    runs.execute(simulation, directory, progress)
     assert progress.done == progress.total > 0
