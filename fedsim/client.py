@@ -20,7 +20,7 @@ from fedsim.data.records import Record
 from fedsim.federation import from_record
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
-from fedsim.rng import stream
+from fedsim.rng import secret_stream, stream
 from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
@@ -29,6 +29,8 @@ from privacy import ClientParty, Ledger, LocalTask, Pipeline, Release
 
 INSTRUMENTS = "instruments"
 """Name of the record in which a simulated client says what its training took; not part of the protocol."""
+UPDATE = "update"
+"""Name of the record with what a client's training gave, as it leaves the privacy stages."""
 
 
 class ClientFailedError(RuntimeError):
@@ -39,8 +41,8 @@ class ClientFailedError(RuntimeError):
 class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
-    ``objective`` maps (method JSON, role) to a local loss; ``simulated`` derives key material from the
-    seed, while a deployment (False) takes it from the operating system.
+    ``objective`` maps (method JSON, role) to a local loss; ``simulated`` derives key material and noise
+    from the seed, while a deployment (False) takes them from the operating system.
     """
 
     executor: Executor
@@ -68,7 +70,7 @@ class ClientRuntime:
             branch=order.branch,
             attempt=order.attempt,
             secret=stream(order.seed, "mask", *keys).bytes(32) if self.simulated else None,
-            generator=stream(order.seed, "stage", order.round, client),
+            generator=stream(order.seed, "stage", order.round, client) if self.simulated else secret_stream(),
             planned_weight=order.weight,
         )
 
@@ -186,6 +188,7 @@ def make_job(
         rule=rule,
         task=task,
         ledger=ledger,
+        simulated=runtime.simulated,
     )
 
 
@@ -231,7 +234,7 @@ def _reply(
     payload = prepared.payload
     reply = RecordDict(
         {
-            "update": ArrayRecord({"payload": Array(payload.array)}),
+            UPDATE: ArrayRecord({"payload": Array(payload.array)}),
             "fields": ConfigRecord(dict(payload.fields)),
             "config": ConfigRecord({"version": order.version}),
             "client-state": ConfigRecord({"ledger": made.to_json()}),
