@@ -69,6 +69,11 @@ def write_node_key(folder: Path) -> None:
     (folder / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
 
 
+def write_secret(path: Path) -> None:
+    """Write 32 random bytes, by which the SuperLink knows the program that starts its ServerApp."""
+    _write_for_owner(path, os.urandom(32))
+
+
 def _certificate(name: str, key: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.CertificateBuilder:
     """A certificate of ``key``, issued by the CA, yet to be signed."""
     now = datetime.datetime.now(datetime.UTC)
@@ -89,7 +94,11 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey, *, ca: bool) -> x509
 
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> None:
-    """Write a private key to a file that nobody else may read, from the start."""
+    _write_for_owner(path, key.private_bytes(Encoding.PEM, form, NoEncryption()))
+
+
+def _write_for_owner(path: Path, data: bytes) -> None:
+    """Write a file that nobody else may read, from the start."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
-        handle.write(key.private_bytes(Encoding.PEM, form, NoEncryption()))
+        handle.write(data)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedsim.build import Simulation, make_runtime
 from fedsim.engines.check import programs
-from fedsim.engines.credentials import write_node_key, write_tls
+from fedsim.engines.credentials import write_node_key, write_secret, write_tls
 from fedsim.engines.processes import (
     EngineError,
     Processes,
@@ -101,8 +101,13 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _start_superlink(processes: Processes, folder: Path, port: int) -> None:
-    """Start the SuperLink with TLS and node authentication, and tell ``flwr`` where it is."""
+    """Start the SuperLink with TLS and node authentication, and tell ``flwr`` where it is.
+
+    What starts the ServerApp is a program of its own: the SuperLink's would outlive the SuperLink.
+    """
     write_tls(folder)
+    secret = folder / "superexec.secret"
+    write_secret(secret)
     home = folder / "flower"
     home.mkdir()
     text = CONNECTION.format(address=f"{HOST}:{port}", root=folder / "ca.pem")
@@ -115,9 +120,17 @@ def _start_superlink(processes: Processes, folder: Path, port: int) -> None:
         *("--ssl-keyfile", folder / "server.key"),
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
+        *("--isolation", "process", "--superexec-auth-secret-file", secret),
         *("--host", HOST, "--port", str(port)),
     )
     wait_for_port(port, processes, "superlink", seconds=START_SECONDS)
+    processes.start(
+        "serverapp",
+        programs() / "flower-superexec",
+        *("--runtime-api-address", f"{HOST}:{port}"),
+        *("--root-certificates", folder / "ca.pem"),
+        *("--superexec-auth-secret-file", secret),
+    )
 
 
 def _start_node(

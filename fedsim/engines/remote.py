@@ -43,11 +43,11 @@ class Link:
         waiting = {key for key in keys if key is not None}
         heard = time.monotonic()
         while waiting and time.monotonic() < heard + self.timeout:
-            if self.stopping.is_set():
-                raise EngineStoppedError("the engine was stopped")
             found = {
                 reply.metadata.reply_to_message_id: reply for reply in self.flower.pull_messages(waiting)
             }
+            if self.stopping.is_set():
+                raise EngineStoppedError("the engine was stopped")
             if found:
                 replies |= found
                 waiting -= found.keys()

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.build import Simulation
 from fedsim.client import ClientRuntime
 from fedsim.engines.check import gpus_per_worker
+from fedsim.engines.processes import ended_by_signals
 from fedsim.engines.remote import Link, RemoteGrid, any_node, wait_for
 from fedsim.engines.worker import Source, make_worker_app
 from fedsim.scenario import RayConfig
@@ -48,15 +49,16 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
 
         live(replace(simulation, connect=connect))
 
-    try:
-        run_simulation(
-            server_app=server,
-            client_app=make_worker_app(source),
-            num_supernodes=LANES,
-            backend_config=_backend(execution.ray, simulation.device),
-        )
-    finally:
-        stopping.set()
+    with ended_by_signals(first=stopping.set):
+        try:
+            run_simulation(
+                server_app=server,
+                client_app=make_worker_app(source),
+                num_supernodes=LANES,
+                backend_config=_backend(execution.ray, simulation.device),
+            )
+        finally:
+            stopping.set()
 
 
 def _backend(config: RayConfig, device: str) -> dict[str, Any]:
