@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fedsim.engines.processes import EngineError
+from fedsim.engines.errors import EngineError
 from fedsim.hub import go_offline_unless_reachable
 from fedsim.results import RunDirectory, write_json
 from fedsim.scenario_errors import ScenarioError
@@ -146,7 +146,8 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    for module in ("transformers", "ray"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def _finish(simulation: Simulation, directory: RunDirectory) -> None:

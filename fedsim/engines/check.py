@@ -44,6 +44,8 @@ def _check_ray(config: RayConfig, device: str) -> None:
     if config.cpus_per_worker > cpus:
         raise ValueError(f"ray.cpus_per_worker={config.cpus_per_worker} is more than the {cpus} CPUs for Ray")
     gpus = gpus_per_worker(config, device)
+    if gpus == 0 and device != "cpu":
+        raise ValueError(f"ray.gpus_per_worker=0 on device={device}: workers need a share of a GPU, or cpu")
     if gpus > torch.cuda.device_count():
         raise ValueError(
             f"ray.gpus_per_worker={gpus:g} is more than the {torch.cuda.device_count()} GPUs here"

@@ -19,8 +19,8 @@ from pathlib import Path
 from fedsim.build import Simulation, make_runtime
 from fedsim.engines.check import programs
 from fedsim.engines.credentials import write_node_key, write_secret, write_tls
+from fedsim.engines.errors import EngineError
 from fedsim.engines.processes import (
-    EngineError,
     Processes,
     ended_by_signals,
     free_ports,

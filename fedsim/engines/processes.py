@@ -15,11 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from fedsim.engines.errors import EngineError
+
 GRACE_SECONDS = 10.0
-
-
-class EngineError(RuntimeError):
-    """What an engine consists of could not be started, or ended before the run did."""
 
 
 class Processes:

@@ -15,12 +15,9 @@ from dataclasses import dataclass, field
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.engines.errors import EngineError, EngineStoppedError
 from fedsim.engines.route import CLIENTS, ROUTE
 from fedsim.grid import RosterGrid, client_of, refusal
-
-
-class EngineStoppedError(RuntimeError):
-    """The engine ended while the server still waited for answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +25,15 @@ class Link:
     """How one of Flower's Grids is used.
 
     ``timeout`` is the silence, in seconds, after which answers still missing are given up; ``poll`` the
-    pause, in seconds, between two looks for answers. ``stopping`` ends every wait.
+    pause, in seconds, between two looks for answers. ``stopping`` ends every wait. ``fatal_codes`` are those
+    of errors that are the engine's and no client's.
     """
 
     flower: Grid
     timeout: float
     poll: float
     stopping: threading.Event = field(default_factory=threading.Event)
+    fatal_codes: frozenset[int] = frozenset()
 
     def exchange(self, messages: Sequence[Message]) -> list[Message | None]:
         """Send Flower's messages and wait for their replies; None where there is none."""
@@ -142,5 +141,7 @@ class RemoteGrid(RosterGrid):
         if answer is None:
             return refusal(message, f"no answer after {self.link.timeout:g} seconds without any")
         if answer.has_error():
+            if answer.error.code in self.link.fatal_codes:
+                raise EngineError(f"a worker died: {str(answer.error.reason).splitlines()[0]}")
             return refusal(message, str(answer.error.reason))
         return Message(answer.content, reply_to=message)

@@ -6,8 +6,10 @@ goes on like any other. Each worker is a process with a base of its own.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +29,9 @@ LANES = 32
 """Flower's nodes: each takes one message every tenth of a second and speaks for any client. More nodes cost
 time, because Flower looks at every one of them each time."""
 START_SECONDS = 120.0
+UNKNOWN_ERROR = 0
+"""Flower's code for a fault that is not the ClientApp's: the worker is gone. Flower would ask the dead worker
+again and again, so the run ends; a resumed one has new workers."""
 
 
 def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> None:
@@ -34,13 +39,23 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
     from flwr.simulation import run_simulation
 
     execution = simulation.loaded.scenario.execution
-    source = Source(scenario=dump_scenario(simulation.loaded.scenario), threads=execution.ray.cpus_per_worker)
+    source = Source(
+        scenario=dump_scenario(simulation.loaded.scenario),
+        device="cpu" if simulation.device == "cpu" else "cuda:0",
+        threads=execution.ray.cpus_per_worker,
+    )
     stopping = threading.Event()
     server = ServerApp()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        link = Link(flower=grid, timeout=execution.client_timeout, poll=0.02, stopping=stopping)
+        link = Link(
+            flower=grid,
+            timeout=execution.client_timeout,
+            poll=0.02,
+            stopping=stopping,
+            fatal_codes=frozenset({UNKNOWN_ERROR}),
+        )
         where = any_node(link)
         wait_for(where, [0], link=link, seconds=START_SECONDS)
 
@@ -49,7 +64,7 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
 
         live(replace(simulation, connect=connect))
 
-    with ended_by_signals(first=stopping.set):
+    with ended_by_signals(first=stopping.set), _quiet_flower():
         try:
             run_simulation(
                 server_app=server,
@@ -59,6 +74,18 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
             )
         finally:
             stopping.set()
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Flower prints the traceback of every client that fails; the run tells of them in its own way."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _backend(config: RayConfig, device: str) -> dict[str, Any]:

@@ -31,10 +31,12 @@ from fedsim.scenario_file import read_scenario
 class Source:
     """What a worker builds clients from; small, because Ray sends it along with every message.
 
-    ``scenario`` is the text of the resolved scenario, ``threads`` the worker's threads of torch.
+    ``scenario`` is the text of the resolved scenario, ``device`` the worker's own (Ray shows each worker its
+    GPU as the first), ``threads`` its threads of torch.
     """
 
     scenario: str
+    device: str
     threads: int
 
 
@@ -43,16 +45,15 @@ def _simulation(source: Source) -> Simulation:
     """The scenario with its models, loaded once."""
     torch.set_num_threads(source.threads)
     loaded = read_scenario(source.scenario, "scenario.yaml")
-    device = resolve_device(loaded.scenario.execution.device)
-    return Simulation(loaded=loaded, device=device, threads=source.threads)
+    return Simulation(loaded=loaded, device=resolve_device(source.device), threads=source.threads)
 
 
 @lru_cache(maxsize=8)
 def _app(source: Source, variant: str, seed: int) -> ClientApp:
     """The ClientApp of one life."""
     simulation = _simulation(source)
-    chosen = next(one for one in simulation.loaded.variants if one.name == variant)
-    return make_client_app(make_runtime(simulation, chosen, seed))
+    variants = {one.name: one for one in simulation.loaded.variants}
+    return make_client_app(make_runtime(simulation, variants[variant], seed))
 
 
 def answer(source: Source, message: Message, context: Context) -> Message:
@@ -101,8 +102,9 @@ def main() -> None:
     """Serve the scenario file and the socket that the command line names."""
     file, address = sys.argv[1:]
     text = Path(file).read_text(encoding="utf-8")
-    threads = read_scenario(text, file).scenario.execution.threads
-    serve(Source(scenario=text, threads=1 if threads == "auto" else threads), address)
+    execution = read_scenario(text, file).scenario.execution
+    threads = 1 if execution.threads == "auto" else execution.threads
+    serve(Source(scenario=text, device=execution.device, threads=threads), address)
 
 
 if __name__ == "__main__":

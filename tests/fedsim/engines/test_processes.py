@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.engines.processes import EngineError, Processes, free_ports, shared, wait_for_port
+from fedsim.engines.errors import EngineError
+from fedsim.engines.processes import Processes, free_ports, shared, wait_for_port
 from fedsim.engines.relay import RelayedProgress, Replay
 
 FAMILY = """

@@ -8,7 +8,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.engines.remote import EngineStoppedError, Link, OwnNodes, RemoteGrid, any_node, wait_for
+from fedsim.engines.errors import EngineError, EngineStoppedError
+from fedsim.engines.remote import Link, OwnNodes, RemoteGrid, any_node, wait_for
 from fedsim.engines.route import CLIENTS, ROUTE
 from fedsim.grid import InProcessGrid, client_of, node_of
 
@@ -188,6 +189,13 @@ def test_a_stopped_engine_ends_the_wait() -> None:
     link = make_link(FlowerGrid({71: silent}), timeout=60)
     threading.Timer(0.1, link.stopping.set).start()
     with pytest.raises(EngineStoppedError):
+        ask(RemoteGrid(link, any_node(link), variant="base", seed=1), [0])
+
+
+def test_an_error_of_the_engine_is_nobodys_failure() -> None:
+    flower = FlowerGrid({71: broken})
+    link = Link(flower=flower, timeout=1, poll=0.01, fatal_codes=frozenset({5}))
+    with pytest.raises(EngineError, match="a worker died: out of luck"):
         ask(RemoteGrid(link, any_node(link), variant="base", seed=1), [0])
 
 
