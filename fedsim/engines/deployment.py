@@ -22,9 +22,10 @@ from fedsim.engines.credentials import write_node_key, write_secret, write_tls
 from fedsim.engines.errors import EngineError
 from fedsim.engines.processes import (
     Processes,
-    ended_by_signals,
+    end,
     free_ports,
     shared,
+    signals,
     wait_for_port,
 )
 from fedsim.engines.relay import Replay
@@ -70,7 +71,7 @@ def run_deployed(simulation: Simulation, directory: RunDirectory, progress: Prog
     Raises:
         EngineError: a part of it could not be started or ended early, or the ServerApp failed.
     """
-    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="fedsim-") as name:
+    with signals(end), tempfile.TemporaryDirectory(prefix="fedsim-") as name:
         folder = Path(name)
         with Processes(directory.path / "logs", _environment(folder)) as processes:
             clients = _clients(simulation)

@@ -98,26 +98,26 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
+Handler = Callable[[int, FrameType | None], None]
+
+
 @contextmanager
-def ended_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block by an exception, after ``first``, so that all it started is ended too.
-
-    Signals are left alone in a thread other than the main one.
-    """
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        first()
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
+def signals(handler: Handler) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to ``handler``; in a thread other than the main one they are left alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler that ends what runs by an exception, so that all it started is ended too."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def free_ports(count: int) -> list[int]:

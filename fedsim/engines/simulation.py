@@ -7,10 +7,13 @@ goes on like any other. Each worker is a process with a base of its own.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from flwr.app import Context
@@ -19,7 +22,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.build import Simulation
 from fedsim.client import ClientRuntime
 from fedsim.engines.check import gpus_per_worker
-from fedsim.engines.processes import ended_by_signals
+from fedsim.engines.errors import EngineStoppedError
+from fedsim.engines.processes import end, signals
 from fedsim.engines.remote import Link, RemoteGrid, any_node, wait_for
 from fedsim.engines.worker import Source, make_worker_app
 from fedsim.scenario import RayConfig
@@ -64,16 +68,35 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
 
         live(replace(simulation, connect=connect))
 
-    with ended_by_signals(first=stopping.set), _quiet_flower():
+    with _stopped_by_signals(stopping), _quiet_flower():
+        run_simulation(
+            server_app=server,
+            client_app=make_worker_app(source),
+            num_supernodes=LANES,
+            backend_config=_backend(execution.ray, simulation.device),
+        )
+
+
+@contextmanager
+def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+    """The first signal stops the server where it waits for clients, the second ends the process at once.
+
+    Ray hangs when an exception interrupts it while workers are busy, so it is left to finish what they do.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        stopping.set()
+        print("stopping; workers finish what they do (once more to end at once)", file=sys.stderr)
+
+    with signals(stop):
         try:
-            run_simulation(
-                server_app=server,
-                client_app=make_worker_app(source),
-                num_supernodes=LANES,
-                backend_config=_backend(execution.ray, simulation.device),
-            )
-        finally:
-            stopping.set()
+            yield
+        except EngineStoppedError:
+            end(asked[0], None)
 
 
 @contextmanager

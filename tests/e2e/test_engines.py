@@ -109,13 +109,13 @@ runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), director
 """
 
 
-def start(folder: Path, scenario: dict, *, branch: str) -> tuple[subprocess.Popen, RunDirectory]:
-    """A run in a process of its own, as soon as it has a checkpoint of a branch."""
+def start(folder: Path, scenario: dict) -> tuple[subprocess.Popen, RunDirectory]:
+    """A run in a process of its own, as soon as its first round is saved."""
     directory = RunDirectory(folder / "run")
     command = [sys.executable, "-c", RUN, str(write_scenario(folder, scenario)), str(directory.path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not any(directory.path.glob(f"checkpoints/base/1/round-*/{branch}")):
+    while not (directory.path / "checkpoints/base/1/round-0001/keep").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -141,7 +141,7 @@ def test_an_interrupted_engine_leaves_nothing_behind(
     tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDSIM_TEST", str(tmp_path))
-    process, directory = start(tmp_path, on(engine, EVENTS), branch="keep")
+    process, directory = start(tmp_path, on(engine, EVENTS))
     assert len(relatives(str(tmp_path))) > 1
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)
@@ -154,7 +154,7 @@ def test_an_interrupted_engine_leaves_nothing_behind(
 
 def test_an_interrupted_ray_run_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    process, directory = start(tmp_path / "there", on("ray", EVENTS), branch="keep")
+    process, directory = start(tmp_path / "there", on("ray", EVENTS))
     process.kill()
     process.wait()
     finish(directory)
