@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NAME   ?= quickstart
 SET    ?=
+NODES  ?= 2
 OUT    ?= runs/$(NAME)
 
 .DEFAULT_GOAL := help
@@ -32,6 +33,12 @@ install: $(VENV)/.installed  ## make the virtual environment
 .PHONY: scenario
 scenario: $(VENV)/.installed  ## run scenarios/NAME.yaml (NAME=quickstart, SET="key=value ...")
 	@$(BIN)/fedsim run scenarios/$(NAME).yaml --out $(OUT) $(foreach pair,$(SET),--set $(pair))
+
+.PHONY: federation
+federation: OUT = runs/$(NAME)-federation
+federation: $(VENV)/.installed  ## run it on a SuperLink with SuperNodes, over TLS (NAME=quickstart, NODES=2)
+	@$(BIN)/fedsim run scenarios/$(NAME).yaml --out $(OUT) --set execution.engine=deployment \
+		--set execution.deployment.nodes=$(NODES) $(foreach pair,$(SET),--set $(pair))
 
 .PHONY: resume
 resume: $(VENV)/.installed  ## go on with a run that was interrupted (NAME=quickstart)

@@ -22,9 +22,10 @@ from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
+from fedsim.engines.check import check_engine
 from fedsim.executors import make_executor
 from fedsim.federation import Federation, make_strategy
-from fedsim.grid import InProcessGrid
+from fedsim.grid import InProcessGrid, RosterGrid
 from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
@@ -48,13 +49,22 @@ from fedsim.scenario_file import (
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
-from fedsim.training import Executor, SequentialExecutor, planned_steps
+from fedsim.training import SequentialExecutor, planned_steps
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
 from privacy import Nominal, Pipeline, build_pipeline, require
 
 UNLIMITED = 2**62
+
+
+Connect = Callable[[ClientRuntime, str, int], RosterGrid]
+"""How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""
+
+
+def in_process(runtime: ClientRuntime, variant: str, seed: int) -> RosterGrid:
+    """Clients in this process."""
+    return InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,7 @@ class Simulation:
     devices: tuple[str, ...]
     threads: int | None = None
     limits: Mapping[str, CohortLimit] = field(default_factory=dict)
+    connect: Connect = in_process
     models: dict[tuple[str, str], AdapterModel] = field(default_factory=dict, repr=False)
 
     def model(self, config: ModelConfig) -> AdapterModel:
@@ -243,8 +254,19 @@ def blamed_on(source: Source, *key: str) -> Iterator[None]:
         raise source.error(key, str(error)) from error
 
 
-def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
-    """Everything one variant and seed needs; loads data and base model."""
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a life's server and its clients both stand on."""
+
+    corpus: Corpus
+    life: Life
+    model: AdapterModel
+    fmt: TextFormat
+    runtime: ClientRuntime
+
+
+def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
+    """Load data and base model, and put together what clients need."""
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
@@ -253,16 +275,38 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         models = simulation.replicas(scenario.model)
     model = models[0]
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
-    branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with blamed_on(source, "privacy"):
         pipeline = make_pipeline(
             scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
         )
-    _check_methods(scenario, life, pipeline, source)
-    limit = simulation.limit(variant.name, model)
-    executor = make_executor(models, limit)
-    engine = _engine(scenario, corpus, life, model, executor, fmt, branches, pipeline, seed)
+    pairs = {
+        client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
+        for client, held in corpus.clients.items()
+    }
+    runtime = ClientRuntime(
+        executor=make_executor(models, simulation.limit(variant.name, model)),
+        records=corpus.clients,
+        pairs=pairs,
+        pipeline=pipeline,
+        objective=make_objective,
+        simulated=scenario.execution.engine != "deployment",
+    )
+    return _Parts(corpus=corpus, life=life, model=model, fmt=fmt, runtime=runtime)
+
+
+def make_runtime(simulation: Simulation, variant: Variant, seed: int) -> ClientRuntime:
+    """What the clients of one variant and seed share, for a process that only plays clients."""
+    return _load_parts(simulation, variant, seed).runtime
+
+
+def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
+    """Everything one variant and seed needs; loads data and base model."""
+    scenario = variant.scenario
+    parts = _load_parts(simulation, variant, seed)
+    corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
+    branches = _unrolled(scenario, life, corpus, seed)
+    _check_methods(scenario, life, runtime.pipeline, variant.source)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,
@@ -272,39 +316,24 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         tree=tree,
         probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
         replay_from=replay_from(branches, life),
-        engine=engine,
+        engine=Engine(
+            grid=simulation.connect(runtime, variant.name, seed),
+            runtime=runtime,
+            planner=_planner(scenario, corpus, life, branches, seed),
+        ),
         model=model,
-        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, fmt, seed=seed),
+        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
-        together=_together(engine, scenario.federation.local, limit),
+        together=_together(runtime, scenario.federation.local, simulation.limit(variant.name, model)),
         epsilon=_epsilon(scenario),
     )
 
 
-def _engine(
-    scenario: Scenario,
-    corpus: Corpus,
-    life: Life,
-    model: AdapterModel,
-    executor: Executor,
-    fmt: TextFormat,
-    branches: tuple[Branch, ...],
-    pipeline: Pipeline,
-    seed: int,
-) -> Engine:
-    pairs = {
-        client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
-        for client, held in corpus.clients.items()
-    }
-    runtime = ClientRuntime(
-        executor=executor,
-        records=corpus.clients,
-        pairs=pairs,
-        pipeline=pipeline,
-        objective=make_objective,
-    )
+def _planner(
+    scenario: Scenario, corpus: Corpus, life: Life, branches: tuple[Branch, ...], seed: int
+) -> Planner:
     strategy = scenario.federation.strategy
-    planner = Planner(
+    return Planner(
         seed=seed,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
@@ -312,15 +341,13 @@ def _engine(
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps=_planned_steps(branches, scenario, life, corpus),
     )
-    grid = InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
-    return Engine(grid=grid, runtime=runtime, planner=planner)
 
 
-def _together(engine: Engine, local: LocalConfig, limit: CohortLimit) -> int:
+def _together(runtime: ClientRuntime, local: LocalConfig, limit: CohortLimit) -> int:
     """Clients that fill a cohort, going by the one with most tokens in a step."""
-    if isinstance(engine.runtime.executor, SequentialExecutor):
+    if isinstance(runtime.executor, SequentialExecutor):
         return 1
-    return limit.room(max(tokens_per_step(pairs, local) for pairs in engine.runtime.pairs.values()))
+    return limit.room(max(tokens_per_step(pairs, local) for pairs in runtime.pairs.values()))
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
@@ -340,12 +367,14 @@ def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
     return spent
 
 
-def check(loaded: LoadedScenario) -> Simulation:
+def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     with blamed_on(loaded.source, "execution", "device"):
         devices = resolve_devices(execution.device)
-    simulation = Simulation(loaded=loaded, devices=devices)
+    simulation = Simulation(loaded=loaded, devices=devices, connect=connect)
+    with blamed_on(loaded.source, "execution", "engine"):
+        check_engine(execution, devices[0])
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):

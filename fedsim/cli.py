@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedsim.engines.errors import EngineError
 from fedsim.hub import go_offline_unless_reachable
 from fedsim.results import RunDirectory, write_json
 from fedsim.scenario_errors import ScenarioError
@@ -145,7 +146,8 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    for module in ("transformers", "ray"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def _finish(simulation: Simulation, directory: RunDirectory) -> None:
@@ -190,3 +192,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; go on with: fedsim resume RUN", file=sys.stderr)
         raise SystemExit(130) from None
+    except EngineError as error:
+        print(f"error: {error}; go on with: fedsim resume RUN", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -5,13 +5,15 @@
 ``train``            local training, the privacy stages on the way out, and the reply
 
 The app is stateless. What a client must remember (its ledger) travels in the message's
-``client-state`` record and is carried by the simulator, per branch.
+``client-state`` record and is carried by the simulator, per branch. Only a deployed client's key material
+stays where it is, from the advertisement to the update.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,7 +22,7 @@ from fedsim.data.records import Record
 from fedsim.federation import from_record
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
-from fedsim.rng import stream
+from fedsim.rng import secret_stream, stream
 from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
@@ -29,6 +31,8 @@ from privacy import ClientParty, Ledger, LocalTask, Pipeline, Release
 
 INSTRUMENTS = "instruments"
 """Name of the record in which a simulated client says what its training took; not part of the protocol."""
+UPDATE = "update"
+"""Name of the record with what a client's training gave, as it leaves the privacy stages."""
 
 
 class ClientFailedError(RuntimeError):
@@ -39,8 +43,8 @@ class ClientFailedError(RuntimeError):
 class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
-    ``objective`` maps (method JSON, role) to a local loss; ``simulated`` derives key material from the
-    seed, while a deployment (False) takes it from the operating system.
+    ``objective`` maps (method JSON, role) to a local loss; ``simulated`` derives key material and noise
+    from the seed, while a deployment (False) takes them from the operating system.
     """
 
     executor: Executor
@@ -49,6 +53,8 @@ class ClientRuntime:
     pipeline: Pipeline
     objective: Callable[[str, Role], Objective]
     simulated: bool = True
+    kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
+    """A deployed client's key material by (branch, client), with the (round, attempt) it is for."""
 
     def select(self, client: int, order: WorkOrder) -> list[int]:
         """Positions of the records that this order is about."""
@@ -61,16 +67,30 @@ class ClientRuntime:
 
     def party(self, client: int, order: WorkOrder) -> ClientParty:
         """This client's end of the privacy pipeline in this round."""
-        keys = (order.branch, order.round, client, order.attempt)
         return self.pipeline.client(
             str(client),
             round_id=order.round,
             branch=order.branch,
             attempt=order.attempt,
-            secret=stream(order.seed, "mask", *keys).bytes(32) if self.simulated else None,
-            generator=stream(order.seed, "stage", order.round, client),
+            secret=self._secret(client, order),
+            generator=stream(order.seed, "stage", order.round, client) if self.simulated else secret_stream(),
             planned_weight=order.weight,
         )
+
+    def _secret(self, client: int, order: WorkOrder) -> bytes:
+        """32 bytes of key material for one attempt; a deployed client draws them and keeps them till used."""
+        if self.simulated:
+            return stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
+        place = (order.round, order.attempt)
+        held, secret = self.kept.get((order.branch, client), (None, b""))
+        if held != place:
+            secret = os.urandom(32)
+            self.kept[order.branch, client] = (place, secret)
+        return secret
+
+    def done(self, client: int, order: WorkOrder) -> None:
+        """Forget the key material of an attempt: nothing is sealed with it twice."""
+        self.kept.pop((order.branch, client), None)
 
 
 def make_client_app(runtime: ClientRuntime) -> ClientApp:
@@ -186,6 +206,7 @@ def make_job(
         rule=rule,
         task=task,
         ledger=ledger,
+        simulated=runtime.simulated,
     )
 
 
@@ -225,13 +246,13 @@ def _reply(
     made = Ledger(release for release in job.ledger.releases() if release not in known)
     setup = content.config_records.get("setup")
     broadcast = bytes(setup["message"]) if setup is not None else b""  # type: ignore[arg-type]
-    prepared = runtime.party(job.client, order).prepare(
-        result.update, weight=float(result.examples), broadcast=broadcast
-    )
+    party = runtime.party(job.client, order)
+    runtime.done(job.client, order)
+    prepared = party.prepare(result.update, weight=float(result.examples), broadcast=broadcast)
     payload = prepared.payload
     reply = RecordDict(
         {
-            "update": ArrayRecord({"payload": Array(payload.array)}),
+            UPDATE: ArrayRecord({"payload": Array(payload.array)}),
             "fields": ConfigRecord(dict(payload.fields)),
             "config": ConfigRecord({"version": order.version}),
             "client-state": ConfigRecord({"ledger": made.to_json()}),

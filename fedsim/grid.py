@@ -1,14 +1,16 @@
-"""An in-process Flower Grid: messages go straight to the ClientApp, in order of node id.
+"""Flower Grids whose nodes are our clients; here the one that asks the ClientApp in this process.
 
 The only file that touches Flower's private parts: a Message cannot be made without the process-wide
-task identity, and the serialise-every-message mode uses Flower's own protobuf converters.
-Membership is what the roster says, and an exception in a client becomes an error reply. ``Grid``: https://flower.ai/docs/framework/ref-api/flwr.serverapp.Grid.html
+task identity, and messages become bytes through Flower's own protobuf converters. Membership is what the
+roster says, and an exception in a client becomes an error reply.
+``Grid``: https://flower.ai/docs/framework/ref-api/flwr.serverapp.Grid.html
 """
 
 from __future__ import annotations
 
 import traceback
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
@@ -46,35 +48,50 @@ def payload_bytes(content: RecordDict) -> int:
     return size
 
 
+def to_bytes(message: Message) -> bytes:
+    """A message as Flower's protobuf bytes."""
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
+
+
+def from_bytes(data: bytes) -> Message:
+    """The inverse of ``to_bytes``."""
+    return message_from_proto(ProtoMessage.FromString(data))
+
+
+def failure(message: Message, error: Exception) -> Message:
+    """The error reply of a client whose answer to ``message`` was an exception; says where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" ({frame.name}:{frame.lineno})" for frame in last)
+    return refusal(message, f"{type(error).__name__}: {error}{place}")
+
+
+def refusal(message: Message, reason: str) -> Message:
+    """An error reply to ``message``."""
+    return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=message)
+
+
 TrainTogether = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exception]]
 """Answers several clients' ``train`` messages, in their order; an exception is that client's answer."""
 
 
-class InProcessGrid(Grid):
-    """A Grid whose nodes are the clients of the current roster.
+class RosterGrid(Grid):
+    """A Grid whose nodes are the clients of the current roster; how messages get there, subclasses say."""
 
-    ``train_together`` answers all ``train`` messages of one sending, which the app would answer alike but one
-    by one. ``serialise`` sends every message through its protobuf bytes and back, as a network would; results
-    must not change by it.
-    """
-
-    def __init__(
-        self, app: ClientApp, *, train_together: TrainTogether | None = None, serialise: bool = False
-    ) -> None:
-        self.app = app
-        self.train_together = train_together
-        self.serialise = serialise
+    def __init__(self) -> None:
         self.roster: tuple[int, ...] = ()
-        self._contexts: dict[int, Context] = {}
         self._replies: dict[str, Message] = {}
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
+
+    @abstractmethod
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Deliver messages and give one reply for each, in order of node id; a fault is an error reply."""
 
     def set_run(self, run: Run) -> None:
-        """Nothing to set: one process is one run."""
+        """Nothing to set: a grid belongs to one run from the start."""
 
     @property
     def run(self) -> Run:
-        raise NotImplementedError("an in-process grid has no SuperLink run")
+        raise NotImplementedError("a grid of clients has no SuperLink run")
 
     def get_node_ids(self) -> Iterable[int]:
         return [node_of(client) for client in self.roster]
@@ -107,6 +124,25 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
+
+class InProcessGrid(RosterGrid):
+    """A Grid that hands messages straight to the ClientApp, in order of node id.
+
+    ``train_together`` answers all ``train`` messages of one sending, which the app would answer alike but one
+    by one. ``serialise`` sends every message through its protobuf bytes and back, as a network would; results
+    must not change by it.
+    """
+
+    def __init__(
+        self, app: ClientApp, *, train_together: TrainTogether | None = None, serialise: bool = False
+    ) -> None:
+        super().__init__()
+        self.app = app
+        self.train_together = train_together
+        self.serialise = serialise
+        self._contexts: dict[int, Context] = {}
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Deliver messages in order of node id and give the replies in that order.
 
@@ -133,10 +169,7 @@ class InProcessGrid(Grid):
 
     def _reply(self, message: Message, answer: Message | Exception) -> Message:
         if isinstance(answer, Exception):
-            last = traceback.extract_tb(answer.__traceback__)[-1:]
-            place = "".join(f" ({frame.name}:{frame.lineno})" for frame in last)
-            reason = f"{type(answer).__name__}: {answer}{place}"
-            return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=message)
+            return failure(message, answer)
         return _through_bytes(answer) if self.serialise else answer
 
     def _context(self, node: int) -> Context:
@@ -153,5 +186,4 @@ class InProcessGrid(Grid):
 
 def _through_bytes(message: Message) -> Message:
     """The message as the other side would see it: protobuf bytes, parsed again."""
-    data = message_to_proto(message).SerializeToString()
-    return message_from_proto(ProtoMessage.FromString(data))
+    return from_bytes(to_bytes(message))

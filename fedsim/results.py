@@ -12,12 +12,14 @@ events.jsonl        operational log, append-only: started, resumed, segment done
 metrics.parquet     METRICS: one row per branch, round, subject and metric
 items.parquet       ITEMS: the same per probe record, at the rounds that matter for statistics
 trajectories.parquet  TRAJECTORIES: forgetting measured against keep, leave and retrain
-costs.parquet       COSTS: what each round of each branch took, counted by instruments
+costs.parquet       COSTS: what each round of each branch took, counted by instruments; null where clients
+                    do not tell (steps and tokens in a deployment)
 timings.parquet     TIMINGS: seconds
 verdict.json        one row per branch and request, and whether the run is informative
 ledger.json         every privacy-relevant release
 checkpoints/        the state that lives through time, per variant, seed, round and branch
 figures/ report.html  drawn from the above
+logs/               what the programs of a deployment printed
 ==================  ============================================================================
 
 Subjects: ``forget:K`` (the records of request K), ``retain`` (clients nobody asked to forget and who

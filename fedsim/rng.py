@@ -3,7 +3,8 @@
 A stream is addressed by meaning, not by order: ``stream(seed, "batch", round, client)`` gives the
 same numbers whoever else draws, before or after. Removing a client or a record from a scenario
 therefore leaves every other draw as it was, which is what makes a life without a client comparable
-with the life that had it.
+with the life that had it. Only what must be secret in a real deployment (noise, who is sampled for it) is
+drawn there from the operating system instead.
 
 >>> float(stream(1, "demo").random()) == float(stream(1, "demo").random())
 True
@@ -14,6 +15,7 @@ True
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -41,6 +43,16 @@ def torch_stream(seed: int, *keys: Key, device: str = "cpu") -> torch.Generator:
     """The torch generator addressed by ``keys`` under ``seed``."""
     state = int.from_bytes(_digest(seed, keys)[:8], "little") & (2**63 - 1)
     return torch.Generator(device=device).manual_seed(state)
+
+
+def secret_stream() -> np.random.Generator:
+    """A NumPy generator that nobody can repeat, keyed by the operating system: for a deployed client."""
+    return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+
+
+def secret_torch_stream(device: str = "cpu") -> torch.Generator:
+    """The same for torch."""
+    return torch.Generator(device=device).manual_seed(secrets.randbits(63))
 
 
 def uniform(seed: int, *keys: Key) -> float:

@@ -17,9 +17,9 @@ from typing import TypeVar, cast
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim.client import INSTRUMENTS, ClientRuntime, local_task
+from fedsim.client import INSTRUMENTS, UPDATE, ClientRuntime, local_task
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
-from fedsim.grid import InProcessGrid, client_of, node_of, payload_bytes
+from fedsim.grid import RosterGrid, client_of, node_of, payload_bytes
 from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
@@ -30,7 +30,7 @@ from privacy import Ledger, Payload, RoundAborted, RoundResult, l2_norm
 class Engine:
     """All that a round needs besides the state it changes; shared by all branches of one life."""
 
-    grid: InProcessGrid
+    grid: RosterGrid
     runtime: ClientRuntime
     planner: Planner
 
@@ -39,15 +39,16 @@ class Engine:
 class Taken:
     """What a round took: messages and payload bytes both ways, and training as clients' instruments say.
 
-    ``clients`` counts trainings, repeated attempts included.
+    ``clients`` counts trainings, repeated attempts included. ``steps`` and ``tokens`` are None once a client
+    has not told: those of a deployment do not.
     """
 
     messages: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
     clients: int = 0
-    steps: int = 0
-    tokens: int = 0
+    steps: int | None = 0
+    tokens: int | None = 0
 
     def add(self, messages: Iterable[Message], replies: Iterable[Message]) -> None:
         for message in messages:
@@ -59,10 +60,18 @@ class Taken:
             self.bytes_up += payload_bytes(reply.content)
             instruments = reply.content.metric_records.get(INSTRUMENTS)
             if instruments is not None:
-                self.clients += 1
-                self.steps += cast(int, instruments["steps"])
-                self.tokens += cast(int, instruments["tokens"])
                 self.bytes_up -= 8 * len(instruments)
+            if instruments is not None or UPDATE in reply.content.array_records:
+                self.clients += 1
+                self.steps = _plus(self.steps, instruments, "steps")
+                self.tokens = _plus(self.tokens, instruments, "tokens")
+
+
+def _plus(so_far: int | None, instruments: MetricRecord | None, name: str) -> int | None:
+    """A count with one more client's, None if either is not known."""
+    if so_far is None or instruments is None:
+        return None
+    return so_far + cast(int, instruments[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +377,7 @@ def _unpack(reply: Message, version: int) -> tuple[Payload, Ledger]:
     started_from = records["config"]["version"]
     if started_from != version:
         raise ValueError(f"trained on version {started_from!r}, the server is at {version}")
-    array = reply.content.array_records["update"]["payload"].numpy()
+    array = reply.content.array_records[UPDATE]["payload"].numpy()
     fields = cast(dict[str, int | float | str], dict(records["fields"]))
     ledger = Ledger.from_json(str(records["client-state"]["ledger"]))
     return Payload(array=array, fields=fields), ledger

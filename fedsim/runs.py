@@ -10,7 +10,15 @@ from dataclasses import asdict, replace
 
 import torch
 
-from fedsim.build import Simulation, blamed_on, check, make_context, resolve_devices
+from fedsim.build import (
+    Connect,
+    Simulation,
+    blamed_on,
+    check,
+    in_process,
+    make_context,
+    resolve_devices,
+)
 from fedsim.client import trial_jobs
 from fedsim.cohort import CohortLimit
 from fedsim.conclusions import conclude
@@ -37,14 +45,14 @@ def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
     return _as_before(simulation, directory)
 
 
-def reopen(directory: RunDirectory) -> Simulation:
+def reopen(directory: RunDirectory, connect: Connect = in_process) -> Simulation:
     """The simulation of an existing run directory, from its own resolved scenario."""
     file = directory.file("scenario.yaml")
     if not file.exists():
         raise ScenarioError(
             f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
         )
-    return _as_before(check(load_scenario(file)), directory)
+    return _as_before(check(load_scenario(file), connect), directory)
 
 
 def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
@@ -83,10 +91,25 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
 
 
 def execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
-    """Run every life to its end and write the tables; a finished run is left as it is."""
+    """Run every life to its end on the scenario's engine; a finished run is left as it is."""
     if directory.file("verdict.json").exists():
         progress.note(f"{directory.path} holds this run, finished; delete the folder to run it again")
         return
+    engine = simulation.loaded.scenario.execution.engine
+    if engine == "ray":
+        from fedsim.engines.simulation import run_on_ray
+
+        run_on_ray(simulation, lambda connected: live(connected, directory, progress))
+    elif engine == "deployment":
+        from fedsim.engines.deployment import run_deployed
+
+        run_deployed(simulation, directory, progress)
+    else:
+        live(simulation, directory, progress)
+
+
+def live(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+    """Run every life to its end, with clients where the simulation reaches them, and write the tables."""
     keep_freed_memory()
     contexts = [
         make_context(simulation, variant, seed)

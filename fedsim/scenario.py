@@ -260,9 +260,37 @@ class ProbesConfig(Config):
     """Rounds in a row that the excess must stay within the tolerance."""
 
 
+class RayConfig(Config):
+    """Flower's simulation runtime on Ray: clients train in worker processes, each with its own base."""
+
+    address: str | None = None
+    """A running cluster, for example ``auto`` or ``10.0.0.1:6379``; null takes the environment's RAY_ADDRESS,
+    or starts Ray on this machine."""
+    cpus: Int | None = Field(default=None, ge=1)
+    """CPUs that Ray may use when it starts on this machine; null is all."""
+    cpus_per_worker: Int = Field(default=1, ge=1)
+    """CPUs of a worker, and its threads of torch; as many workers are started as fit."""
+    gpus_per_worker: Annotated[Float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs of a worker, or a share of one; ``auto`` is one where the device is a GPU, else none."""
+
+
+class DeploymentConfig(Config):
+    """A SuperLink and its SuperNodes on this machine, over TLS on the loopback interface."""
+
+    nodes: Int = Field(default=2, ge=1, le=64)
+    """SuperNodes; clients are dealt out among them. As many as clients makes each a node of its own."""
+
+
 class ExecutionConfig(Config):
     """What changes speed and safety but not results."""
 
+    engine: Literal["in-process", "ray", "deployment"] = "in-process"
+    """Where clients run: in this process, in Ray's workers, or behind SuperNodes."""
+    client_timeout: Float = Field(default=600.0, gt=0)
+    """Seconds without an answer from any client after which those still missing have failed; in-process
+    clients are always waited for."""
+    ray: RayConfig = RayConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
     device: str = "auto"
     """``cpu``, ``cuda:N``, ``cuda`` (all GPUs share the clients), or ``auto``: cuda where there is one."""
     threads: Annotated[Int, Field(ge=1, le=256)] | Literal["auto"] = "auto"

@@ -35,6 +35,7 @@ __all__ = [
     "dump_scenario",
     "json_schema",
     "load_scenario",
+    "read_scenario",
 ]
 
 NOT_SWEPT = ("name", "seeds", "data", "timeline", "probes", "execution", "compare", "sweep")
@@ -68,12 +69,17 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
     Raises:
         ScenarioError: with one line per problem.
     """
-    raw = _parse(_read(path), str(path))
+    return read_scenario(_read(path), str(path), overrides)
+
+
+def read_scenario(text: str, file: str, overrides: Sequence[str] = ()) -> LoadedScenario:
+    """Like ``load_scenario``, from the text of ``file``."""
+    raw = _parse(text, file)
     lines, plain = dict(_lines(raw, ())), _plain(raw)
     changed: dict[KeyPath, str] = {}
     for override in overrides:
         changed |= _apply(plain, override)
-    return check_scenario(plain, Source(file=str(path), lines=lines, overrides=changed))
+    return check_scenario(plain, Source(file=file, lines=lines, overrides=changed))
 
 
 def check_scenario(plain: dict[str, Any], source: Source) -> LoadedScenario:

@@ -198,14 +198,14 @@ class LifeRunner:
             yield group
 
     def _rounds(self, group: Sequence[Lane], round_: int) -> None:
-        """Live one round of each lane of a group; joint time is shared out by tokens trained."""
+        """Live one round of each lane of a group; joint time is shared out by trainings."""
         started = time.perf_counter()
         rounds = [(lane.federation, lane.step(round_), lane.segment.owner) for lane in group]
         outcomes = run_rounds(rounds, self.context.engine)
         seconds = time.perf_counter() - started
-        tokens = sum(outcome.taken.tokens for outcome in outcomes)
+        trainings = sum(outcome.taken.clients for outcome in outcomes)
         for lane, outcome in zip(group, outcomes, strict=True):
-            share = outcome.taken.tokens / tokens if tokens else 1 / len(group)
+            share = outcome.taken.clients / trainings if trainings else 1 / len(group)
             self._report(outcome, lane.segment, round_)
             self._account(outcome, lane, round_)
             trained = time.perf_counter()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedsim.forward import Pass, evaluating, forward
 from fedsim.model import AdapterModel, Arrays, isolated_torch_rng, to_vector
-from fedsim.rng import ordering, torch_stream, uniforms
+from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
 from fedsim.scenario import LocalConfig
 from fedsim.text import Batch, Pair, collate
 from fedsim.unlearning.protocol import Objective
@@ -30,7 +30,8 @@ class TrainJob:
 
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
     needs one. ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage
-    owns the local loss and sampler; the releases it makes are written into ``ledger``.
+    owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
+    sampling are keyed if ``simulated``, else they are the operating system's.
     """
 
     client: int
@@ -46,6 +47,7 @@ class TrainJob:
     rule: LocalRule | None = None
     task: LocalTask | None = None
     ledger: Ledger | None = None
+    simulated: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +183,15 @@ def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
 
 def private_draws(job: TrainJob, step: int) -> NDArray[np.float64]:
     """One draw from [0, 1) for each record, by which a privacy stage samples a step's batch."""
+    if not job.simulated:
+        return secret_stream().random(len(job.record_ids))
     return uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
 
 
 def noise_generator(job: TrainJob, step: int, device: str) -> torch.Generator:
     """The client's noise in one step."""
+    if not job.simulated:
+        return secret_torch_stream(device)
     return torch_stream(job.seed, "noise", job.round, job.client, step, device=device)
 
 

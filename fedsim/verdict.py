@@ -172,7 +172,10 @@ def _retention(
 
 
 def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dict[str, Any]:
-    """Client steps spent on the request, also as a share of what replaying the life up to it takes."""
+    """Client steps spent on the request, also as a share of what replaying the life up to it takes.
+
+    None where clients do not tell their steps, as in a deployment.
+    """
     replayed = tables.costs.get(retrain_name(request.number), [])
     first = tables.replay_from[request.number]
     replay = [row for row in replayed if first <= row["round"] <= request.round]
@@ -181,15 +184,20 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
     else:
         own = tables.costs.get(branch, [])
         rows = [row for row in own if row["request"] == request.number]
-    steps = sum(int(row["client_steps"]) for row in rows)
-    total = sum(int(row["client_steps"]) for row in replay)
+    steps, total = _client_steps(rows), _client_steps(replay)
     return {
         "client_steps": steps,
         "rounds": len(rows),
         "target_rounds": sum(int(row["targets"]) for row in rows),
         "bytes": sum(int(row["bytes_down"]) + int(row["bytes_up"]) for row in rows),
-        "cost_share": steps / total if total else None,
+        "cost_share": steps / total if total and steps is not None else None,
     }
+
+
+def _client_steps(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Steps of all clients in some rounds; None when a round's were not measured."""
+    steps = [row["client_steps"] for row in rows]
+    return None if None in steps else sum(steps)
 
 
 def _finding(row: Mapping[str, Any], config: ProbesConfig) -> str:

@@ -177,11 +177,12 @@ def make_world(
     serialise: bool = False,
     rounds: int = 3,
     sized: bool = True,
+    simulated: bool = True,
 ) -> World:
     """``records`` per client; client c has c times ``more`` extra ones, so that weights differ.
 
     ``rounds`` is how many each client may take part in; ``sized`` whether the pipeline knows the
-    adapter's dimension.
+    adapter's dimension; without ``simulated`` clients behave as in a deployment.
     """
     strategy = strategy or StrategyConfig()
     held = {client: make_records(client, records + more * client) for client in range(clients)}
@@ -202,6 +203,7 @@ def make_world(
         pairs={client: encode(model, some) for client, some in held.items()},
         pipeline=pipeline,
         objective=make_objective,
+        simulated=simulated,
     )
     planner = Planner(
         seed=7,

@@ -49,7 +49,7 @@ def item_rows(branch: str, round_: int, values: list[float], subject="forget:1",
     return [WHO | row | {"record": f"r{i}", "value": value} for i, value in enumerate(values)]
 
 
-def cost_row(branch: str, round_: int, steps: int, *, kind="train", request=0) -> dict:
+def cost_row(branch: str, round_: int, steps: int | None, *, kind="train", request=0) -> dict:
     counts = dict.fromkeys(COSTS.names[6:], 0) | {"client_steps": steps, "bytes_down": 10, "bytes_up": 1}
     return WHO | {"branch": branch, "round": round_, "kind": kind, "request": request} | counts
 
@@ -223,6 +223,14 @@ def test_costs_are_a_share_of_the_replay_up_to_the_request() -> None:
 def test_replay_starts_where_the_reference_parts() -> None:
     costs = [cost_row("retrain#1", round_, 10) for round_ in range(1, 7)]
     assert verdict(make_tables(costs=costs, replay={1: 2}), "retrain")["client_steps"] == 10
+
+
+def test_steps_that_clients_do_not_tell_are_not_zero() -> None:
+    costs = [cost_row("retrain#1", 1, None), cost_row("grad_diff", 3, None, kind="unlearn", request=1)]
+    for branch in ("grad_diff", "retrain"):
+        row = verdict(make_tables(costs=costs), branch)
+        assert (row["client_steps"], row["cost_share"]) == (None, None)
+    assert verdict(make_tables(costs=costs), "grad_diff")["bytes"] == 11
 
 
 def test_a_client_that_never_took_part_needs_no_replay() -> None:

@@ -9,7 +9,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.client import INSTRUMENTS
+from fedsim.client import INSTRUMENTS, UPDATE
 from fedsim.federation import export_server_state
 from fedsim.grid import CLIENT_FAILED, SERVER_NODE, InProcessGrid, client_of, node_of, payload_bytes
 from fedsim.model import AdapterModel
@@ -127,6 +127,23 @@ def test_instruments_are_read_and_are_no_traffic() -> None:
     messages = [grid.create_message(RecordDict(), "train", node_of(client), "1") for client in (1, 2)]
     taken.add(messages, grid.send_and_receive(messages))
     assert taken == Taken(messages=2, clients=2, steps=6, tokens=140)
+
+
+def test_a_client_that_does_not_tell_makes_counts_unknown() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        told = {} if context.node_config["client"] == 2 else {"steps": 3, "tokens": 70}
+        content = RecordDict({UPDATE: ArrayRecord({"payload": Array(np.zeros(1, np.float32))})})
+        if told:
+            content[INSTRUMENTS] = MetricRecord(told)
+        return Message(content, reply_to=message)
+
+    grid, taken = InProcessGrid(app), Taken()
+    messages = [grid.create_message(RecordDict(), "train", node_of(client), "1") for client in (1, 2, 3)]
+    taken.add(messages, grid.send_and_receive(messages))
+    assert (taken.clients, taken.steps, taken.tokens) == (3, None, None)
 
 
 def test_push_and_pull() -> None:

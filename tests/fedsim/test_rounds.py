@@ -1,5 +1,6 @@
 """One federated round: who is asked, what is combined, whose fault is whose."""
 
+import os
 import random
 
 import numpy as np
@@ -290,6 +291,27 @@ def test_a_masked_round_is_repeated_without_the_client_that_failed(model, start,
     assert np.abs(moved(federation, start) - moved(plain, start)).max() < 1e-6
     assert outcome.taken.messages == 8 + 6
     assert outcome.taken.clients >= 6
+
+
+def test_keys_of_deployed_clients_are_their_own_and_used_once(model, start, monkeypatch) -> None:
+    """Drawn by each client itself, kept between its two messages, also when an attempt is repeated."""
+    drawn: list[bytes] = []
+    real = os.urandom
+
+    def noted(size: int) -> bytes:
+        drawn.append(real(size))
+        return drawn[-1]
+
+    monkeypatch.setattr("fedsim.client.os.urandom", noted)
+    world = make_world(model, privacy=MASKED, faults={1: raises}, simulated=False)
+    federation, outcome = one_round(world, start, [0, 1, 2, 3])
+    keyed, _ = one_round(make_world(model, privacy=MASKED, faults={1: raises}), start, [0, 1, 2, 3])
+    assert outcome.contributors == (0, 2, 3)
+    assert same(federation.adapter, keyed.adapter)
+    assert len(set(drawn)) == 4 + 3
+    kept = world.engine.runtime.kept
+    assert set(kept) == {("keep", 1)}, "only the client that failed has not used its key"
+    assert (outcome.taken.steps, outcome.taken.tokens) == (None, None)
 
 
 def test_a_client_that_fails_to_advertise_is_left_out(model, start, monkeypatch) -> None:

@@ -16,6 +16,7 @@ from fedsim.training import (
     _plain_steps,
     make_optimizer,
     planned_steps,
+    private_draws,
 )
 from fedsim.unlearning.grad_ascent import NegatedNll
 from fedsim.unlearning.npo import NpoLoss
@@ -321,6 +322,17 @@ def test_private_training_is_keyed(executor, model, start) -> None:
 
     assert update() == update()
     assert len({update(), update(round=4), update(seed=10), update(client=2)}) == 4
+
+
+def test_private_training_of_a_deployed_client_cannot_be_repeated(executor, model, start) -> None:
+    def update(**more) -> bytes:
+        job = make_private(model, start, noise=1.0, ledger=Ledger(), simulated=False, **more)
+        return train(executor, job).tobytes()
+
+    assert update() != update()
+    job = make_private(model, start, noise=1.0, ledger=Ledger(), simulated=False)
+    assert not np.array_equal(private_draws(job, 0), private_draws(job, 0))
+    assert private_draws(job, 0).shape == (5,)
 
 
 def test_a_private_step_without_noise_or_clipping_is_the_sum_of_the_batch(executor, model, start) -> None:

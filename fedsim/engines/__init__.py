@@ -1,0 +1,1 @@
+"""Where clients run when not in this process: on Flower's simulation runtime, or behind SuperNodes."""

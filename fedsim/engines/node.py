@@ -1,0 +1,55 @@
+"""The ClientApp behind a SuperNode: a messenger between the SuperNode and its worker.
+
+A SuperNode starts a process for every message. This one loads nothing: it hands the message to the worker
+that listens beside the SuperNode (``fedsim.engines.worker``), which keeps the base in memory, and takes its
+reply. ``query.whoami`` it answers itself. The node's configuration names ``clients`` and ``worker``, the
+worker's socket; a message for anybody else's client is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from multiprocessing.connection import Client, Connection
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.engines.route import CLIENTS, ROUTE
+from fedsim.grid import from_bytes, to_bytes
+
+app = ClientApp()
+PATIENCE_SECONDS = 60.0
+"""How long a worker that was just started may take to listen."""
+
+
+@app.query("whoami")
+def whoami(message: Message, context: Context) -> Message:
+    clients = ConfigRecord({CLIENTS: str(context.node_config[CLIENTS])})
+    return Message(RecordDict({CLIENTS: clients}), reply_to=message)
+
+
+def forward(message: Message, context: Context) -> Message:
+    """The worker's reply to a message for one of this node's clients."""
+    client = str(message.content.config_records[ROUTE]["client"])
+    if client not in str(context.node_config[CLIENTS]).split(","):
+        raise ValueError(f"client {client} is not at this node")
+    with _connect(str(context.node_config["worker"])) as worker:
+        worker.send_bytes(to_bytes(message))
+        return from_bytes(worker.recv_bytes())
+
+
+app.query("forget")(forward)
+app.query("advertise")(forward)
+app.train()(forward)
+
+
+def _connect(address: str) -> Connection:
+    """A connection to the worker, as soon as it listens."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return Client(address, family="AF_UNIX")
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)

@@ -1,0 +1,50 @@
+"""The ServerApp of a deployment: a whole run, whose run directory the app's configuration names.
+
+It goes on from whatever the directory holds, like any resumed run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedsim import runs
+from fedsim.client import ClientRuntime
+from fedsim.engines.relay import RelayedProgress
+from fedsim.engines.remote import Link, OwnNodes, RemoteGrid, wait_for
+from fedsim.results import RunDirectory
+from fedsim.scenario_file import load_scenario
+
+CONNECT_SECONDS = 120.0
+"""How long a run waits for the SuperNodes of all its clients before it begins."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run to the end; whoever started the deployment reads the relay file."""
+    relay = RelayedProgress(Path(str(context.run_config["relay"])))
+    try:
+        _run(grid, RunDirectory(Path(str(context.run_config["run"]))), relay)
+    except Exception as error:
+        relay.finished(f"{type(error).__name__}: {error}")
+        raise
+    relay.finished(None)
+
+
+def _run(grid: Grid, directory: RunDirectory, relay: RelayedProgress) -> None:
+    execution = load_scenario(directory.file("scenario.yaml")).scenario.execution
+    link = Link(flower=grid, timeout=execution.client_timeout, poll=0.2)
+    where = OwnNodes(link)
+    clients: set[int] = set()
+
+    def connect(runtime: ClientRuntime, variant: str, seed: int) -> RemoteGrid:
+        clients.update(runtime.records)
+        return RemoteGrid(link, where, variant=variant, seed=seed)
+
+    simulation = runs.reopen(directory, connect)
+    wait_for(where, sorted(clients), link=link, seconds=CONNECT_SECONDS)
+    runs.live(simulation, directory, relay)

@@ -1,0 +1,161 @@
+"""The same life on every engine: the same adapters and the same tables, within float tolerance."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedsim.results import RunDirectory
+from tests.e2e.runs import FEW_PROBES, SMALL, finish, merged, run, write_scenario
+
+pytestmark = pytest.mark.slow
+
+EVENTS = merged(
+    SMALL,
+    name="engines",
+    data__clients=6,
+    timeline=[
+        {"join": {"clients": "0-4"}},
+        {"train": {"rounds": 1}},
+        {"join": {"clients": 5}},
+        {"leave": {"client": 2}},
+        {"forget": {"client": 1}},
+        {"train": {"rounds": 1}},
+    ],
+    compare=[{"method": "npo", "rounds": 1, "retain": "kl"}],
+    probes=FEW_PROBES,
+    execution__client_timeout=60,
+)
+"""Every kind of event; five branches in six rounds, because a deployment takes seconds for each."""
+LONGER = merged(
+    EVENTS,
+    timeline=[*EVENTS["timeline"], {"train": {"rounds": 2}}],
+    compare=[*EVENTS["compare"], {"method": "grad_ascent", "rounds": 1, "lr": 1e30, "epochs": 5}],
+    federation__local__optimizer="sgd",
+)
+"""With a method on which the forgetting client fails."""
+
+
+def on(engine: str, scenario: dict, **changes: object) -> dict:
+    return merged(scenario, execution__engine=engine, execution__ray={"cpus": 2}, **changes)
+
+
+def adapters(directory: RunDirectory) -> dict[str, dict[str, np.ndarray]]:
+    root = directory.path / "checkpoints"
+    return {str(path.relative_to(root)): load_file(path) for path in root.rglob("adapter_model.safetensors")}
+
+
+def failures(directory: RunDirectory) -> set[tuple]:
+    """Which client failed where, and what could not be measured."""
+    faults = [event for event in directory.events() if event["kind"] in ("client_failed", "probe_failed")]
+    return {(e["kind"], e.get("client"), e["branch"], e["round"]) for e in faults}
+
+
+def assert_same_life(left: RunDirectory, right: RunDirectory, *, measured: bool) -> None:
+    """Adapters and metrics agree; costs too, but for steps and tokens where they are not ``measured``."""
+    ours, theirs = adapters(left), adapters(right)
+    assert ours.keys() == theirs.keys()
+    assert {name.split("/")[3] for name in ours} >= {"keep", "leave", "npo", "retrain-1"}
+    for name, arrays in ours.items():
+        for key, array in arrays.items():
+            np.testing.assert_allclose(theirs[name][key], array, rtol=0, atol=1e-6)
+    for table in ("metrics", "items", "trajectories", "costs"):
+        for row, other in zip(*(d.table(table).to_pylist() for d in (left, right)), strict=True):
+            for key, value in row.items():
+                if not measured and key in ("client_steps", "tokens"):
+                    assert other[key] is None
+                elif isinstance(value, float) and not math.isnan(value):
+                    assert other[key] == pytest.approx(value, abs=1e-5, rel=1e-5), (table, row, other)
+                elif not isinstance(value, float):
+                    assert other[key] == value, (table, row, other)
+    assert failures(left) == failures(right)
+
+
+def test_ray_lives_the_same_life(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    here = run(tmp_path / "here", LONGER)
+    there = run(tmp_path / "there", on("ray", LONGER))
+    assert_same_life(here, there, measured=True)
+    assert ("client_failed", 1, "grad_ascent", 2) in failures(there)
+
+
+def test_a_deployment_lives_the_same_life(tmp_path: Path) -> None:
+    here = run(tmp_path / "here", EVENTS)
+    there = run(tmp_path / "there", on("deployment", EVENTS))
+    assert_same_life(here, there, measured=False)
+    assert failures(there) == set()
+    verdict = there.json("verdict")["rows"]
+    assert all(row["cost_share"] is None and row["excess"] is not None for row in verdict)
+    logs = {path.stem for path in (there.path / "logs").iterdir()}
+    assert logs == {"superlink", "serverapp", "node-0", "node-0-worker", "node-1", "node-1-worker"}
+
+
+RUN = """
+import sys
+from pathlib import Path
+from fedsim import runs
+from fedsim.progress import Quiet
+from fedsim.results import RunDirectory
+from fedsim.scenario_file import load_scenario
+directory = RunDirectory(Path(sys.argv[2]))
+runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
+"""
+
+
+def start(folder: Path, scenario: dict) -> tuple[subprocess.Popen, RunDirectory]:
+    """A run in a process of its own, as soon as its first round is saved."""
+    directory = RunDirectory(folder / "run")
+    command = [sys.executable, "-c", RUN, str(write_scenario(folder, scenario)), str(directory.path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (directory.path / "checkpoints/base/1/round-0001/keep").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, directory
+
+
+def relatives(text: str) -> set[int]:
+    """Processes whose command line or environment names a folder."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in told:
+            found.add(int(place.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("engine", ["ray", "deployment"])
+def test_an_interrupted_engine_leaves_nothing_behind(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSIM_TEST", str(tmp_path))
+    process, directory = start(tmp_path, on(engine, EVENTS))
+    assert len(relatives(str(tmp_path))) > 1
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    deadline = time.monotonic() + 10
+    while relatives(str(tmp_path)) - {os.getpid()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert failures(directory) == set()
+
+
+def test_an_interrupted_ray_run_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    process, directory = start(tmp_path / "there", on("ray", EVENTS))
+    process.kill()
+    process.wait()
+    finish(directory)
+    assert_same_life(run(tmp_path / "here", EVENTS), directory, measured=True)
