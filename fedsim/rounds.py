@@ -266,8 +266,7 @@ def _attempt(
         replies = yield _messages(federation, orders, setup, reference, engine)
         received, failed = _sift(replies, federation.version)
         if failed and (pipeline.needs_all or not received):
-            # Nothing is charged: without the others a masked payload says nothing, and the next attempt
-            # sends the same update with the same noise.
+            # Nothing is charged: without the others a masked payload says nothing.
             return _Attempt(failed=failed)
         result = server.aggregate({client: payload for client, (payload, _) in received.items()})
     except RoundAborted as error:
