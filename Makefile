@@ -7,6 +7,8 @@ NAME   ?= quickstart
 SET    ?=
 NODES  ?= 2
 OUT    ?= runs/$(NAME)
+ONLY   ?=
+ARGS   ?=
 
 .DEFAULT_GOAL := help
 
@@ -76,6 +78,20 @@ lint: $(VENV)/.dev  ## style, types and import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+$(VENV)/.bench: $(VENV)/.installed
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[simulation]'
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.bench  ## measure speed and memory (ONLY=name for one, ARGS="--repeat 5 --markdown")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS) $(ONLY)
+
+# The peer has an environment of its own: it needs another version of a library that fedsim uses.
+.PHONY: bench-peers
+bench-peers:  ## make the environment of the peer that is measured as well
+	@$(PYTHON) -m venv .peers/pfl
+	@.peers/pfl/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/peers/pfl-requirements.txt
+
 .PHONY: clean
 clean:  ## remove the virtual environment and caches, never runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

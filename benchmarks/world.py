@@ -1,0 +1,173 @@
+"""A federation to measure: authors as clients, a LoRA adapter on a base, rounds that all take part in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from fedsim.build import make_objective
+from fedsim.client import ClientRuntime, make_client_app, train_together
+from fedsim.data.authors import load_authors
+from fedsim.data.records import Record
+from fedsim.executors import make_executor
+from fedsim.federation import Federation, make_strategy
+from fedsim.grid import InProcessGrid
+from fedsim.model import AdapterModel, load_model, to_vector
+from fedsim.orders import Planner
+from fedsim.rounds import Engine, RoundOutcome, run_round
+from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
+from fedsim.text import Pair, TextFormat, encode_pair
+from fedsim.timeline import Participant, Step
+from fedsim.training import Executor, SequentialExecutor, planned_steps
+from fedsim.tuning import cohort_limit
+from privacy import Nominal, StageConfig, build_pipeline
+
+SEED = 1
+FACTS = 9
+"""Facts of one author in the embedded data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a federation is made of; travels to other processes as JSON."""
+
+    clients: int
+    records: int
+    base: str = "tiny-authors"
+    dtype: str = "float32"
+    device: str = "cpu"
+    rank: int = 8
+    epochs: int = 1
+    batch_size: int = 8
+    lr: float = 2e-3
+
+    @property
+    def local(self) -> LocalConfig:
+        """Local training: AdamW, gradients clipped to norm 1."""
+        return LocalConfig(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
+
+    def as_settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def model(self) -> AdapterModel:
+        """The base with a fresh adapter."""
+        lora = LoraConfig(r=self.rank, alpha=2.0 * self.rank)
+        config = ModelConfig.model_validate({"base": self.base, "dtype": self.dtype, "lora": lora})
+        model = load_model(config, device=self.device)
+        model.fresh(SEED)
+        return model
+
+    def held(self) -> Mapping[int, tuple[Record, ...]]:
+        """Each client's records: authors' facts, cut to size."""
+        corpus = load_authors(clients=self.clients, authors_per_client=math.ceil(self.records / FACTS))
+        return {client: records[: self.records] for client, records in corpus.clients.items()}
+
+
+def batched(model: AdapterModel) -> Executor:
+    """Cohorts as a run would form them."""
+    return make_executor([model], cohort_limit(model, device=model.device))
+
+
+def sequential(model: AdapterModel) -> Executor:
+    """One client at a time."""
+    return SequentialExecutor(model=model)
+
+
+def make_runtime(
+    work: Work, model: AdapterModel, executor: Executor, privacy: Sequence[Mapping[str, Any]] = ()
+) -> ClientRuntime:
+    """What the clients of one process share."""
+    held = work.held()
+    fmt = TextFormat()
+    pairs: dict[int, tuple[Pair, ...]] = {
+        client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in records)
+        for client, records in held.items()
+    }
+    pipeline = build_pipeline(
+        TypeAdapter(list[StageConfig]).validate_python(list(privacy)),
+        nominal=Nominal(
+            max_cohort=work.clients,
+            max_weight=1.0,
+            dimension=sum(value.numel() for value in model.parameters().values()),
+        ),
+        weighting="uniform",
+    )
+    return ClientRuntime(
+        executor=executor, records=held, pairs=pairs, pipeline=pipeline, objective=make_objective
+    )
+
+
+def in_process(runtime: ClientRuntime) -> InProcessGrid:
+    """The grid of an ordinary run."""
+    return InProcessGrid(make_client_app(runtime), train_together=partial(train_together, runtime))
+
+
+@dataclass(kw_only=True)
+class Rounds:
+    """A federation that goes on round by round; each call of ``next`` is one whole round."""
+
+    work: Work
+    engine: Engine
+    federation: Federation
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        work: Work,
+        model: AdapterModel,
+        executor: Callable[[AdapterModel], Executor] = batched,
+        *,
+        privacy: Sequence[Mapping[str, Any]] = (),
+        connect: Callable[[ClientRuntime], InProcessGrid] = in_process,
+    ) -> Rounds:
+        """A federation at its beginning; several may share a model, one after another."""
+        runtime = make_runtime(work, model, executor(model), privacy)
+        planner = Planner(
+            seed=SEED,
+            local=work.local,
+            methods={},
+            requests={},
+            proximal_mu=0.0,
+            planned_steps={
+                c: 100 * planned_steps(len(held), work.local) for c, held in runtime.records.items()
+            },
+        )
+        engine = Engine(grid=connect(runtime), runtime=runtime, planner=planner)
+        federation = Federation(strategy=make_strategy(StrategyConfig()), adapter=model.fresh(SEED))
+        return cls(work=work, engine=engine, federation=federation)
+
+    def next(self, clients: Sequence[int] | None = None) -> RoundOutcome:
+        """One round of all clients, or of some; RuntimeError unless each of them contributed."""
+        asked = tuple(range(self.work.clients)) if clients is None else tuple(clients)
+        cohort = tuple(Participant(client=client) for client in asked)
+        step = Step(round=self.federation.round + 1, cohort=cohort, nominal_size=len(cohort))
+        started = time.perf_counter()
+        outcome = run_round(self.federation, step, "keep", self.engine)
+        self.seconds.append(time.perf_counter() - started)
+        if outcome.contributors != asked:
+            why = next(iter(outcome.failures.values()), outcome.aborted)
+            raise RuntimeError(f"{len(outcome.failures)} of {len(asked)} clients failed: {why}")
+        return outcome
+
+    def timed(self) -> float:
+        """Seconds of the next round."""
+        self.next()
+        return self.seconds[-1]
+
+    def vector(self) -> NDArray[np.float32]:
+        """The adapter as one vector."""
+        return to_vector(self.federation.adapter, sorted(self.federation.adapter))
+
+
+def apart(one: NDArray[np.float32], other: NDArray[np.float32], start: NDArray[np.float32]) -> float:
+    """How far two adapters are apart, relative to how far the first has come from ``start``."""
+    return float(np.linalg.norm(one - other) / np.linalg.norm(one - start))
