@@ -2,8 +2,8 @@
 
 FedAvg over the embedded base with adapters of rank 8 on all linear layers; one local epoch of AdamW, eight
 records a batch. Ours and one at a time run in this process, with memory kept by the allocator; Ray's actors
-and pfl-research have their own processes, which run apart from everything else. Where threads can be chosen, each
-choice is a variant and the fastest one counts. After the first round all adapters must be the same up to
+and pfl-research have their own processes, which run apart from everything else. Where threads can be chosen,
+each choice is a variant and the fastest one counts. After the first round all adapters must be the same up to
 rounding.
 """
 

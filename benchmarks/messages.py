@@ -1,7 +1,7 @@
 """What a message costs when its client does nothing: 280 kB there and back.
 
-In process, a message is handed over and its arrays are shared. Serialised ones go through their protobuf bytes
-both ways, as they would on a network; runs do so only where a test asks for it.
+In process, a message is handed over and its arrays are shared. Serialised ones go through their protobuf
+bytes both ways, as they would on a network; runs do so only where a test asks for it.
 """
 
 from __future__ import annotations
