@@ -98,7 +98,7 @@ class _Size:
             peer = pfl.Peer.of(self.work)
             found += [
                 Variant(name=f"pfl, {shape.name}", measure=self._pfl(peer, shape), warms_itself=True)
-                for shape in pfl.shapes()
+                for shape in pfl.shapes(self.threads)
             ]
         return found
 

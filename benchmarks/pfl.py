@@ -35,11 +35,10 @@ class Shape:
         return f"processes={self.processes}, threads={self.threads}"
 
 
-def shapes() -> list[Shape]:
-    """One thread, all threads, and one process per core."""
-    alone = [Shape(processes=1, threads=1)]
-    more = [Shape(processes=1, threads=cores()), Shape(processes=cores(), threads=1)]
-    return alone + more if cores() > 1 else alone
+def shapes(threads: Sequence[int]) -> list[Shape]:
+    """One process with each number of threads, and one process per core."""
+    alone = [Shape(processes=1, threads=number) for number in threads]
+    return [*alone, Shape(processes=cores(), threads=1)] if cores() > 1 else alone
 
 
 def why_not_available() -> str | None:
