@@ -84,7 +84,7 @@ $(VENV)/.bench: $(VENV)/.installed
 
 .PHONY: bench
 bench: $(VENV)/.bench  ## measure speed and memory (ONLY=name for one, ARGS="--repeat 5 --markdown")
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS) $(ONLY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ONLY) $(ARGS)
 
 # The peer has an environment of its own: it needs another version of a library that fedsim uses.
 .PHONY: bench-peers

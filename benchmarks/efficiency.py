@@ -2,8 +2,8 @@
 
 Centralised is the same model with PEFT's own layers, the model's own loss, AdamW, and padded batches shuffled
 from the same records, at whichever batch size and number of threads is fastest; gradients are not clipped
-there, which clients do. A round and an epoch have the same tokens, padding not counted, so the ratio is one of
-seconds.
+there, which clients do. A round and an epoch have the same tokens, padding not counted, so the ratio is one
+of seconds.
 """
 
 from __future__ import annotations

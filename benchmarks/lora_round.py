@@ -1,9 +1,9 @@
 """A whole round of federated LoRA: messages, local training, aggregation, against other ways to run it.
 
 FedAvg over the embedded base with adapters of rank 8 on all linear layers; one local epoch of AdamW, eight
-records a batch. Ours and one at a time run in this process, with memory kept by the allocator; Ray's actors and
-pfl-research have their own processes, which run apart from everything else. Where threads can be chosen, each
-choice is a variant and the fastest one counts. After the first round all adapters must be the same up to
+records a batch. Ours and one at a time run in this process, with memory kept by the allocator; Ray's actors
+and pfl-research have their own processes, which run apart from everything else. Where threads can be chosen,
+each choice is a variant and the fastest one counts. After the first round all adapters must be the same up to
 rounding.
 """
 
@@ -98,7 +98,7 @@ class _Size:
             peer = pfl.Peer.of(self.work)
             found += [
                 Variant(name=f"pfl, {shape.name}", measure=self._pfl(peer, shape), warms_itself=True)
-                for shape in pfl.shapes()
+                for shape in pfl.shapes(self.threads)
             ]
         return found
 

@@ -1,12 +1,13 @@
 """The peer pfl-research (apple/pfl-research, PyTorch): its own virtual environment, its own process.
 
-``make bench-peers`` makes the environment; without it, or when it fails, a benchmark says so and goes on.
+``make bench-peers`` makes the environment; without one that works, a benchmark says so and goes on.
 The peer gets the base's files, the adapter to start from, and every client's token ids in the order in which
 our first round takes them, so that the adapters after that round can be compared.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,18 +35,20 @@ class Shape:
         return f"processes={self.processes}, threads={self.threads}"
 
 
-def shapes() -> list[Shape]:
-    """One thread, all threads, and one process per core."""
-    alone = [Shape(processes=1, threads=1)]
-    more = [Shape(processes=1, threads=cores()), Shape(processes=cores(), threads=1)]
-    return alone + more if cores() > 1 else alone
+def shapes(threads: Sequence[int]) -> list[Shape]:
+    """One process with each number of threads, and one process per core."""
+    alone = [Shape(processes=1, threads=number) for number in threads]
+    return [*alone, Shape(processes=cores(), threads=1)] if cores() > 1 else alone
 
 
 def why_not_available() -> str | None:
     """Why the peer cannot run here, or None."""
     if not PYTHON.exists():
         return "its virtual environment is missing; make bench-peers makes it"
-    return None
+    tried = subprocess.run(
+        [str(PYTHON), "-c", "import pfl.model.pytorch, peft"], capture_output=True, text=True, check=False
+    )
+    return None if tried.returncode == 0 else tried.stderr.strip().splitlines()[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
