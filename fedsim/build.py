@@ -16,7 +16,6 @@ from functools import partial
 import torch
 
 from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
-from fedsim.cohort import CohortLimit, tokens_per_step
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
@@ -30,6 +29,7 @@ from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
+from fedsim.planning import UNLIMITED, CohortLimit, tokens_per_step
 from fedsim.rounds import Engine
 from fedsim.scenario import (
     AuthorsData,
@@ -54,9 +54,6 @@ from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import MethodConfig, Objective, Role
 from fedsim.unlearning.registry import METHODS
 from privacy import Nominal, Pipeline, build_pipeline, require
-
-UNLIMITED = 2**62
-
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
 """How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""
@@ -324,7 +321,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         model=model,
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
-        together=_together(runtime, scenario.federation.local, simulation.limit(variant.name, model)),
+        together=len(simulation.devices)
+        * _fill_a_cohort(runtime, scenario.federation.local, simulation.limit(variant.name, model)),
         epsilon=_epsilon(scenario),
     )
 
@@ -343,7 +341,7 @@ def _planner(
     )
 
 
-def _together(runtime: ClientRuntime, local: LocalConfig, limit: CohortLimit) -> int:
+def _fill_a_cohort(runtime: ClientRuntime, local: LocalConfig, limit: CohortLimit) -> int:
     """Clients that fill a cohort, going by the one with most tokens in a step."""
     if isinstance(runtime.executor, SequentialExecutor):
         return 1

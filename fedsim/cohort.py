@@ -3,15 +3,16 @@
 The clients of a cohort go through their local steps side by side. Nothing ties them together: the loss is
 the sum of the clients' own means, each has its own factors, optimiser state, gradient norm and noise. Clients
 stand in order of their steps, longest first, so that whoever has finished is cut off the end of the stack
-and neither moves nor costs anything. Legend: K clients still training, R rows of a step, D trained
+and neither moves nor is computed. Legend: K clients still training, R rows of a step, D trained
 parameters.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 
 from fedsim.forward import Pass, forward
 from fedsim.model import AdapterModel, Arrays, to_vector
-from fedsim.packing import can_pack
-from fedsim.scenario import LocalConfig
+from fedsim.planning import CohortLimit, plan_cohorts, steps_of
 from fedsim.stacked import StackedLora
-from fedsim.text import Batch, Pair, collate
+from fedsim.text import Batch, collate
 from fedsim.training import (
     SequentialExecutor,
     TrainJob,
@@ -35,20 +35,9 @@ from fedsim.training import (
 )
 from privacy import Ledger, LocalSession
 
+log = logging.getLogger(__name__)
 Positions = NDArray[np.int64]
 """Which of a client's records are in a step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohortLimit:
-    """How many clients train at once: at most ``clients``, with at most ``tokens`` in a joint step."""
-
-    clients: int
-    tokens: int
-
-    def room(self, tokens_per_step: int) -> int:
-        """Clients that fit when each brings so many tokens, padding included."""
-        return max(1, min(self.clients, self.tokens // max(tokens_per_step, 1)))
 
 
 class BatchedExecutor:
@@ -64,80 +53,44 @@ class BatchedExecutor:
     def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
         self.model, self.limit = model, limit
         self._lora = StackedLora(model)
-        self._packs_up_to: dict[int, bool] = {}
         self._alone = SequentialExecutor(model=model)
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         results: dict[int, TrainResult] = {}
         for cohort in plan_cohorts(jobs, self.limit):
-            trained = self._guarded([jobs[index] for index in cohort])
-            results |= dict(zip(cohort, trained, strict=True))
+            results |= dict(zip(cohort, self.train_cohort([jobs[index] for index in cohort]), strict=True))
         return [results[index] for index in range(len(jobs))]
 
-    def _guarded(self, jobs: list[TrainJob]) -> list[TrainResult]:
+    def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        """Train jobs of one cohort."""
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
-        try:
-            results = _Cohort(self._lora, trial, packs=self._packs(trial)).train()
-        except Exception:
-            if len(jobs) == 1:
-                return self._alone.train_clients(jobs)
+        results = self._tried(trial)
+        if results is None and len(jobs) == 1:
+            return self._alone.train_clients(jobs)
+        if results is None:
             middle = len(jobs) // 2
-            return self._guarded(jobs[:middle]) + self._guarded(jobs[middle:])
+            return self.train_cohort(jobs[:middle]) + self.train_cohort(jobs[middle:])
         for job, tried in zip(jobs, trial, strict=True):
             if job.ledger is not None and tried.ledger is not None:
                 _write_down(job.ledger, tried.ledger)
         return results
 
-    def _packs(self, jobs: Sequence[TrainJob]) -> bool:
-        """Whether these records may be packed; tried once for each length."""
+    def _tried(self, jobs: Sequence[TrainJob]) -> list[TrainResult] | None:
+        """The results of a joint training, or None if it failed; what it held is free again afterwards."""
         longest = max((len(pair.input_ids) for job in jobs for pair in job.pairs), default=0)
-        if longest not in self._packs_up_to:
-            self._packs_up_to[longest] = can_pack(self.model.module, longest=longest)
-        return self._packs_up_to[longest]
+        try:
+            return _Cohort(self._lora, jobs, packs=longest <= self.model.packs_up_to).train()
+        except Exception as error:
+            if len(jobs) > 1:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("a cohort of %d clients failed (%s); its halves train apart", len(jobs), reason)
+            return None
 
 
 def _write_down(ledger: Ledger, later: Ledger) -> None:
     """Add to a ledger the releases that its fork has made since."""
     known = frozenset(ledger.releases())
     ledger.extend(release for release in later.releases() if release not in known)
-
-
-def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:
-    """Which jobs train together, by position; within a cohort, those with most steps first.
-
-    Jobs go together when they share optimiser settings and privacy rule. Like sizes go together, and the
-    last cohort of a kind is no smaller than the others.
-    """
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    for index, job in enumerate(jobs):
-        key = (job.local, job.proximal_mu, id(job.rule), job.objective.needs_reference)
-        kinds.setdefault(key, []).append(index)
-    cohorts: list[list[int]] = []
-    for members in kinds.values():
-        rest = sorted(
-            members,
-            key=lambda index: (-_steps(jobs[index]), -tokens_per_step(jobs[index].pairs, jobs[index].local)),
-        )
-        while rest:
-            room = limit.room(
-                max(tokens_per_step(jobs[index].pairs, jobs[index].local) for index in rest[: limit.clients])
-            )
-            size = -(-len(rest) // -(-len(rest) // room))
-            cohorts.append(rest[:size])
-            rest = rest[size:]
-    return cohorts
-
-
-def _steps(job: TrainJob) -> int:
-    if job.task is not None:
-        return job.task.steps
-    return job.local.epochs * -(-len(job.pairs) // job.local.batch_size)
-
-
-def tokens_per_step(pairs: Sequence[Pair], local: LocalConfig) -> int:
-    """Most tokens of one step over these records, padding included."""
-    longest = max((len(pair.input_ids) for pair in pairs), default=0)
-    return min(local.batch_size, len(pairs)) * longest
 
 
 class _Cohort:
@@ -163,7 +116,7 @@ class _Cohort:
         trained_KD = torch.empty_like(self.start_KD)
         with self.model.training():
             for step in itertools.count():
-                clients = sum(planned > step for planned in map(_steps, self.jobs))
+                clients = sum(planned > step for planned in map(steps_of, self.jobs))
                 trained_KD[clients : len(self.vectors_KD)] = self.vectors_KD.detach()[clients:]
                 self._keep(clients)
                 if not clients:
@@ -218,14 +171,14 @@ class _Cohort:
         counts = [len(chosen) for chosen in positions]
         owner_R = np.repeat(np.arange(len(jobs)), counts)
         owners_RD = self.vectors_KD.detach()[torch.from_numpy(owner_R).to(self.model.device)]
-        gradient_RD = owners_RD
         if len(owner_R):
             leaves = self._leaves(owners_RD)
             losses_R = self._losses(leaves, positions, by_client=False)
             gradients = torch.autograd.grad(losses_R.sum(), list(leaves.values()))
             gradient_RD = torch.cat([part.flatten(1) for part in gradients], dim=1)
         else:
-            self._note(positions, gradient_RD.new_zeros(0))
+            gradient_RD = owners_RD
+            self._note(positions, owners_RD.new_zeros(0))
         assert jobs[0].rule is not None
         generators = [noise_generator(job, step, self.model.device) for job in jobs]
         return self._with_pull(jobs[0].rule.privatise(sessions, gradient_RD, counts, generators))
@@ -267,6 +220,8 @@ class _Cohort:
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""
+        if all(job.objective == self.jobs[0].objective for job in self.jobs[: len(positions)]):
+            return self.jobs[0].objective(current, reference)
         parts, begin = [], 0
         sized = zip(self.jobs, map(len, positions), strict=False)
         for objective, group in itertools.groupby(sized, key=lambda item: item[0].objective):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from fedsim.cohort import BatchedExecutor, CohortLimit, plan_cohorts
+from fedsim.cohort import BatchedExecutor
 from fedsim.model import AdapterModel
+from fedsim.planning import CohortLimit, plan_cohorts
 from fedsim.stacked import why_not_stackable
 from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult
 
@@ -24,7 +26,7 @@ def make_executor(models: Sequence[AdapterModel], limit: CohortLimit) -> Executo
 
 
 class SplitExecutor:
-    """Deals whole cohorts to replicas of one model on several devices, which train side by side."""
+    """Splits clients into cohorts for replicas of one model on several devices, which train side by side."""
 
     def __init__(self, models: Sequence[AdapterModel], limit: CohortLimit) -> None:
         self.models, self.limit = models, limit
@@ -33,16 +35,20 @@ class SplitExecutor:
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         for replica in self.models[1:]:
             replica.adopt_untrained(self.models[0])
-        shares: list[list[int]] = [[] for _ in self._executors]
-        for number, cohort in enumerate(plan_cohorts(jobs, self.limit)):
-            shares[number % len(shares)].extend(cohort)
+        each = -(-len(jobs) // len(self.models))
+        limit = replace(self.limit, clients=max(1, min(self.limit.clients, each)))
+        shares: list[list[list[int]]] = [[] for _ in self._executors]
+        for number, cohort in enumerate(plan_cohorts(jobs, limit)):
+            shares[number % len(shares)].append(cohort)
+
+        def work(executor: BatchedExecutor, share: list[list[int]]) -> dict[int, TrainResult]:
+            trained: dict[int, TrainResult] = {}
+            for cohort in share:
+                results = executor.train_cohort([jobs[index] for index in cohort])
+                trained.update(zip(cohort, results, strict=True))
+            return trained
+
         with ThreadPoolExecutor(len(shares)) as pool:
-            parts = pool.map(
-                lambda executor, share: executor.train_clients([jobs[index] for index in share]),
-                self._executors,
-                shares,
-            )
-        results: dict[int, TrainResult] = {}
-        for share, part in zip(shares, parts, strict=True):
-            results |= dict(zip(share, part, strict=True))
+            parts = list(pool.map(work, self._executors, shares))
+        results = {index: result for part in parts for index, result in part.items()}
         return [results[index] for index in range(len(jobs))]

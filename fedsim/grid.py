@@ -151,15 +151,15 @@ class InProcessGrid(RosterGrid):
         ordered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         asked = [_through_bytes(message) if self.serialise else message for message in ordered]
         contexts = [self._context(message.metadata.dst_node_id) for message in ordered]
-        jointly = self.train_together is not None and all(
-            message.metadata.message_type == MessageType.TRAIN for message in ordered
-        )
-        answers = (
-            self.train_together(list(zip(asked, contexts, strict=True)))
-            if jointly and self.train_together is not None
-            else [self._ask(message, context) for message, context in zip(asked, contexts, strict=True)]
-        )
-        return [self._reply(message, answer) for message, answer in zip(ordered, answers, strict=True)]
+        answers: dict[int, Message | Exception] = {}
+        if self.train_together is not None:
+            training = [i for i, one in enumerate(ordered) if one.metadata.message_type == MessageType.TRAIN]
+            together = self.train_together([(asked[index], contexts[index]) for index in training])
+            answers |= dict(zip(training, together, strict=True))
+        for index in range(len(ordered)):
+            if index not in answers:
+                answers[index] = self._ask(asked[index], contexts[index])
+        return [self._reply(message, answers[index]) for index, message in enumerate(ordered)]
 
     def _ask(self, message: Message, context: Context) -> Message | Exception:
         try:

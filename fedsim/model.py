@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from fedsim.hub import ASSETS
+from fedsim.packing import longest_packable
 from fedsim.results import whole_directory
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
@@ -122,6 +123,17 @@ class AdapterModel:
             if value.shape != tuple(parameter.shape):
                 raise ValueError(f"array {name} has shape {value.shape}, expected {tuple(parameter.shape)}")
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+    @cached_property
+    def packs_up_to(self) -> int:
+        """Tokens of the longest sequence that may be packed (``fedsim.packing``); 0 if none.
+
+        The base alone decides, whatever adapter is in place.
+        """
+        if not isinstance(self.module, peft.PeftModel):
+            return longest_packable(self.module)
+        with self.module.disable_adapter():
+            return longest_packable(self.module)
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ H heads, D features of a head.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,13 +105,16 @@ class Packing:
     @contextmanager
     def in_attention(self, module: Any) -> Iterator[None]:
         """While this holds, the model's attention takes the sequences of packed rows apart."""
-        before = module.config._attn_implementation
-        module.config._attn_implementation = NAME
-        _active.packing = self
+        configs = {id(config): config for config in (module.config, module.config.get_text_config())}
+        before = {key: config._attn_implementation for key, config in configs.items()}
+        for config in configs.values():
+            config._attn_implementation = NAME
+        _active.packing, _active.calls = self, 0
         try:
             yield
         finally:
-            module.config._attn_implementation = before
+            for key, config in configs.items():
+                config._attn_implementation = before[key]
             _active.packing = None
 
 
@@ -124,6 +128,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of packed rows: (S, P, H, D), as transformers' attention functions give it."""
     packing: Packing = _active.packing
+    _active.calls += 1
     joint = (query_SHPD, key_SHPD, value_SHPD)
     q, k, v = (_take(x_SHPD.transpose(1, 2), packing.target_BT).transpose(1, 2) for x_SHPD in joint)
     out_BTHD, _ = sdpa_attention_forward(module, q, k, v, None, **settings)
@@ -145,26 +150,35 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-def can_pack(module: Any, *, longest: int) -> bool:
-    """Whether a model says the same of packed sequences as of padded ones; found by trying three of them.
+def longest_packable(module: Any) -> int:
+    """Positions of the longest sequence that a model may pack, 0 if none; found by trying three short ones.
 
-    Models with attention of their own kind cannot, nor can those whose window is shorter than ``longest``.
+    Every attention layer must have taken the rows apart, and the outcome must be that of padded sequences.
+    Windows and chunks of attention bound the length: here all of a sequence sees all before it.
     """
-    window = getattr(module.config, "sliding_window", None)
-    if window is not None and window < longest:
-        return False
+    config = module.config.get_text_config()
+    bounds = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    longest = min((bound for bound in bounds if bound is not None), default=sys.maxsize)
+    try:
+        same = _says_the_same(module, layers=config.num_hidden_layers, vocabulary=config.vocab_size)
+    except Exception:
+        return 0
+    return longest if same else 0
+
+
+@torch.no_grad()
+def _says_the_same(module: Any, *, layers: int, vocabulary: int) -> bool:
+    """Whether short sequences have the same logits packed as padded."""
     device = next(module.parameters()).device
     lengths_B = torch.tensor([2, 3, 1], device=device)
-    ids_BT = torch.arange(9, device=device).view(3, 3) % module.config.vocab_size
+    ids_BT = torch.arange(9, device=device).view(3, 3) % vocabulary
     packing = Packing.of(lengths_B, [2, 1])
-    with torch.no_grad():
-        padded = module(input_ids=ids_BT, use_cache=False).logits
-        try:
-            with packing.in_attention(module):
-                ids_SP = packing.gather(ids_BT)
-                packed = module(input_ids=ids_SP, position_ids=packing.positions_SP, use_cache=False).logits
-        except Exception:
-            return False
+    padded = module(input_ids=ids_BT, use_cache=False).logits
+    with packing.in_attention(module):
+        ids_SP = packing.gather(ids_BT)
+        packed = module(input_ids=ids_SP, position_ids=packing.positions_SP, use_cache=False).logits
+        seen = _active.calls
     expected = padded.flatten(0, 1)[packing.source_SP][packing.filled_SP]
     off = (packed[packing.filled_SP] - expected).abs().max()
-    return bool(off <= 16 * torch.finfo(expected.dtype).eps * expected.abs().max())
+    close = bool(off <= 16 * torch.finfo(expected.dtype).eps * expected.abs().max())
+    return close and seen == layers

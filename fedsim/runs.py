@@ -20,8 +20,8 @@ from fedsim.build import (
     resolve_devices,
 )
 from fedsim.client import trial_jobs
-from fedsim.cohort import CohortLimit
 from fedsim.conclusions import conclude
+from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
@@ -60,6 +60,11 @@ def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
     if not directory.file("provenance.json").exists():
         return simulation
     resolved = directory.json("provenance")["resolved"]
+    if set(resolved) != {"devices", "threads", "cohort"}:
+        raise ScenarioError(
+            f"{directory.path}: was begun by another version of fedsim, which made other choices; nothing "
+            "was changed. Choose another directory with --out"
+        )
     with blamed_on(simulation.loaded.source, "execution", "device"):
         devices = tuple(name for device in resolved["devices"] for name in resolve_devices(device))
     return replace(

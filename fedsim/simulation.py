@@ -20,7 +20,6 @@ from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
 from fedsim.model import AdapterModel
-from fedsim.packing import can_pack
 from fedsim.predictor import CausalPredictor
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
@@ -62,6 +61,8 @@ class Lane:
     segment: Segment
     federation: Federation
     rows: Rows
+    measured: tuple[object, Measurement] | None = None
+    """The last measurement, and what it was of: as long as the adapter stays, so does what it knows."""
 
     def step(self, round_: int) -> Step:
         return self.segment.steps[round_ - self.segment.start - 1]
@@ -81,7 +82,7 @@ class LifeRunner:
         )
         self.milestones = milestones(context.life, context.scenario.compare)
         longest = max(probe.ids_ST.shape[1] for _, _, probe in context.probes.named())
-        self.shares_prefixes = can_pack(context.model.module, longest=longest)
+        self.shares_prefixes = longest <= context.model.packs_up_to
 
     def run(self) -> None:
         """Live every round that is not on disk."""
@@ -295,27 +296,32 @@ class LifeRunner:
         config = self.context.scenario.probes
         detailed = round_ in self.milestones
         generate = config.generate == "always" or (config.generate == "events" and detailed)
-        self.context.model.load(lane.federation.adapter)
+        key = (lane.federation.version, detailed, generate)
         try:
-            with self.context.model.merged() as module:
-                found = measure(
-                    CausalPredictor(
-                        model=module,
-                        pad_id=self.context.model.pad_id,
-                        eos_id=int(self.context.model.tokenizer.eos_token_id),
-                        shares_prefixes=self.shares_prefixes,
-                    ),
-                    self.context.model.tokenizer,
-                    self.context.probes,
-                    config=config,
-                    detail="event" if detailed else "round",
-                    generate=generate,
-                )
+            if lane.measured is None or lane.measured[0] != key:
+                lane.measured = key, self._measure(lane.federation, detailed=detailed, generate=generate)
         except DivergedError as error:
             self.directory.log("probe_failed", reason=str(error), **self._who(segment.owner, round_))
             self.progress.note(f"{segment.owner} round {round_}: not measured: {error}")
             return
-        self._keep_rows(found, segment, round_, lane.rows)
+        self._keep_rows(lane.measured[1], segment, round_, lane.rows)
+
+    def _measure(self, federation: Federation, *, detailed: bool, generate: bool) -> Measurement:
+        self.context.model.load(federation.adapter)
+        with self.context.model.merged() as module:
+            return measure(
+                CausalPredictor(
+                    model=module,
+                    pad_id=self.context.model.pad_id,
+                    eos_id=int(self.context.model.tokenizer.eos_token_id),
+                    shares_prefixes=self.shares_prefixes,
+                ),
+                self.context.model.tokenizer,
+                self.context.probes,
+                config=self.context.scenario.probes,
+                detail="event" if detailed else "round",
+                generate=generate,
+            )
 
     def _keep_rows(self, found: Measurement, segment: Segment, round_: int, rows: Rows) -> None:
         event = self.context.life.label(round_)

@@ -28,7 +28,12 @@ class NotStackableError(ValueError):
 
 
 def why_not_stackable(model: AdapterModel) -> str | None:
-    """Why clients of this model must train one at a time, or None if they need not."""
+    """Why clients of this model must train one at a time, or None if they need not; found by trying two."""
+    return _unfit(model) or _trial(model)
+
+
+def _unfit(model: AdapterModel) -> str | None:
+    """What is trained that is no plain pair of factors."""
     if not isinstance(model.module, peft.PeftModel):
         return "all parameters of the base are trained"
     layers = {path: m for path, m in model.module.named_modules() if isinstance(m, LoraLayer)}
@@ -47,6 +52,22 @@ def why_not_stackable(model: AdapterModel) -> str | None:
         if path not in layers or factor not in (f"A.{ADAPTER}.weight", f"B.{ADAPTER}.weight"):
             return f"{name} is trained, which is no factor of a LoRA layer"
     return None
+
+
+@torch.no_grad()
+def _trial(model: AdapterModel) -> str | None:
+    """Why two clients' rows do not come out as PEFT's own layers compute them."""
+    lora = StackedLora(model)
+    ids_RT = torch.arange(6, device=model.device).view(2, 3)
+    own_D = torch.cat([parameter.flatten() for parameter in model.parameters().values()])
+    try:
+        with lora.applied(lora.factors(torch.stack([own_D, own_D])), [1, 1]) as module:
+            joint = module(input_ids=ids_RT, use_cache=False).logits
+    except NotStackableError as error:
+        return str(error)
+    alone = model.module(input_ids=ids_RT, use_cache=False).logits
+    off, eps = (joint - alone).abs().max(), torch.finfo(alone.dtype).eps
+    return None if off <= 16 * eps * alone.abs().max() else "a joint pass differs from each client's own"
 
 
 @dataclass(frozen=True)
@@ -84,11 +105,11 @@ class StackedLora:
     A vector (D,) holds the trained parameters in the order of ``model.names``.
 
     Raises:
-        NotStackableError: see ``why_not_stackable``.
+        NotStackableError: something is trained that is no plain pair of factors.
     """
 
     def __init__(self, model: AdapterModel) -> None:
-        reason = why_not_stackable(model)
+        reason = _unfit(model)
         if reason is not None:
             raise NotStackableError(reason)
         self.model = model

@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from fedsim.cohort import CohortLimit
 from fedsim.model import AdapterModel
+from fedsim.planning import CohortLimit
 
 CPU_TOKENS = 2048
 """Tokens of a joint step on a CPU: enough to keep matrix products busy, few enough for its caches."""
@@ -24,29 +25,48 @@ GPU_TOKENS = 16_384
 CLIENTS = 1024
 STACKED_COPIES = 8
 """Vectors that a client needs in a cohort: start, parameters, gradients, moments, what is in between."""
+RECORD_COPIES = 4
+"""The same for a record with a gradient of its own: its owner's factors, gradients by layer and whole."""
 FASTER = 1.2
 """By how much more threads must pay, in each trial; less is noise, and threads that wait stall each other."""
 
 
 def cohort_limit(model: AdapterModel, *, device: str) -> CohortLimit:
-    """How many clients of a model go together on a device; from sizes alone."""
+    """How many clients of a model go together on a device; from sizes alone.
+
+    Of the memory that the base leaves, half is for activations, a fifth each for clients' vectors and for
+    gradients of single records.
+    """
+    parameters = model.module.parameters()
+    free = max(0.9 * device_memory(device) - sum(p.numel() * p.element_size() for p in parameters), 0.0)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
-    if not device.startswith("cuda"):
-        return CohortLimit(clients=CLIENTS, tokens=CPU_TOKENS)
-    memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
-    tokens = int(memory * 0.5 / activation_bytes(model))
-    clients = int(memory * 0.2 / (4 * STACKED_COPIES * dimension))
-    return CohortLimit(clients=max(1, min(CLIENTS, clients)), tokens=max(1, min(GPU_TOKENS, tokens)))
+    most = GPU_TOKENS if device.startswith("cuda") else CPU_TOKENS
+    return CohortLimit(
+        clients=_at_most(CLIENTS, 0.2 * free / (4 * STACKED_COPIES * dimension)),
+        tokens=_at_most(most, 0.5 * free / activation_bytes(model)),
+        records=max(1, int(0.2 * free / (4 * RECORD_COPIES * dimension))),
+    )
+
+
+def _at_most(bound: int, value: float) -> int:
+    return max(1, min(bound, int(value)))
+
+
+def device_memory(device: str) -> int:
+    """All memory of a device, or of the machine, in bytes."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def activation_bytes(model: AdapterModel) -> float:
-    """About what training keeps for the backward pass, in bytes per token."""
-    config = model.module.config
-    hidden = getattr(config, "hidden_size", 1024)
+    """About what training keeps for the backward pass, in bytes per token, each counted as an answer."""
+    module: Any = model.module
+    config = module.config.get_text_config()
+    hidden = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    layers = getattr(config, "num_hidden_layers", 24)
-    width = 4 + torch.finfo(next(iter(model.module.parameters())).dtype).bits / 8
-    return float(layers * width * (10 * hidden + 4 * inner))
+    width = 4 + next(iter(model.module.parameters())).element_size()
+    return float(config.num_hidden_layers * width * (10 * hidden + 4 * inner) + 12 * config.vocab_size)
 
 
 def fastest_threads(work: Callable[[], object], *, trials: int = 3) -> int:

@@ -209,7 +209,9 @@ class SecAggClient:
 
     *Guarantees.* Masks depend on the whole roster, so they never repeat across rounds, branches or
     attempts, not even if the caller repeats a secret; a client that was shown another roster
-    contributes noise, and the server aborts.
+    contributes noise, and the server aborts. With ``neighbours`` the ring is drawn from all keys: clients
+    that follow the protocol cannot choose their places, but the last to advertise could try keys until it
+    likes its own.
 
     *Edge cases.* A roster from another round, without this client, with a foreign key in its place,
     with repeated names or keys, or too small: `MalformedMessage` or `CohortTooSmall`.

@@ -89,7 +89,7 @@ def serve(source: Source, address: str) -> None:
     with Listener(address, family="AF_UNIX") as listener:
         _simulation(source)
         while True:
-            with listener.accept() as connection, suppress(EOFError):
+            with suppress(EOFError, OSError), listener.accept() as connection:  # whoever asked may be gone
                 message = from_bytes(connection.recv_bytes())
                 try:
                     reply = answer(source, message, context)

@@ -1,5 +1,6 @@
 """Many clients at once are many clients one at a time: whole trajectories, private ones, faults."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import OPTConfig, OPTForCausalLM
 
-from fedsim.cohort import BatchedExecutor, CohortLimit, plan_cohorts
+from fedsim import cohort as cohort_module
+from fedsim.cohort import BatchedExecutor
 from fedsim.executors import SplitExecutor, make_executor
 from fedsim.model import AdapterModel, Arrays, load_model
+from fedsim.planning import CohortLimit, plan_cohorts, tokens_per_step
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
 from fedsim.stacked import NotStackableError, why_not_stackable
 from fedsim.text import IGNORED, collate
@@ -178,11 +182,26 @@ def test_replicas_share_the_cohorts(llama_base) -> None:
     models = [make_model(llama_base, seed=seed, lora=lora) for seed in (1, 2)]
     jobs = [make_job(models[0], client, 3 + client % 2) for client in range(7)]
     limit = CohortLimit(clients=2, tokens=10**9)
-    split = make_executor(models, limit)
-    assert isinstance(split, SplitExecutor)
     together = updates(BatchedExecutor(models[0], limit), jobs)
-    for one, two in zip(updates(split, jobs), together, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-6)
+    for allowed in (limit, UNLIMITED):
+        split = make_executor(models, allowed)
+        assert isinstance(split, SplitExecutor)
+        for one, two in zip(updates(split, jobs), together, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_every_device_has_its_share_however_much_fits_on_one(llama_base, monkeypatch) -> None:
+    models = [make_model(llama_base) for _ in range(3)]
+    shares: dict[int, int] = {}
+    train = BatchedExecutor.train_cohort
+
+    def noting(self: BatchedExecutor, jobs: Sequence[TrainJob]) -> list:
+        shares[id(self)] = shares.get(id(self), 0) + len(jobs)
+        return train(self, jobs)
+
+    monkeypatch.setattr(BatchedExecutor, "train_cohort", noting)
+    updates(SplitExecutor(models, UNLIMITED), [make_job(models[0], client, 3) for client in range(7)])
+    assert sorted(shares.values()) == [2, 2, 3]
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), r".*\.(o|gate)_proj"])
@@ -345,6 +364,51 @@ def test_a_private_client_without_budget_is_its_own_failure_and_charges_nobody_t
         assert sum(release.steps for release in jobs[index].ledger.releases()) == jobs[index].task.steps
 
 
+def test_steps_for_which_nobody_is_drawn_are_noise(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = shared_rule([make_private(model, c, 4, sample_rate=1e-9) for c in range(3)])
+    together = updates(BatchedExecutor(model, UNLIMITED), jobs)
+    alone = updates(SequentialExecutor(model=model), [replace(job, ledger=Ledger()) for job in jobs])
+    for one, two in zip(together, alone, strict=True):
+        assert one.any()
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_noise_of_a_cohort_that_failed_is_charged_once(llama_base, monkeypatch) -> None:
+    """It breaks after noise was drawn; what is sent in the end carries that of the repetition alone."""
+    model = make_model(llama_base)
+    jobs = shared_rule([make_private(model, client, 4) for client in range(3)])
+    private = cohort_module._Cohort._private
+
+    def breaking(self: cohort_module._Cohort, step: int) -> torch.Tensor:
+        gradient = private(self, step)
+        if step == 1 and len(self.jobs) == 3:
+            raise RuntimeError("out of memory")
+        return gradient
+
+    monkeypatch.setattr(cohort_module._Cohort, "_private", breaking)
+    updates(BatchedExecutor(model, UNLIMITED), jobs)
+    for job in jobs:
+        assert sum(release.steps for release in job.ledger.releases()) == job.task.steps
+
+
+def test_what_a_failed_cohort_held_is_free_before_its_halves_train(llama_base, monkeypatch) -> None:
+    model = make_model(llama_base)
+    alive: list[weakref.ref] = []
+    train = cohort_module._Cohort.train
+
+    def breaking(self: cohort_module._Cohort) -> list:
+        assert not any(one() for one in alive)
+        alive.append(weakref.ref(self))
+        if len(self.jobs) > 1:
+            raise RuntimeError("out of memory")
+        return train(self)
+
+    monkeypatch.setattr(cohort_module._Cohort, "train", breaking)
+    updates(BatchedExecutor(model, UNLIMITED), [make_job(model, client, 3) for client in range(4)])
+    assert len(alive) == 7
+
+
 # ------------------------------------------------------------------------------------ planning
 
 
@@ -362,9 +426,8 @@ def test_every_job_is_in_one_cohort_that_fits(any_model, counts, clients, tokens
         steps = [len(shuffled_batches(jobs[index])) for index in cohort]
         assert steps == sorted(steps, reverse=True)
         assert len(cohort) <= clients
-        widest = max(max(len(pair.input_ids) for pair in jobs[index].pairs) for index in cohort)
-        size = max(min(3, len(jobs[index].pairs)) for index in cohort)
-        assert len(cohort) == 1 or len(cohort) * widest * size <= tokens * 3  # widest and largest may differ
+        most = max(tokens_per_step(jobs[index].pairs, LOCAL) for index in cohort)
+        assert len(cohort) == 1 or len(cohort) * most <= tokens
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +441,23 @@ def test_cohorts_are_balanced_and_of_one_kind(any_model) -> None:
     other = LOCAL.model_copy(update={"lr": 0.5})
     jobs[4:6] = [replace(job, local=other) for job in jobs[4:6]]
     assert [4, 5] in plan_cohorts(jobs, UNLIMITED)
+
+
+def test_one_large_client_leaves_the_others_their_cohorts(any_model) -> None:
+    jobs = [make_job(any_model, client, 3) for client in range(12)]
+    small = max(tokens_per_step(job.pairs, LOCAL) for job in jobs)
+    long = jobs[0].pairs[0]
+    long = replace(long, input_ids=(*long.input_ids, *[5] * 40))
+    jobs.append(make_job(any_model, 12, 3, pairs=(long,) * 3))
+    sizes = [len(cohort) for cohort in plan_cohorts(jobs, CohortLimit(clients=99, tokens=4 * small))]
+    assert sizes[0] == 1
+    assert min(sizes[1:]) >= 3
+
+
+def test_records_with_gradients_of_their_own_bound_a_cohort(any_model) -> None:
+    jobs = shared_rule([make_private(any_model, client, 4) for client in range(6)])
+    limit = CohortLimit(clients=99, tokens=10**9, records=4)  # two records a step each
+    assert [len(cohort) for cohort in plan_cohorts(jobs, limit)] == [2, 2, 2]
 
 
 # ------------------------------------------------------------------------------ what cannot go together
@@ -399,6 +479,28 @@ def test_what_cannot_be_stacked_says_so(llama_base, lora, reason: str) -> None:
     assert reason in str(why_not_stackable(model))
     with pytest.raises(NotStackableError, match=reason):
         BatchedExecutor(model, UNLIMITED)
+
+
+def test_layers_that_are_not_given_rows_are_found_by_trying(tmp_path) -> None:
+    """OPT flattens what goes into its feed-forward layers."""
+    config = OPTConfig(
+        vocab_size=43,
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        word_embed_proj_dim=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    model = make_model(tmp_path)
+    assert "fc1 is given (6, 16), not a row of positions" in str(why_not_stackable(model))
+    assert isinstance(make_executor([model], UNLIMITED), SequentialExecutor)
+    assert not any("forward" in module.__dict__ for module in model.module.modules())
 
 
 def test_plain_lora_can_be_stacked(any_base) -> None:

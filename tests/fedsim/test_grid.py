@@ -81,6 +81,28 @@ def test_an_exception_becomes_that_clients_error_reply(serialise: bool) -> None:
     assert client_of(replies[1].metadata.src_node_id) == 2
 
 
+def test_training_goes_together_whatever_else_is_sent() -> None:
+    """Branches may be in different phases: a question beside trainings does not take them apart."""
+    app, _ = echo_app()
+    jointly: list[int] = []
+
+    @app.query("forget")
+    def forget(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({"client": 0})}), reply_to=message)
+
+    def together(messages):
+        jointly.append(len(messages))
+        return [app(message, context) for message, context in messages]
+
+    grid = InProcessGrid(app, train_together=together)
+    kinds = {1: "train", 2: "query.forget", 3: "train"}
+    messages = [grid.create_message(RecordDict(), kind, node_of(c), str(c)) for c, kind in kinds.items()]
+    replies = grid.send_and_receive(messages)
+    assert jointly == [2]
+    assert [client_of(reply.metadata.src_node_id) for reply in replies] == [1, 2, 3]
+    assert [reply.metadata.group_id for reply in replies] == ["1", "2", "3"]
+
+
 def test_a_message_of_a_type_nobody_handles_is_an_error_reply() -> None:
     grid = InProcessGrid(echo_app()[0])
     (reply,) = grid.send_and_receive([grid.create_message(RecordDict(), "query.nothing", node_of(1), "1")])

@@ -1,5 +1,8 @@
 """Packed sequences say what padded ones say."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,9 +11,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fedsim.forward import forward
-from fedsim.packing import NAME, Packing, can_pack
+from fedsim.packing import NAME, Packing, longest_packable
 from fedsim.text import collate
-from tests.world import encode, make_model, make_records, random_arrays
+from tests.world import encode, make_model, make_records, random_arrays, save_base
 
 
 def test_a_packing_by_hand() -> None:
@@ -39,9 +42,9 @@ def test_packed_is_padded(packable, counts: list[int], seed: int) -> None:
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["llama_base", "gpt2_base"])
-def packable(request):
-    model = make_model(request.getfixturevalue(request.param))
+@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
+def packable(request, tmp_path_factory):
+    model = make_model(save_base(tmp_path_factory.mktemp("base"), request.param))
     model.load(random_arrays(model, 5))
     return model
 
@@ -49,8 +52,7 @@ def packable(request):
 def test_a_window_shorter_than_the_sequences_cannot_be_packed(any_base) -> None:
     model = make_model(any_base)
     windowed = getattr(model.module.config, "sliding_window", None) == 4
-    assert can_pack(model.module, longest=8) != windowed
-    assert can_pack(model.module, longest=4)
+    assert longest_packable(model.module) == (4 if windowed else sys.maxsize)
 
 
 def test_a_model_whose_attention_does_not_take_rows_apart_is_found_out(llama_base) -> None:
@@ -58,7 +60,20 @@ def test_a_model_whose_attention_does_not_take_rows_apart_is_found_out(llama_bas
     ours = ALL_ATTENTION_FUNCTIONS[NAME]
     ALL_ATTENTION_FUNCTIONS.register(NAME, sdpa_attention_forward)
     try:
-        assert not can_pack(model.module, longest=8)
+        assert longest_packable(model.module) == 0
     finally:
         ALL_ATTENTION_FUNCTIONS.register(NAME, ours)
-    assert can_pack(model.module, longest=8)
+    assert longest_packable(model.module) > 0
+
+
+def test_a_model_whose_attention_is_its_own_is_found_out(llama_base, monkeypatch) -> None:
+    """In half precision the outcome alone may look right; that attention was asked is what counts."""
+    model = make_model(llama_base)
+    monkeypatch.setattr("fedsim.packing.NAME", "eager")  # takes rows apart by its mask, without our help
+    assert longest_packable(model.module) == 0
+
+
+def test_what_is_in_place_does_not_decide(llama_base) -> None:
+    model = make_model(llama_base)
+    model.load({name: np.full_like(value, np.nan) for name, value in model.arrays().items()})
+    assert model.packs_up_to > 0

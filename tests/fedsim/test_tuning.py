@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedsim import tuning
-from fedsim.cohort import CohortLimit
+from fedsim.planning import CohortLimit
 from fedsim.tuning import activation_bytes, cohort_limit, fastest_threads, keep_freed_memory
 from tests.world import make_model
 
@@ -36,9 +36,22 @@ def test_one_core_is_not_measured(monkeypatch) -> None:
 
 
 def test_cohorts_on_a_cpu_go_by_tokens(llama_base) -> None:
+    limit = cohort_limit(make_model(llama_base), device="cpu")
+    assert (limit.clients, limit.tokens) == (1024, 2048)
+
+
+@pytest.mark.parametrize("gigabytes", [0.001, 0.01, 0.1, 24.0])
+def test_a_full_cohort_fits_beside_the_base(llama_base, monkeypatch, gigabytes: float) -> None:
+    """What a limit allows, by the same sizes, is never more than the device has."""
     model = make_model(llama_base)
-    assert cohort_limit(model, device="cpu") == CohortLimit(clients=1024, tokens=2048)
-    assert activation_bytes(model) == 1 * (4 + 4) * (10 * 16 + 4 * 32)
+    memory = int(gigabytes * 1e9)
+    monkeypatch.setattr(tuning, "device_memory", lambda device: memory)
+    limit = cohort_limit(model, device="cuda:0")
+    base = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    dimension = sum(p.numel() for p in model.parameters().values())
+    needed = base + limit.tokens * activation_bytes(model) + limit.clients * 32 * dimension
+    assert needed + limit.records * 16 * dimension <= memory
+    assert limit.tokens <= 16_384
 
 
 def test_a_cohort_has_room_for_one_at_least() -> None:

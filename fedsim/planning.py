@@ -1,0 +1,98 @@
+"""Which clients train together: cohorts from the sizes of jobs alone.
+
+>>> CohortLimit(clients=8, tokens=100).fits(clients=5, tokens_each=20)
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.scenario import LocalConfig
+from fedsim.text import Pair
+from fedsim.training import TrainJob, planned_steps
+
+UNLIMITED = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortLimit:
+    """How many clients train at once: at most ``clients``, with at most ``tokens`` in a joint step.
+
+    Where each record has a gradient of its own (example-level DP), a joint step has at most ``records``.
+    """
+
+    clients: int
+    tokens: int
+    records: int = UNLIMITED
+
+    def fits(self, *, clients: int, tokens_each: int, private_records: int = 0) -> bool:
+        """Whether so many clients go together, each with so many tokens (and records) in a step."""
+        within = clients * tokens_each <= self.tokens and clients * private_records <= self.records
+        return clients <= self.clients and within
+
+    def room(self, tokens_each: int) -> int:
+        """Clients that go together when each has so many tokens in a step; one at least."""
+        return max(1, min(self.clients, self.tokens // max(tokens_each, 1)))
+
+
+def tokens_per_step(pairs: Sequence[Pair], local: LocalConfig) -> int:
+    """Most tokens of one step over these records, padding included."""
+    longest = max((len(pair.input_ids) for pair in pairs), default=0)
+    return min(local.batch_size, len(pairs)) * longest
+
+
+def steps_of(job: TrainJob) -> int:
+    """Optimiser steps that a job takes."""
+    return job.task.steps if job.task is not None else planned_steps(len(job.pairs), job.local)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """What a job is to a cohort, by position ``index``."""
+
+    index: int
+    steps: int
+    tokens: int
+    private_records: int
+
+    @classmethod
+    def of(cls, index: int, job: TrainJob) -> _Size:
+        return cls(
+            index=index,
+            steps=steps_of(job),
+            tokens=tokens_per_step(job.pairs, job.local),
+            private_records=min(job.local.batch_size, len(job.pairs)) if job.rule is not None else 0,
+        )
+
+
+def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:
+    """Which jobs train together, by position; within a cohort, those with most steps first.
+
+    Jobs go together when they share optimiser settings and privacy rule. Like sizes go together, and the
+    last cohort of a kind is about as large as the others.
+    """
+    kinds: dict[tuple[object, ...], list[_Size]] = {}
+    for index, job in enumerate(jobs):
+        key = (job.local, job.proximal_mu, id(job.rule), job.objective.needs_reference)
+        kinds.setdefault(key, []).append(_Size.of(index, job))
+    cohorts: list[list[int]] = []
+    for members in kinds.values():
+        rest = sorted(members, key=lambda size: (-size.steps, -size.tokens))
+        while rest:
+            fitting = _fitting(rest, limit)
+            taken = -(-len(rest) // -(-len(rest) // fitting))
+            cohorts.append([size.index for size in rest[:taken]])
+            rest = rest[taken:]
+    return cohorts
+
+
+def _fitting(sizes: Sequence[_Size], limit: CohortLimit) -> int:
+    """How many of the first jobs fit together; one at least."""
+    tokens = records = 0
+    for count, size in enumerate(sizes, start=1):
+        tokens, records = max(tokens, size.tokens), max(records, size.private_records)
+        if count > 1 and not limit.fits(clients=count, tokens_each=tokens, private_records=records):
+            return count - 1
+    return len(sizes)
