@@ -7,7 +7,6 @@ need against what the pipeline shows) before any run directory is touched.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -49,10 +48,11 @@ from fedsim.scenario_file import (
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
-from fedsim.training import SequentialExecutor, planned_steps
+from fedsim.training import SequentialExecutor
 from fedsim.tuning import cohort_limit
-from fedsim.unlearning.protocol import MethodConfig, Objective, Role
+from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
+from fedsim.worst_cases import most_steps, planned_weights
 from privacy import Nominal, Pipeline, build_pipeline, require
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
@@ -141,20 +141,11 @@ def make_pipeline(
     most = 1 if uniform else max(len(held) for held in corpus.clients.values())
     nominal = Nominal(
         max_cohort=len(corpus.clients),
-        max_weight=max([float(most), *_planned_weights(scenario, life)]),
+        max_weight=max([float(most), *planned_weights(scenario, life)]),
         dimension=dimension,
         session=session,
     )
     return build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
-
-
-def _planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
-    """Every weight that an unlearning round of this life may give to one client."""
-    for method in scenario.compare:
-        for request in life.requests:
-            for index in range(method.unlearning_rounds):
-                plan = method.plan(request, index)
-                yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
 
 
 def resolve_devices(device: str) -> tuple[str, ...]:
@@ -203,38 +194,6 @@ def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: S
                     f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
                     "set alpha > 0 so that the others take part",
                 )
-
-
-def _planned_steps(
-    branches: tuple[Branch, ...], scenario: Scenario, life: Life, corpus: Corpus
-) -> dict[int, int]:
-    """The most local steps each client takes in any branch, unlearning included: what noise is sized for."""
-    local = scenario.federation.local
-    steps_of = {client: planned_steps(len(held), local) for client, held in corpus.clients.items()}
-    methods = {method.branch: method for method in scenario.compare}
-    most: Counter[int] = Counter()
-    for branch in branches:
-        taken: Counter[int] = Counter()
-        for step in branch.steps:
-            for participant in step.cohort:
-                taken[participant.client] += steps_of[participant.client]
-        if branch.name in methods:
-            taken.update(_target_steps(methods[branch.name], life, corpus, local))
-        most |= taken
-    return dict(most)
-
-
-def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
-    """Local steps of each forgetting client in a method's unlearning rounds."""
-    taken: Counter[int] = Counter()
-    for request in life.requests:
-        size = len(corpus.clients[request.client])
-        for index in range(method.unlearning_rounds):
-            target = method.plan(request, index).target
-            if target is not None:
-                own = local.model_copy(update={"epochs": target.epochs or local.epochs})
-                taken[request.client] += planned_steps(size, own)
-    return taken
 
 
 # ---------------------------------------------------------------------------------- contexts
@@ -337,7 +296,7 @@ def _planner(
         methods={method.branch: method for method in scenario.compare},
         requests={request.number: request for request in life.requests},
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
-        planned_steps=_planned_steps(branches, scenario, life, corpus),
+        planned_steps=most_steps(branches, scenario, life, corpus),
     )
 
 

@@ -11,15 +11,16 @@ can send together and their clients train as one cohort.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import cast
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim.client import INSTRUMENTS, UPDATE, ClientRuntime, local_task
+from fedsim.client import UPDATE, ClientRuntime, local_task
+from fedsim.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation import Federation, from_record, to_record, untouched_global_random
-from fedsim.grid import RosterGrid, client_of, node_of, payload_bytes
+from fedsim.grid import RosterGrid, client_of, node_of
 from fedsim.model import Arrays, from_vector, to_vector
 from fedsim.orders import Assignment, Planner, WorkOrder, with_shares
 from fedsim.timeline import Step
@@ -33,45 +34,6 @@ class Engine:
     grid: RosterGrid
     runtime: ClientRuntime
     planner: Planner
-
-
-@dataclass(kw_only=True)
-class Taken:
-    """What a round took: messages and payload bytes both ways, and training as clients' instruments say.
-
-    ``clients`` counts trainings, repeated attempts included. ``steps`` and ``tokens`` are None once a client
-    has not told: those of a deployment do not.
-    """
-
-    messages: int = 0
-    bytes_down: int = 0
-    bytes_up: int = 0
-    clients: int = 0
-    steps: int | None = 0
-    tokens: int | None = 0
-
-    def add(self, messages: Iterable[Message], replies: Iterable[Message]) -> None:
-        for message in messages:
-            self.messages += 1
-            self.bytes_down += payload_bytes(message.content)
-        for reply in replies:
-            if not reply.has_content():
-                continue
-            self.bytes_up += payload_bytes(reply.content)
-            instruments = reply.content.metric_records.get(INSTRUMENTS)
-            if instruments is not None:
-                self.bytes_up -= 8 * len(instruments)
-            if instruments is not None or UPDATE in reply.content.array_records:
-                self.clients += 1
-                self.steps = _plus(self.steps, instruments, "steps")
-                self.tokens = _plus(self.tokens, instruments, "tokens")
-
-
-def _plus(so_far: int | None, instruments: MetricRecord | None, name: str) -> int | None:
-    """A count with one more client's, None if either is not known."""
-    if so_far is None or instruments is None:
-        return None
-    return so_far + cast(int, instruments[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +57,6 @@ class RoundOutcome:
     taken: Taken
 
 
-Result = TypeVar("Result")
-Exchange = Generator[list[Message], list[Message], Result]
-"""Gives messages to send, takes their replies, and ends with a result."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     """What one attempt at a round gave; without a result and without failures it is final."""
@@ -116,47 +73,12 @@ def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -
 
 def run_rounds(rounds: Sequence[tuple[Federation, Step, str]], engine: Engine) -> list[RoundOutcome]:
     """Run one round of each of several branches (federation, step, name), in place, sending together."""
-    running: dict[str, _Running] = {}
+    running = []
     for federation, step, branch in rounds:
         taken = Taken()
         exchange = _round(federation, step, branch, engine, taken)
-        running[_group(branch, step.round)] = _Running(exchange=exchange, taken=taken)
-    for one in running.values():
-        one.advance(None)
-    while any(one.outcome is None for one in running.values()):
-        sent = [message for one in running.values() for message in one.messages]
-        replies: dict[str, list[Message]] = {group: [] for group in running}
-        for reply in engine.grid.send_and_receive(sent):
-            replies[reply.metadata.group_id].append(reply)
-        for group, one in running.items():
-            if one.outcome is None:
-                one.advance(replies[group])
-    return [cast(RoundOutcome, one.outcome) for one in running.values()]
-
-
-@dataclass(kw_only=True)
-class _Running:
-    """A round on its way: what it wants sent, or its outcome once it has ended."""
-
-    exchange: Exchange[RoundOutcome]
-    taken: Taken
-    messages: list[Message] = field(default_factory=list)
-    outcome: RoundOutcome | None = None
-
-    def advance(self, replies: list[Message] | None) -> None:
-        """Go on to the next messages, with the replies to the last ones."""
-        if replies is not None:
-            self.taken.add(self.messages, replies)
-        self.messages = []
-        try:
-            self.messages = next(self.exchange) if replies is None else self.exchange.send(replies)
-        except StopIteration as stop:
-            self.outcome = stop.value
-
-
-def _group(branch: str, round_: int) -> str:
-    """The group id of a round's messages: replies come back under it."""
-    return f"{branch}/{round_}"
+        running.append(Running(group=group_of(branch, step.round), exchange=exchange, taken=taken))
+    return carry(running, engine.grid)
 
 
 def _round(
@@ -284,7 +206,7 @@ def _ask(action: str, orders: Mapping[int, WorkOrder], engine: Engine) -> Exchan
             RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})}),
             f"query.{action}",
             node_of(client),
-            _group(order.branch, order.round),
+            group_of(order.branch, order.round),
         )
         for client, order in sorted(orders.items())
     ]
@@ -339,7 +261,7 @@ def _messages(
                 content,
                 message.metadata.message_type,
                 message.metadata.dst_node_id,
-                _group(order.branch, order.round),
+                group_of(order.branch, order.round),
             )
         )
     return messages

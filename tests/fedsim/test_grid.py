@@ -10,10 +10,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.client import INSTRUMENTS, UPDATE
+from fedsim.exchange import Taken
 from fedsim.federation import export_server_state
 from fedsim.grid import CLIENT_FAILED, SERVER_NODE, InProcessGrid, client_of, node_of, payload_bytes
 from fedsim.model import AdapterModel
-from fedsim.rounds import Taken, run_round
+from fedsim.rounds import run_round
 from fedsim.scenario import LocalConfig, StrategyConfig
 from fedsim.timeline import UnlearningStep
 from fedsim.unlearning.npo import Npo

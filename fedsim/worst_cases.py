@@ -1,0 +1,52 @@
+"""What a life may ask of a client at most: the weights and steps that privacy is sized for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from fedsim.data.records import Corpus
+from fedsim.life import Life
+from fedsim.scenario import LocalConfig, Scenario
+from fedsim.timeline import Branch
+from fedsim.training import planned_steps
+from fedsim.unlearning.protocol import MethodConfig
+
+
+def planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
+    """Every weight that an unlearning round of this life may give to one client."""
+    for method in scenario.compare:
+        for request in life.requests:
+            for index in range(method.unlearning_rounds):
+                plan = method.plan(request, index)
+                yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
+
+
+def most_steps(branches: Sequence[Branch], scenario: Scenario, life: Life, corpus: Corpus) -> dict[int, int]:
+    """The most local steps each client takes in any branch, unlearning included: what noise is sized for."""
+    local = scenario.federation.local
+    steps_of = {client: planned_steps(len(held), local) for client, held in corpus.clients.items()}
+    methods = {method.branch: method for method in scenario.compare}
+    most: Counter[int] = Counter()
+    for branch in branches:
+        taken: Counter[int] = Counter()
+        for step in branch.steps:
+            for participant in step.cohort:
+                taken[participant.client] += steps_of[participant.client]
+        if branch.name in methods:
+            taken.update(_target_steps(methods[branch.name], life, corpus, local))
+        most |= taken
+    return dict(most)
+
+
+def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
+    """Local steps of each forgetting client in a method's unlearning rounds."""
+    taken: Counter[int] = Counter()
+    for request in life.requests:
+        size = len(corpus.clients[request.client])
+        for index in range(method.unlearning_rounds):
+            target = method.plan(request, index).target
+            if target is not None:
+                own = local.model_copy(update={"epochs": target.epochs or local.epochs})
+                taken[request.client] += planned_steps(size, own)
+    return taken
