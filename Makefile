@@ -69,7 +69,7 @@ schema: $(VENV)/.installed  ## write scenarios/schema.json for completion in edi
 
 .PHONY: test
 test: $(VENV)/.dev  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: lint
 lint: $(VENV)/.dev  ## style, types and import contracts

@@ -9,7 +9,7 @@ import torch
 
 from fedsim.federation import Federation, export_server_state
 from fedsim.model import AdapterModel, Arrays, to_vector
-from fedsim.rounds import RoundOutcome, run_round
+from fedsim.rounds import RoundOutcome, run_round, run_rounds
 from fedsim.scenario import StrategyConfig
 from fedsim.timeline import Participant, Step, UnlearningStep
 from fedsim.training import SequentialExecutor, TrainJob, TrainResult
@@ -631,3 +631,35 @@ def test_a_round_run_twice_has_one_outcome(model, start) -> None:
     world = make_world(model)
     assert one_round(world, start, [0, 1])[1] == one_round(world, start, [0, 1])[1]
     assert one_round(world, start, [0, 1])[1] != one_round(world, start, [0, 2])[1]
+
+
+# ------------------------------------------------------------------------- several branches at once
+
+
+@pytest.mark.parametrize("privacy", [[], MASKED], ids=["plain", "masked"])
+@pytest.mark.parametrize("faults", [None, {2: raises}], ids=["well", "one-fails"])
+def test_branches_that_send_together_come_out_as_alone(model, start, privacy, faults) -> None:
+    """An ordinary round, one that begins with a question, and an empty one; phases and lengths differ."""
+    methods = [Npo(rounds=1, alpha=1.0)]
+    unlearning = UnlearningStep(branch="npo", request=1, index=0)
+    steps = {
+        "keep": make_step(1, [0, 1, 2, 3]),
+        "npo": make_step(1, [0, 2, 3], unlearning),
+        "leave": make_step(1, []),
+    }
+
+    def world() -> World:
+        return make_world(
+            model, privacy=privacy, weighting="uniform", methods=methods, requests=[WHOLE], faults=faults
+        )
+
+    joint = world()
+    together = [(born(joint, start), step, branch) for branch, step in steps.items()]
+    outcomes = run_rounds(together, joint.engine)
+    for (federation, step, branch), outcome in zip(together, outcomes, strict=True):
+        single = world()
+        alone = born(single, start)
+        assert run_round(alone, step, branch, single.engine) == outcome
+        assert same(alone.adapter, federation.adapter)
+        assert (2 in outcome.failures) == (faults is not None and branch != "leave")
+    assert [outcome.kind for outcome in outcomes] == ["train", "unlearn", "empty"]
