@@ -156,7 +156,8 @@ def _say_what_is_not_batched(simulation: Simulation, progress: Progress) -> None
         model = simulation.model(variant.scenario.model)
         reason = why_not_stackable(model)
         if reason is not None and simulation.limit(variant.name, model).clients > 1:
-            progress.note(f"{variant.name}: clients train one at a time: {reason}")
+            where = f"{variant.name}: " if len(simulation.loaded.variants) > 1 else ""
+            progress.note(f"{where}clients train one at a time: {reason}")
 
 
 def _now() -> str:
