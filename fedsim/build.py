@@ -79,16 +79,13 @@ class Simulation:
     connect: Connect = in_process
     models: dict[tuple[str, str], AdapterModel] = field(default_factory=dict, repr=False)
 
-    def model(self, config: ModelConfig) -> AdapterModel:
-        """The model of a configuration on the first device; lives that share it run one after another."""
-        return self.replicas(config)[0]
-
     def replicas(self, config: ModelConfig) -> list[AdapterModel]:
-        """The model of a configuration on each device, loaded once."""
-        for device in self.devices:
-            if (config.model_dump_json(), device) not in self.models:
-                self.models[config.model_dump_json(), device] = load_model(config, device=device)
-        return [self.models[config.model_dump_json(), device] for device in self.devices]
+        """The model of a configuration on each device, loaded once; lives that share it run in turn."""
+        keys = [(config.model_dump_json(), device) for device in self.devices]
+        for key in keys:
+            if key not in self.models:
+                self.models[key] = load_model(config, device=key[1])
+        return [self.models[key] for key in keys]
 
     def limit(self, variant: str, model: AdapterModel) -> CohortLimit:
         """How many clients of a variant train at once."""

@@ -243,7 +243,7 @@ def _reply(
     if result.error is not None:
         raise ClientFailedError(result.error)
     assert job.ledger is not None
-    made = Ledger(release for release in job.ledger.releases() if release not in known)
+    made = Ledger(job.ledger.since(known))
     setup = content.config_records.get("setup")
     broadcast = bytes(setup["message"]) if setup is not None else b""  # type: ignore[arg-type]
     party = runtime.party(job.client, order)

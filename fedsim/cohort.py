@@ -56,10 +56,17 @@ class BatchedExecutor:
         self._alone = SequentialExecutor(model=model)
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        results: dict[int, TrainResult] = {}
-        for cohort in plan_cohorts(jobs, self.limit):
-            results |= dict(zip(cohort, self.train_cohort([jobs[index] for index in cohort]), strict=True))
+        results = self.train_planned(jobs, plan_cohorts(jobs, self.limit))
         return [results[index] for index in range(len(jobs))]
+
+    def train_planned(
+        self, jobs: Sequence[TrainJob], cohorts: Sequence[Sequence[int]]
+    ) -> dict[int, TrainResult]:
+        """Train cohorts of jobs, named by position, one after another; results by position."""
+        results: dict[int, TrainResult] = {}
+        for cohort in cohorts:
+            results |= dict(zip(cohort, self.train_cohort([jobs[index] for index in cohort]), strict=True))
+        return results
 
     def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         """Train jobs of one cohort."""
@@ -89,8 +96,7 @@ class BatchedExecutor:
 
 def _write_down(ledger: Ledger, later: Ledger) -> None:
     """Add to a ledger the releases that its fork has made since."""
-    known = frozenset(ledger.releases())
-    ledger.extend(release for release in later.releases() if release not in known)
+    ledger.extend(later.since(frozenset(ledger.releases())))
 
 
 class _Cohort:

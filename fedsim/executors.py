@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 
 from fedsim.cohort import BatchedExecutor
 from fedsim.model import AdapterModel
@@ -18,8 +19,11 @@ def make_executor(models: Sequence[AdapterModel], limit: CohortLimit) -> Executo
 
     A model that cannot be batched, or a limit of one client, trains one client at a time on the first device.
     """
-    if limit.clients == 1 or why_not_stackable(models[0]) is not None:
+    if limit.clients == 1:
         return SequentialExecutor(model=models[0])
+    reason = why_not_stackable(models[0])
+    if reason is not None:
+        return SequentialExecutor(model=models[0], why_alone=reason)
     if len(models) == 1:
         return BatchedExecutor(models[0], limit)
     return SplitExecutor(models, limit)
@@ -40,15 +44,7 @@ class SplitExecutor:
         shares: list[list[list[int]]] = [[] for _ in self._executors]
         for number, cohort in enumerate(plan_cohorts(jobs, limit)):
             shares[number % len(shares)].append(cohort)
-
-        def work(executor: BatchedExecutor, share: list[list[int]]) -> dict[int, TrainResult]:
-            trained: dict[int, TrainResult] = {}
-            for cohort in share:
-                results = executor.train_cohort([jobs[index] for index in cohort])
-                trained.update(zip(cohort, results, strict=True))
-            return trained
-
         with ThreadPoolExecutor(len(shares)) as pool:
-            parts = list(pool.map(work, self._executors, shares))
+            parts = list(pool.map(BatchedExecutor.train_planned, self._executors, repeat(jobs), shares))
         results = {index: result for part in parts for index, result in part.items()}
         return [results[index] for index in range(len(jobs))]

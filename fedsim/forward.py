@@ -84,26 +84,37 @@ def forward(module: Any, batch: Batch, *, packed: Sequence[int] | None = None) -
     """Run a causal language model on a batch; what its last column holds is not fed.
 
     With ``packed``, the first ``packed[0]`` sequences lie behind each other in the first row that is fed, and
-    so on; for models that ``can_pack``. Results are the same up to rounding.
+    so on; for models that may be packed (``AdapterModel.packs_up_to``). Results are the same up to rounding.
     """
     used_BT = batch.labels_BT[:, 1:] != IGNORED
+    ids_BT = batch.input_ids_BT[:, :-1]
     if packed is None:
-        with head_sees_only(module, used_BT):
-            logits = module(input_ids=batch.input_ids_BT[:, :-1], use_cache=False).logits
-        return Pass.at_answers(at_chosen(logits, used_BT), batch.labels_BT)
-    packing = Packing.of(batch.lengths_B - 1, packed)
-    used_SP = packing.gather(used_BT)
-    with head_sees_only(module, used_SP), packing.in_attention(module):
-        logits = module(
-            input_ids=packing.gather(batch.input_ids_BT[:, :-1]),
-            position_ids=packing.positions_SP,
-            use_cache=False,
-        ).logits
-    return Pass.at_answers(at_chosen(logits, used_SP), batch.labels_BT)
+        logits_NV = logits_at(module, used_BT, input_ids=ids_BT)
+    else:
+        packing = Packing.of(batch.lengths_B - 1, packed)
+        logits_NV = packed_logits_at(module, packing.gather(used_BT), ids_BT, packing)
+    return Pass.at_answers(logits_NV, batch.labels_BT)
+
+
+def logits_at(module: Any, chosen_SP: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) at chosen positions of what is fed; no others are computed unless the head is trained."""
+    with _head_sees_only(module, chosen_SP):
+        logits: torch.Tensor = module(**inputs, use_cache=False).logits
+    return logits[chosen_SP] if logits.shape[:2] == chosen_SP.shape else logits[0]
+
+
+def packed_logits_at(
+    module: Any, chosen_SP: torch.Tensor, ids_BT: torch.Tensor, packing: Packing
+) -> torch.Tensor:
+    """The same of sequences that are packed; positions are chosen in packed rows."""
+    with packing.in_attention(module):
+        return logits_at(
+            module, chosen_SP, input_ids=packing.gather(ids_BT), position_ids=packing.positions_SP
+        )
 
 
 @contextmanager
-def head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
+def _head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
     """Let the output layer compute logits (1, N, V) of chosen positions, unless it is trained itself."""
     head = module.get_output_embeddings()
     if head is None or any(parameter.requires_grad for parameter in head.parameters()):
@@ -118,11 +129,6 @@ def head_sees_only(module: Any, used_SP: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def at_chosen(logits: torch.Tensor, chosen_SP: torch.Tensor) -> torch.Tensor:
-    """Logits (N, V) at chosen positions, whether or not the output layer has seen only these."""
-    return logits[chosen_SP] if logits.shape[:2] == chosen_SP.shape else logits[0]
 
 
 @contextmanager

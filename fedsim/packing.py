@@ -41,21 +41,20 @@ class Packing:
     def of(cls, lengths_B: torch.Tensor, counts: Sequence[int]) -> Packing:
         """Row s holds the next ``counts[s]`` sequences, one at least, of ``lengths_B`` positions each."""
         device = lengths_B.device
-        row_B = torch.repeat_interleave(torch.tensor(counts, device=device))
+        counts_S = torch.tensor(counts, device=device)
+        row_B = torch.repeat_interleave(counts_S)
         ends_B = lengths_B.cumsum(0)
-        first_of_row = torch.tensor(counts, device=device).cumsum(0)
-        row_ends = torch.cat([ends_B.new_zeros(1), ends_B])[first_of_row]
-        row_starts = torch.cat([ends_B.new_zeros(1), row_ends[:-1]])
+        starts_B = ends_B - lengths_B
+        after_S = counts_S.cumsum(0)  # the first sequence of the next row
+        row_starts, row_ends = starts_B[after_S - counts_S], ends_B[after_S - 1]
         width, longest = int((row_ends - row_starts).max()), int(lengths_B.max())
         sequence_L = torch.repeat_interleave(lengths_B)
-        position_L = torch.arange(len(sequence_L), device=device) - (ends_B - lengths_B)[sequence_L]
-        place_L = (
-            torch.arange(len(sequence_L), device=device)
-            + (torch.arange(len(counts), device=device) * width - row_starts)[row_B[sequence_L]]
-        )
+        number_L = torch.arange(len(sequence_L), device=device)
+        position_L = number_L - starts_B[sequence_L]
+        shift_S = torch.arange(len(counts), device=device) * width - row_starts
+        place_L = number_L + shift_S[row_B[sequence_L]]
         origin_L = sequence_L * longest + position_L
-        starts_B = ends_B - lengths_B
-        opening_S = (first_of_row - torch.tensor(counts, device=device)) * longest
+        opening_S = (after_S - counts_S) * longest
         source = opening_S.repeat_interleave(width)
         filled = torch.zeros_like(source, dtype=torch.bool)
         positions = torch.zeros_like(source)

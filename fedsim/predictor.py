@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from fedsim.forward import at_chosen, evaluating, head_sees_only
+from fedsim.forward import evaluating, logits_at, packed_logits_at
 from fedsim.packing import Packing
 
 
@@ -46,7 +46,7 @@ class CausalPredictor:
 
     ``model`` is put into evaluation mode during a call and back afterwards; no gradient flows.
     ``batch_size`` bounds how many prompts are continued at once. ``shares_prefixes`` is for models that
-    ``can_pack``.
+    may be packed.
     """
 
     model: torch.nn.Module
@@ -64,14 +64,13 @@ class CausalPredictor:
         """
         device = self._device()
         ids, mask, wanted = (x.to(device) for x in (input_ids_BT, attention_mask_BT, wanted_BT.bool()))
-        arguments: dict[str, Any] = {}
-        if bool((mask[:, 1:] > mask[:, :-1]).any()):
-            arguments = {"attention_mask": mask, "position_ids": _positions(mask)}
-        elif self.shares_prefixes:
-            return self._logits_of_prefixes(ids, mask.sum(-1), wanted)
-        with evaluating(self.model), torch.inference_mode(), head_sees_only(self.model, wanted):
-            output = self.model(input_ids=ids, use_cache=False, **arguments).logits
-        return at_chosen(output, wanted)
+        with evaluating(self.model), torch.inference_mode():
+            if bool((mask[:, 1:] > mask[:, :-1]).any()):
+                placed = {"attention_mask": mask, "position_ids": _positions(mask)}
+                return logits_at(self.model, wanted, input_ids=ids, **placed)
+            if self.shares_prefixes:
+                return self._logits_of_prefixes(ids, mask.sum(-1), wanted)
+            return logits_at(self.model, wanted, input_ids=ids)
 
     def _logits_of_prefixes(
         self, ids_BT: torch.Tensor, lengths_B: torch.Tensor, wanted_BT: torch.Tensor
@@ -81,16 +80,8 @@ class CausalPredictor:
         places_N = packing.target_BT[wanted_BT[:, : packing.target_BT.shape[1]]]
         wanted_SP = torch.zeros_like(packing.filled_SP)
         wanted_SP[0, places_N] = True
-        with (
-            evaluating(self.model),
-            torch.inference_mode(),
-            head_sees_only(self.model, wanted_SP),
-            packing.in_attention(self.model),
-        ):
-            output = self.model(
-                input_ids=packing.gather(ids_BT), position_ids=packing.positions_SP, use_cache=False
-            ).logits
-        return at_chosen(output, wanted_SP)[(wanted_SP[0].cumsum(0) - 1)[places_N]]
+        logits = packed_logits_at(self.model, wanted_SP, ids_BT, packing)
+        return logits[(wanted_SP[0].cumsum(0) - 1)[places_N]]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of at most ``max_new_tokens`` tokens; stops before end-of-sequence.

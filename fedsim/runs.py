@@ -6,6 +6,7 @@ A run that was killed goes on in its own directory, with the choices it wrote do
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -27,7 +28,7 @@ from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
 from fedsim.scenario_file import LoadedScenario, ScenarioError, dump_scenario, load_scenario
 from fedsim.simulation import LifeContext, LifeRunner, assemble
-from fedsim.stacked import why_not_stackable
+from fedsim.training import SequentialExecutor
 from fedsim.tuning import fastest_threads, keep_freed_memory
 
 TRIAL_CLIENTS = 16
@@ -130,7 +131,7 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
     resumed = any(event["kind"] == "started" for event in directory.events())
     directory.log("resumed" if resumed else "started", time=_now())
-    _say_what_is_not_batched(simulation, progress)
+    _say_what_is_not_batched(contexts, progress)
     progress.start(sum(context.rounds() for context in contexts))
     runners = [LifeRunner(context, directory, progress) for context in contexts]
     for runner in runners:
@@ -150,14 +151,16 @@ def _measured_threads(context: LifeContext) -> int:
     return fastest_threads(lambda: runtime.executor.train_clients(jobs))
 
 
-def _say_what_is_not_batched(simulation: Simulation, progress: Progress) -> None:
-    """Clients that train one at a time although they need not have, and why."""
-    for variant in simulation.loaded.variants:
-        model = simulation.model(variant.scenario.model)
-        reason = why_not_stackable(model)
-        if reason is not None and simulation.limit(variant.name, model).clients > 1:
-            where = f"{variant.name}: " if len(simulation.loaded.variants) > 1 else ""
-            progress.note(f"{where}clients train one at a time: {reason}")
+def _say_what_is_not_batched(contexts: Sequence[LifeContext], progress: Progress) -> None:
+    """Clients that train one at a time although they were to train together, and why; once a variant."""
+    reasons = {}
+    for context in contexts:
+        executor = context.engine.runtime.executor
+        if isinstance(executor, SequentialExecutor) and executor.why_alone is not None:
+            reasons[context.variant] = executor.why_alone
+    several = len({context.variant for context in contexts}) > 1
+    for variant, reason in reasons.items():
+        progress.note(f"{f'{variant}: ' if several else ''}clients train one at a time: {reason}")
 
 
 def _now() -> str:

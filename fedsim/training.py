@@ -71,9 +71,13 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialExecutor:
-    """One client at a time; the reference for every faster executor."""
+    """One client at a time; the reference for every faster executor.
+
+    ``why_alone`` says why clients that were to train together cannot.
+    """
 
     model: AdapterModel
+    why_alone: str | None = None
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         return [self._guarded(job) for job in jobs]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
@@ -108,6 +108,10 @@ class Ledger:
             for key, steps in self._steps.items()
             if client is None or key.client in (client, EVERYONE)
         )
+
+    def since(self, known: Collection[Release]) -> tuple[Release, ...]:
+        """The releases that are not among those ``known`` earlier."""
+        return tuple(release for release in self.releases() if release not in known)
 
     def composition(self, client: str, *, unit: Unit, extra: Iterable[Release] = ()) -> Composition:
         """How often each mechanism touched this client's unit, with ``extra`` on top."""
