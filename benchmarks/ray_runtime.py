@@ -23,9 +23,9 @@ from benchmarks.children import function, read_settings, run_child, write_result
 from benchmarks.harness import cores
 from benchmarks.world import Rounds, Work, make_runtime, sequential
 from fedsim.client import make_client_app
-from fedsim.grid import InProcessGrid, client_of
+from fedsim.engines.route import ROUTE
+from fedsim.grid import InProcessGrid, client_of, context_of
 
-ROUTE = "route"
 PAYLOAD_FLOATS = 70_000
 """A message of 280 kB, about the adapter of a small base."""
 
@@ -71,13 +71,7 @@ def training_app(work: Work) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         client = int(str(message.content.config_records[ROUTE]["client"]))
-        own = Context(
-            run_id=context.run_id,
-            node_id=context.node_id,
-            node_config={"client": client},
-            state=RecordDict(),
-            run_config={},
-        )
+        own = context_of(client, run_id=context.run_id, node_id=context.node_id)
         return _trained_here(work)(message, own)
 
     return app

@@ -99,14 +99,14 @@ def make_client_app(runtime: ClientRuntime) -> ClientApp:
 
     @app.query("forget")
     def forget(message: Message, context: Context) -> Message:
-        client = client_of(context)
+        client = configured_client(context)
         order = _order(message)
         held = len(runtime.select(client, order))
         return Message(RecordDict({"metrics": MetricRecord({"records": held})}), reply_to=message)
 
     @app.query("advertise")
     def advertise(message: Message, context: Context) -> Message:
-        client = client_of(context)
+        client = configured_client(context)
         setup = ConfigRecord({"message": runtime.party(client, _order(message)).advertise()})
         content = RecordDict({"setup": setup})
         return Message(content, reply_to=message)
@@ -143,7 +143,7 @@ def train_together(
             order = _order(message)
             ledger = Ledger.from_json(str(message.content.config_records["client-state"]["ledger"]))
             before = frozenset(ledger.releases())
-            jobs.append(make_job(runtime, client_of(context), order, message.content, ledger, arrays))
+            jobs.append(make_job(runtime, configured_client(context), order, message.content, ledger, arrays))
         except Exception as error:
             orders.append(error)
         else:
@@ -165,7 +165,7 @@ def train_together(
     return replies
 
 
-def client_of(context: Context) -> int:
+def configured_client(context: Context) -> int:
     """Which client a node is: its configuration says."""
     return int(context.node_config["client"])
 

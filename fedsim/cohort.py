@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from fedsim.forward import Pass, forward
 from fedsim.model import AdapterModel, Arrays, to_vector
+from fedsim.packing import Packing, Padded
 from fedsim.planning import CohortLimit, plan_cohorts, steps_of
+from fedsim.sample_gradients import LayeredGradients
 from fedsim.stacked import StackedLora
 from fedsim.text import Batch, collate
 from fedsim.training import (
@@ -33,7 +35,7 @@ from fedsim.training import (
     result_of,
     shuffled_batches,
 )
-from privacy import Ledger, LocalSession
+from privacy import DenseGradients, Ledger, LocalSession, SampleGradients
 
 log = logging.getLogger(__name__)
 Positions = NDArray[np.int64]
@@ -159,35 +161,41 @@ class _Cohort:
         clients, local = len(self.vectors_KD), self.jobs[0].local
         positions = [self.batches[client][step] for client in range(clients)]
         counts = [len(chosen) for chosen in positions]
-        leaves = self._leaves(self.vectors_KD.detach())
-        losses_R = self._losses(leaves, positions, by_client=True)
+        batch, layout = self._lay_out(positions)
+        leaves = self._leaves(self.vectors_KD.detach()[layout.order])
+        losses_R = self._losses(leaves, batch, layout, positions)
         share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
         gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
-        gradient_KD = self._with_pull(torch.cat([part.flatten(1) for part in gradients], dim=1))
+        gradient_KD = torch.empty_like(self.vectors_KD)
+        gradient_KD[layout.order] = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        gradient_KD = self._with_pull(gradient_KD)
         if local.max_grad_norm is not None:
             norms_K = torch.linalg.vector_norm(gradient_KD, dim=1)
             gradient_KD *= (local.max_grad_norm / (norms_K + 1e-6)).clamp(max=1.0)[:, None]
         return gradient_KD
 
     def _private(self, step: int) -> torch.Tensor:
-        """Private gradients: each record has factors of its own, whose gradients are per-sample gradients."""
+        """Private gradients, by the privacy rule from those of single records."""
         jobs, sessions = self.jobs[: len(self.vectors_KD)], self.sessions[: len(self.vectors_KD)]
         drawn = zip(jobs, sessions, strict=True)
         positions = [session.batch(private_draws(job, step)) for job, session in drawn]
         counts = [len(chosen) for chosen in positions]
-        owner_R = np.repeat(np.arange(len(jobs)), counts)
-        owners_RD = self.vectors_KD.detach()[torch.from_numpy(owner_R).to(self.model.device)]
-        if len(owner_R):
-            leaves = self._leaves(owners_RD)
-            losses_R = self._losses(leaves, positions, by_client=False)
-            gradients = torch.autograd.grad(losses_R.sum(), list(leaves.values()))
-            gradient_RD = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        gradients: SampleGradients
+        if any(counts):
+            batch, layout = self._lay_out(positions)
+            clients = np.flatnonzero(counts)[layout.order]
+            gradients = LayeredGradients(
+                names=self.model.names, layout=layout, clients=clients, total=len(jobs)
+            )
+            leaves = self._leaves(self.vectors_KD.detach()[clients])
+            losses_R = self._losses(leaves, batch, layout, positions, gradients)
+            torch.autograd.backward(losses_R.sum())
         else:
-            gradient_RD = owners_RD
-            self._note(positions, owners_RD.new_zeros(0))
+            gradients = DenseGradients(self.vectors_KD.new_zeros(0, self.lora.dimension), counts)
+            self._note(positions, self.vectors_KD.new_zeros(0))
         assert jobs[0].rule is not None
         generators = [noise_generator(job, step, self.model.device) for job in jobs]
-        return self._with_pull(jobs[0].rule.privatise(sessions, gradient_RD, counts, generators))
+        return self._with_pull(jobs[0].rule.privatise(sessions, gradients, counts, generators))
 
     def _leaves(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
         """Factors that gradients are taken of."""
@@ -202,27 +210,36 @@ class _Cohort:
 
     # --------------------------------------------------------------------------- losses (R,)
 
-    def _losses(
-        self, leaves: Mapping[str, torch.Tensor], positions: Sequence[Positions], *, by_client: bool
-    ) -> torch.Tensor:
-        """Each client's own loss of each of its records, under factors by client or else by record."""
+    def _lay_out(self, positions: Sequence[Positions]) -> tuple[Batch, Packing | Padded]:
+        """The records of a step, client by client, and how those of clients that have any will lie."""
         rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
         batch = self.records.take(torch.from_numpy(rows)).to(self.model.device)
-        counts = [len(chosen) for chosen in positions]
-        current = self._pass(leaves, batch, counts if by_client else [1] * len(rows))
+        counts = [len(chosen) for chosen in positions if len(chosen)]
+        if self.packs:
+            return batch, Packing.of(batch.lengths_B - 1, counts)
+        return batch, Padded.of(counts, batch.input_ids_BT.shape[1] - 1)
+
+    def _losses(
+        self,
+        leaves: Mapping[str, torch.Tensor],
+        batch: Batch,
+        layout: Packing | Padded,
+        positions: Sequence[Positions],
+        samples: LayeredGradients | None = None,
+    ) -> torch.Tensor:
+        """Each client's own loss of each of its records, under factors in the order of the layout."""
+        packing = layout if isinstance(layout, Packing) else None
+        with self.lora.applied(leaves, layout.blocks, samples) as module:
+            current = forward(module, batch, packing)
         reference = None
         if self.references_KD is not None:
-            with torch.no_grad():
-                reference = self._pass(self.lora.factors(self.references_KD[: len(counts)]), batch, counts)
+            present = np.flatnonzero([len(chosen) for chosen in positions])[layout.order]
+            frozen = self.lora.factors(self.references_KD[present])
+            with torch.no_grad(), self.lora.applied(frozen, layout.blocks) as module:
+                reference = forward(module, batch, packing)
         losses_R = self._judged(current, reference, positions)
         self._note(positions, losses_R.detach())
         return losses_R
-
-    def _pass(self, factors: Mapping[str, torch.Tensor], batch: Batch, counts: list[int]) -> Pass:
-        """The next ``counts[k]`` rows under the k-th factors; packed, they are one row."""
-        packed = counts if self.packs and min(counts) > 0 and max(counts) > 1 else None
-        with self.lora.applied(factors, counts if packed is None else [1] * len(counts)) as module:
-            return forward(module, batch, packed=packed)
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""

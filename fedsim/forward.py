@@ -1,14 +1,14 @@
 """A forward pass without waste: no logits where there are no answers, no padding where it can be avoided.
 
 Prompts need hidden states but no logits, and with real vocabularies logits are most of a pass's memory.
-Sequences lie one a row, padded on the right where causality hides it; or packed, several behind each other in
-a row (``fedsim.packing``). Legend: B sequences, T positions of the longest, S rows and P positions of what is
+Sequences lie one a row, padded on the right where causality hides it; or packed, all behind each other in one
+row (``fedsim.packing``). Legend: B sequences, T positions of the longest, S rows and P positions of what is
 fed, N answer tokens of all sequences in order, A answer tokens of the longest, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,19 +80,18 @@ def _by_sample(values_N: torch.Tensor, used_BA: torch.Tensor) -> torch.Tensor:
     return values_N.new_zeros(used_BA.shape).masked_scatter(used_BA, values_N)
 
 
-def forward(module: Any, batch: Batch, *, packed: Sequence[int] | None = None) -> Pass:
+def forward(module: Any, batch: Batch, packing: Packing | None = None) -> Pass:
     """Run a causal language model on a batch; what its last column holds is not fed.
 
-    With ``packed``, the first ``packed[0]`` sequences lie behind each other in the first row that is fed, and
-    so on; for models that may be packed (``AdapterModel.packs_up_to``). Results are the same up to rounding.
+    With a ``packing`` of all positions but each sequence's last, they are fed in one row; for models that may
+    be packed (``AdapterModel.packs_up_to``). Results are the same up to rounding.
     """
     used_BT = batch.labels_BT[:, 1:] != IGNORED
     ids_BT = batch.input_ids_BT[:, :-1]
-    if packed is None:
+    if packing is None:
         logits_NV = logits_at(module, used_BT, input_ids=ids_BT)
     else:
-        packing = Packing.of(batch.lengths_B - 1, packed)
-        logits_NV = packed_logits_at(module, packing.gather(used_BT), ids_BT, packing)
+        logits_NV = packed_logits_at(module, used_BT, ids_BT, packing)
     return Pass.at_answers(logits_NV, batch.labels_BT)
 
 
@@ -104,13 +103,18 @@ def logits_at(module: Any, chosen_SP: torch.Tensor, **inputs: torch.Tensor) -> t
 
 
 def packed_logits_at(
-    module: Any, chosen_SP: torch.Tensor, ids_BT: torch.Tensor, packing: Packing
+    module: Any, chosen_BT: torch.Tensor, ids_BT: torch.Tensor, packing: Packing
 ) -> torch.Tensor:
-    """The same of sequences that are packed; positions are chosen in packed rows."""
+    """The same of sequences that are packed, in the order of sequences and positions."""
+    places_N = packing.target_BT[chosen_BT[:, : packing.target_BT.shape[1]]]
+    chosen_P = torch.zeros_like(packing.filled_P)
+    chosen_P[places_N] = True
+    ids_SP, position_ids = packing.gather(ids_BT)[None], packing.positions_P[None]
     with packing.in_attention(module):
-        return logits_at(
-            module, chosen_SP, input_ids=packing.gather(ids_BT), position_ids=packing.positions_SP
-        )
+        logits = logits_at(module, chosen_P[None], input_ids=ids_SP, position_ids=position_ids)
+    if len(places_N) == len(logits) and bool((places_N[1:] > places_N[:-1]).all()):
+        return logits
+    return logits[(chosen_P.cumsum(0) - 1)[places_N]]
 
 
 @contextmanager

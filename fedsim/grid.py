@@ -36,6 +36,17 @@ def client_of(node: int) -> int:
     return node - _FIRST_CLIENT_NODE
 
 
+def context_of(client: int, *, run_id: int = 1, node_id: int | None = None) -> Context:
+    """A fresh context in which a ClientApp is this client; by default on the client's own node."""
+    return Context(
+        run_id=run_id,
+        node_id=node_of(client) if node_id is None else node_id,
+        node_config={"client": client},
+        state=RecordDict(),
+        run_config={},
+    )
+
+
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of arrays, configuration and metrics in a message's content, without protocol framing."""
     size = 0
@@ -174,13 +185,7 @@ class InProcessGrid(RosterGrid):
 
     def _context(self, node: int) -> Context:
         if node not in self._contexts:
-            self._contexts[node] = Context(
-                run_id=1,
-                node_id=node,
-                node_config={"client": client_of(node)},
-                state=RecordDict(),
-                run_config={},
-            )
+            self._contexts[node] = context_of(client_of(node))
         return self._contexts[node]
 
 

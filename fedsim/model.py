@@ -132,8 +132,13 @@ class AdapterModel:
         """
         if not isinstance(self.module, peft.PeftModel):
             return longest_packable(self.module)
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         with self.module.disable_adapter():
-            return longest_packable(self.module)
+            longest = longest_packable(self.module)
+        self.module.requires_grad_(False)  # PEFT now takes every factor for trained
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        return longest
 
     @contextmanager
     def training(self) -> Iterator[None]:

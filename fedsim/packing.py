@@ -1,13 +1,15 @@
 """Sequences behind each other in a row, without padding between them; only attention takes them apart.
 
-Every layer but attention treats positions alike, so a row may hold many sequences. In attention they are laid
-out one a row, padded on the right, and put back afterwards. Rows end with padding up to the longest. Legend:
-B sequences, T positions of the longest, S rows, P positions of the longest row, L positions of all sequences,
-H heads, D features of a head.
+Every layer but attention treats positions alike, so one row may hold many sequences. In attention they are
+laid out one a row, padded on the right, and put back afterwards. Sequences come in groups, whose places lie
+together; groups of like size form a block, in which all have the same number of places. Legend: B sequences,
+T positions of the longest, G groups, P places of the row, L positions of all sequences, S rows, H heads, D
+features of a head.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,55 +19,143 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "fedsim-packed"
+ROOMY = 1.1
+"""Places per position up to which one block is good enough."""
+LIKE = 0.8
+"""Share of a block's places that each of its groups fills."""
 _active = threading.local()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Neighbouring groups with equally many places each."""
+
+    groups: int
+    places: int
+
+
+def blocks_of(sizes_G: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[Block, ...]]:
+    """In which order groups of so many positions lie, and the blocks they form.
+
+    One block and the order as it is, unless that wastes places; then the largest group comes first.
+
+    >>> order, blocks = blocks_of(np.array([9, 30, 10]))
+    >>> order.tolist(), [(block.groups, block.places) for block in blocks]
+    ([1, 2, 0], [(1, 30), (2, 10)])
+    """
+    if len(sizes_G) * sizes_G.max() <= ROOMY * sizes_G.sum():
+        return np.arange(len(sizes_G)), (Block(groups=len(sizes_G), places=int(sizes_G.max())),)
+    order = np.argsort(-sizes_G, kind="stable")
+    blocks: list[Block] = []
+    start = 0
+    while start < len(order):
+        widest = int(sizes_G[order[start]])
+        groups = int((sizes_G[order[start:]] >= LIKE * widest).sum())
+        blocks.append(Block(groups=groups, places=widest))
+        start += groups
+    return order, tuple(blocks)
+
+
+def split(x_PF: torch.Tensor, blocks: Sequence[Block]) -> list[torch.Tensor]:
+    """Features by place as views (groups, places, F), one for each block."""
+    parts = torch.split(x_PF, [block.groups * block.places for block in blocks])
+    return [part.view(b.groups, b.places, -1) for part, b in zip(parts, blocks, strict=True)]
+
+
+def products(left_PO: torch.Tensor, right_PI: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Each group's ``left' right`` over its places, (G, O, I)."""
+    pairs = zip(split(left_PO, blocks), split(right_PI, blocks), strict=True)
+    if left_PO.shape[-1] > right_PI.shape[-1]:  # narrow times wide is the faster order
+        return torch.cat([torch.bmm(right.mT, left) for left, right in pairs]).mT
+    return torch.cat([torch.bmm(left.mT, right) for left, right in pairs])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padded:
+    """Sequences one a row, padded on the right; a group's rows are neighbours. The null object of `Packing`.
+
+    Gradients behind a sequence's end are zero, so nothing needs to be left out there.
+    """
+
+    sequences: int
+    longest: int
+    order: NDArray[np.int64]
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def of(cls, counts: Sequence[int], longest: int) -> Padded:
+        """Group g is the next ``counts[g]`` sequences, one at least; neighbours of one size form a block."""
+        runs = [(count, len(list(run))) for count, run in itertools.groupby(counts)]
+        blocks = tuple(Block(groups=groups, places=count * longest) for count, groups in runs)
+        return cls(sequences=sum(counts), longest=longest, order=np.arange(len(counts)), blocks=blocks)
+
+    def apart(self, x_PF: torch.Tensor) -> torch.Tensor:
+        """Features by place as (B, T, F)."""
+        return x_PF.view(self.sequences, self.longest, -1)
+
+    def only_own(self, x_BTF: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return x_BTF
+
+    def spread(self, values_B: torch.Tensor) -> torch.Tensor:
+        """Values by sequence as values by place (P,)."""
+        return values_B.repeat_interleave(self.longest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where the positions of sequences lie in packed rows.
+    """Where the positions of sequences lie in a row.
 
-    ``source_SP`` says which position of (B, T), counted through, fills a place, ``target_BT`` the inverse.
-    What pads a row or a sequence repeats its own first position, so that rows have nothing of each other.
+    ``source_P`` says which position of (B, T), counted through, fills a place, ``target_BT`` the inverse;
+    what is no padding there is ``filled_P`` and ``own_BT``. What pads a group or a sequence repeats its own
+    first position, so that groups have nothing of each other. Groups lie in ``order``, in ``blocks``.
     """
 
-    source_SP: torch.Tensor
-    filled_SP: torch.Tensor
+    source_P: torch.Tensor
+    filled_P: torch.Tensor
+    positions_P: torch.Tensor
     target_BT: torch.Tensor
-    positions_SP: torch.Tensor
+    own_BT: torch.Tensor
+    order: NDArray[np.int64]
+    blocks: tuple[Block, ...]
 
     @classmethod
     def of(cls, lengths_B: torch.Tensor, counts: Sequence[int]) -> Packing:
-        """Row s holds the next ``counts[s]`` sequences, one at least, of ``lengths_B`` positions each."""
-        device = lengths_B.device
-        counts_S = torch.tensor(counts, device=device)
-        row_B = torch.repeat_interleave(counts_S)
-        ends_B = lengths_B.cumsum(0)
-        starts_B = ends_B - lengths_B
-        after_S = counts_S.cumsum(0)  # the first sequence of the next row
-        row_starts, row_ends = starts_B[after_S - counts_S], ends_B[after_S - 1]
-        width, longest = int((row_ends - row_starts).max()), int(lengths_B.max())
-        sequence_L = torch.repeat_interleave(lengths_B)
-        number_L = torch.arange(len(sequence_L), device=device)
-        position_L = number_L - starts_B[sequence_L]
-        shift_S = torch.arange(len(counts), device=device) * width - row_starts
-        place_L = number_L + shift_S[row_B[sequence_L]]
-        origin_L = sequence_L * longest + position_L
-        opening_S = (after_S - counts_S) * longest
-        source = opening_S.repeat_interleave(width)
-        filled = torch.zeros_like(source, dtype=torch.bool)
-        positions = torch.zeros_like(source)
-        target = place_L[starts_B].repeat_interleave(longest)
-        source[place_L], filled[place_L], positions[place_L] = origin_L, True, position_L
-        target[origin_L] = place_L
+        """Group g is the next ``counts[g]`` sequences, one at least, of ``lengths_B`` positions each."""
+        lengths, device = lengths_B.cpu().numpy(), lengths_B.device
+        group_B = np.repeat(np.arange(len(counts)), counts)
+        starts_B = np.cumsum(lengths) - lengths
+        first_G = np.cumsum(counts, dtype=np.int64) - counts
+        order, blocks = blocks_of(np.add.reduceat(lengths, first_G.tolist()))
+        places_G = np.empty(len(counts), dtype=np.int64)
+        places_G[order] = np.repeat([b.places for b in blocks], [b.groups for b in blocks])
+        offset_G = np.empty_like(places_G)
+        offset_G[order] = np.cumsum(places_G[order]) - places_G[order]
+        longest = int(lengths.max())
+        sequence_L = np.repeat(np.arange(len(lengths)), lengths)
+        position_L = np.arange(len(sequence_L)) - starts_B[sequence_L]
+        begin_B = starts_B - starts_B[first_G][group_B] + offset_G[group_B]
+        place_L = begin_B[sequence_L] + position_L
+        source = np.repeat(first_G[order] * longest, places_G[order])
+        filled = np.zeros(len(source), dtype=bool)
+        positions = np.zeros_like(source)
+        target = np.repeat(begin_B, longest).reshape(len(lengths), longest)
+        source[place_L], filled[place_L] = sequence_L * longest + position_L, True
+        positions[place_L] = position_L
+        target[sequence_L, position_L] = place_L
         return cls(
-            source_SP=source.view(len(counts), width),
-            filled_SP=filled.view(len(counts), width),
-            target_BT=target.view(len(lengths_B), longest),
-            positions_SP=positions.view(len(counts), width),
+            source_P=torch.from_numpy(source).to(device),
+            filled_P=torch.from_numpy(filled).to(device),
+            positions_P=torch.from_numpy(positions).to(device),
+            target_BT=torch.from_numpy(target).to(device),
+            own_BT=_own(lengths_B, longest),
+            order=order,
+            blocks=blocks,
         )
 
     @classmethod
@@ -88,18 +178,33 @@ class Packing:
         back = np.empty_like(target)
         back[order] = target
         rows, positions = np.nonzero(fresh)
-        source = torch.from_numpy(order[rows] * longest + positions)[None].to(ids_BT.device)
+        source = torch.from_numpy(order[rows] * longest + positions).to(ids_BT.device)
         return cls(
-            source_SP=source,
-            filled_SP=torch.ones_like(source, dtype=torch.bool),
+            source_P=source,
+            filled_P=torch.ones_like(source, dtype=torch.bool),
+            positions_P=torch.from_numpy(positions).to(ids_BT.device),
             target_BT=torch.from_numpy(back).to(ids_BT.device),
-            positions_SP=torch.from_numpy(positions)[None].to(ids_BT.device),
+            own_BT=_own(lengths_B, longest),
+            order=np.zeros(1, dtype=np.int64),
+            blocks=(Block(groups=1, places=len(source)),),
         )
 
     def gather(self, values_BT: torch.Tensor) -> torch.Tensor:
-        """Values by position as packed rows (S, P); zero (False) where there is nothing."""
+        """Values by place (P,); zero (False) where there is nothing."""
         values_BT = values_BT[:, : self.target_BT.shape[1]]
-        return values_BT.reshape(-1)[self.source_SP] * self.filled_SP
+        return values_BT.reshape(-1)[self.source_P] * self.filled_P
+
+    def spread(self, values_B: torch.Tensor) -> torch.Tensor:
+        """Values by sequence as values by place (P,); zero where there is nothing."""
+        return values_B[self.source_P // self.target_BT.shape[1]] * self.filled_P
+
+    def apart(self, x_PF: torch.Tensor) -> torch.Tensor:
+        """Features by place as (B, T, F); behind a sequence's end, its first position again."""
+        return x_PF.index_select(0, self.target_BT.flatten()).view(*self.target_BT.shape, -1)
+
+    def only_own(self, x_BTF: torch.Tensor) -> torch.Tensor:
+        """Zero behind a sequence's end."""
+        return x_BTF * self.own_BT[..., None]
 
     @contextmanager
     def in_attention(self, module: Any) -> Iterator[None]:
@@ -117,6 +222,10 @@ class Packing:
             _active.packing = None
 
 
+def _own(lengths_B: torch.Tensor, longest: int) -> torch.Tensor:
+    return torch.arange(longest, device=lengths_B.device) < lengths_B[:, None]
+
+
 def _attention(
     module: torch.nn.Module,
     query_SHPD: torch.Tensor,
@@ -131,7 +240,7 @@ def _attention(
     joint = (query_SHPD, key_SHPD, value_SHPD)
     q, k, v = (_take(x_SHPD.transpose(1, 2), packing.target_BT).transpose(1, 2) for x_SHPD in joint)
     out_BTHD, _ = sdpa_attention_forward(module, q, k, v, None, **settings)
-    return _take(out_BTHD, packing.source_SP), None
+    return _take(out_BTHD, packing.source_P[None]), None
 
 
 def _take(x_SPHD: torch.Tensor, places_BT: torch.Tensor) -> torch.Tensor:
@@ -174,10 +283,11 @@ def _says_the_same(module: Any, *, layers: int, vocabulary: int) -> bool:
     packing = Packing.of(lengths_B, [2, 1])
     padded = module(input_ids=ids_BT, use_cache=False).logits
     with packing.in_attention(module):
-        ids_SP = packing.gather(ids_BT)
-        packed = module(input_ids=ids_SP, position_ids=packing.positions_SP, use_cache=False).logits
+        ids_P = packing.gather(ids_BT)
+        position_ids = packing.positions_P[None]
+        packed = module(input_ids=ids_P[None], position_ids=position_ids, use_cache=False).logits[0]
         seen = _active.calls
-    expected = padded.flatten(0, 1)[packing.source_SP][packing.filled_SP]
-    off = (packed[packing.filled_SP] - expected).abs().max()
+    expected = padded.flatten(0, 1)[packing.source_P][packing.filled_P]
+    off = (packed[packing.filled_P] - expected).abs().max()
     close = bool(off <= 16 * torch.finfo(expected.dtype).eps * expected.abs().max())
     return close and seen == layers

@@ -18,19 +18,14 @@ UNLIMITED = 2**62
 
 @dataclass(frozen=True, kw_only=True)
 class CohortLimit:
-    """How many clients train at once: at most ``clients``, with at most ``tokens`` in a joint step.
-
-    Where each record has a gradient of its own (example-level DP), a joint step has at most ``records``.
-    """
+    """How many clients train at once: at most ``clients``, with at most ``tokens`` in a joint step."""
 
     clients: int
     tokens: int
-    records: int = UNLIMITED
 
-    def fits(self, *, clients: int, tokens_each: int, private_records: int = 0) -> bool:
-        """Whether so many clients go together, each with so many tokens (and records) in a step."""
-        within = clients * tokens_each <= self.tokens and clients * private_records <= self.records
-        return clients <= self.clients and within
+    def fits(self, *, clients: int, tokens_each: int) -> bool:
+        """Whether so many clients go together, each with so many tokens in a step."""
+        return clients <= self.clients and clients * tokens_each <= self.tokens
 
     def room(self, tokens_each: int) -> int:
         """Clients that go together when each has so many tokens in a step; one at least."""
@@ -55,7 +50,6 @@ class _Size:
     index: int
     steps: int
     tokens: int
-    private_records: int
 
     @classmethod
     def of(cls, index: int, job: TrainJob) -> _Size:
@@ -63,7 +57,6 @@ class _Size:
             index=index,
             steps=steps_of(job),
             tokens=tokens_per_step(job.pairs, job.local),
-            private_records=min(job.local.batch_size, len(job.pairs)) if job.rule is not None else 0,
         )
 
 
@@ -90,9 +83,9 @@ def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]
 
 def _fitting(sizes: Sequence[_Size], limit: CohortLimit) -> int:
     """How many of the first jobs fit together; one at least."""
-    tokens = records = 0
+    tokens = 0
     for count, size in enumerate(sizes, start=1):
-        tokens, records = max(tokens, size.tokens), max(records, size.private_records)
-        if count > 1 and not limit.fits(clients=count, tokens_each=tokens, private_records=records):
+        tokens = max(tokens, size.tokens)
+        if count > 1 and not limit.fits(clients=count, tokens_each=tokens):
             return count - 1
     return len(sizes)

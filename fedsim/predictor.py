@@ -77,11 +77,7 @@ class CausalPredictor:
     ) -> torch.Tensor:
         """The same, computing what sequences have in common once."""
         packing = Packing.of_prefixes(ids_BT, lengths_B)
-        places_N = packing.target_BT[wanted_BT[:, : packing.target_BT.shape[1]]]
-        wanted_SP = torch.zeros_like(packing.filled_SP)
-        wanted_SP[0, places_N] = True
-        logits = packed_logits_at(self.model, wanted_SP, ids_BT, packing)
-        return logits[(wanted_SP[0].cumsum(0) - 1)[places_N]]
+        return packed_logits_at(self.model, wanted_BT, ids_BT, packing)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of at most ``max_new_tokens`` tokens; stops before end-of-sequence.

@@ -1,9 +1,9 @@
 """LoRA for many clients at once: one product with the frozen base, each client's own low-rank delta.
 
 While a stack is applied, every adapted layer computes ``x W + scale (x A_k) B_k`` with the factors of the
-client whose row it is, so one pass over everybody's rows gives what each client's own pass would. LoRA: Hu
-et al., 2021, arXiv:2106.09685. Legend: K clients, R rows of all clients in order, T positions, D trained
-parameters, M rows times positions of one client, I and O features in and out, r rank.
+client whose place it is, so one pass over everybody's rows gives what each client's own pass would. LoRA: Hu
+et al., 2021, arXiv:2106.09685. Legend: K clients, S rows and P positions of what is fed or all places of it
+counted through, M places of one client, D trained parameters, I and O features in and out, r rank.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from peft.tuners.lora import LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 from fedsim.model import AdapterModel
+from fedsim.packing import Block, products, split
+from fedsim.sample_gradients import LayeredGradients
 
 ADAPTER = "default"
 
@@ -58,45 +60,17 @@ def _unfit(model: AdapterModel) -> str | None:
 def _trial(model: AdapterModel) -> str | None:
     """Why two clients' rows do not come out as PEFT's own layers compute them."""
     lora = StackedLora(model)
-    ids_RT = torch.arange(6, device=model.device).view(2, 3)
+    ids_SP = torch.arange(6, device=model.device).view(2, 3)
     own_D = torch.cat([parameter.flatten() for parameter in model.parameters().values()])
+    blocks = [Block(groups=2, places=ids_SP.shape[1])]
     try:
-        with lora.applied(lora.factors(torch.stack([own_D, own_D])), [1, 1]) as module:
-            joint = module(input_ids=ids_RT, use_cache=False).logits
+        with lora.applied(lora.factors(torch.stack([own_D, own_D])), blocks) as module:
+            joint = module(input_ids=ids_SP, use_cache=False).logits
     except NotStackableError as error:
         return str(error)
-    alone = model.module(input_ids=ids_RT, use_cache=False).logits
+    alone = model.module(input_ids=ids_SP, use_cache=False).logits
     off, eps = (joint - alone).abs().max(), torch.finfo(alone.dtype).eps
     return None if off <= 16 * eps * alone.abs().max() else "a joint pass differs from each client's own"
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """How the rows of a batch are dealt to clients: client k has ``counts[k]`` of them, in order."""
-
-    counts: tuple[int, ...]
-    slots_R: torch.Tensor | None
-
-    @classmethod
-    def of(cls, counts: Sequence[int], device: str) -> _Rows:
-        widest = max(counts)
-        if all(count == widest for count in counts):
-            return cls(tuple(counts), None)
-        slots = [client * widest + row for client, count in enumerate(counts) for row in range(count)]
-        return cls(tuple(counts), torch.tensor(slots, device=device))
-
-    def split(self, x_RTI: torch.Tensor) -> torch.Tensor:
-        """Rows by client, (K, M, I); clients with fewer rows are filled up with zeros."""
-        clients, widest = len(self.counts), max(self.counts)
-        if self.slots_R is not None:
-            empty = x_RTI.new_zeros(clients * widest, *x_RTI.shape[1:])
-            x_RTI = empty.index_copy(0, self.slots_R, x_RTI)
-        return x_RTI.reshape(clients, -1, x_RTI.shape[-1])
-
-    def join(self, y_KMO: torch.Tensor, positions: int) -> torch.Tensor:
-        """The inverse of ``split``: (R, T, O)."""
-        y_RTO = y_KMO.reshape(-1, positions, y_KMO.shape[-1])
-        return y_RTO if self.slots_R is None else y_RTO.index_select(0, self.slots_R)
 
 
 class StackedLora:
@@ -128,12 +102,19 @@ class StackedLora:
         return {name: part.view(len(vectors_KD), *shape) for (name, shape), part in named}
 
     @contextmanager
-    def applied(self, factors: Mapping[str, torch.Tensor], counts: Sequence[int]) -> Iterator[Any]:
-        """The module, computing client k's rows with client k's factors; rows stand in order of clients."""
-        rows = _Rows.of(counts, self.model.device)
+    def applied(
+        self,
+        factors: Mapping[str, torch.Tensor],
+        blocks: Sequence[Block],
+        samples: LayeredGradients | None = None,
+    ) -> Iterator[Any]:
+        """The module, computing the places of group k of the blocks with client k's factors.
+
+        With ``samples``, a backward pass leaves its gradients there, and none at the factors.
+        """
         try:
             for path, layer in self._layers.items():
-                layer.forward = _forward(layer, path, factors, rows)
+                layer.forward = _forward(layer, path, factors, tuple(blocks), samples)
             yield self.model.module
         finally:
             for layer in self._layers.values():
@@ -141,65 +122,107 @@ class StackedLora:
 
 
 def _forward(
-    layer: Any, path: str, factors: Mapping[str, torch.Tensor], rows: _Rows
+    layer: Any,
+    path: str,
+    factors: Mapping[str, torch.Tensor],
+    blocks: tuple[Block, ...],
+    samples: LayeredGradients | None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A layer's forward under stacked factors; what is not trained is the layer's own for everybody."""
-    a = factors.get(f"{path}.lora_A.{ADAPTER}.weight", layer.lora_A[ADAPTER].weight)
-    b = factors.get(f"{path}.lora_B.{ADAPTER}.weight", layer.lora_B[ADAPTER].weight)
-    scale = layer.scaling[ADAPTER]
+    names = f"{path}.lora_A.{ADAPTER}.weight", f"{path}.lora_B.{ADAPTER}.weight"
+    a = factors.get(names[0], layer.lora_A[ADAPTER].weight)
+    b = factors.get(names[1], layer.lora_B[ADAPTER].weight)
     base = layer.get_base_layer()
-    fused = base.weight.dtype == b.dtype
     weight_OI = base.weight.mT if isinstance(base, Conv1D) else base.weight
+    rule = _Rule(scale=layer.scaling[ADAPTER], blocks=blocks, names=names, samples=samples)
+    places = sum(block.groups * block.places for block in blocks)
 
-    def forward(x_RTI: torch.Tensor) -> torch.Tensor:
-        if x_RTI.dim() != 3 or len(x_RTI) != sum(rows.counts):
+    def forward(x_SPI: torch.Tensor) -> torch.Tensor:
+        if x_SPI.dim() != 3 or x_SPI.shape[0] * x_SPI.shape[1] != places:
             raise NotStackableError(
-                f"{path} is given {tuple(x_RTI.shape)}, not a row of positions for each of "
-                f"{sum(rows.counts)} sequences"
+                f"{path} is given {tuple(x_SPI.shape)}, not rows of positions, {places} in all"
             )
-        if fused and rows.slots_R is None:
-            x_KMI = rows.split(x_RTI)
-            out_KMO = _LowRankUpdate.apply(x_KMI, weight_OI, base.bias, a, b, scale)  # type: ignore[no-untyped-call]
-            return rows.join(cast(torch.Tensor, out_KMO), x_RTI.shape[1])
-        out_RTO: torch.Tensor = base(x_RTI)
-        delta_KMO = torch.matmul(torch.matmul(rows.split(x_RTI).to(a.dtype), a.mT), b.mT)
-        joint_RTO: torch.Tensor = out_RTO + scale * rows.join(delta_KMO, x_RTI.shape[1])
-        return joint_RTO.to(out_RTO.dtype)
+        x_PI = x_SPI.reshape(places, -1)
+        out = _LowRankUpdate.apply(x_PI, a, b, weight_OI, base.bias, rule)  # type: ignore[no-untyped-call]
+        return cast(torch.Tensor, out).view(*x_SPI.shape[:2], -1)
 
     return forward
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rule:
+    """How the places of a layer meet its factors, and where gradients go."""
+
+    scale: float
+    blocks: tuple[Block, ...]
+    names: tuple[str, str]
+    samples: LayeredGradients | None
+
+    def each(self, factor: torch.Tensor) -> Sequence[torch.Tensor]:
+        """A factor for each block: those of its clients, or the one that all have."""
+        if factor.dim() == 2:
+            return [factor] * len(self.blocks)
+        return torch.split(factor, [block.groups for block in self.blocks])
+
+
 class _LowRankUpdate(torch.autograd.Function):
-    """``x W' + bias + scale (x A') B'`` without temporaries of full width; A may be one for all clients."""
+    """``x W' + bias + scale (x A') B'`` without temporaries of full width; A or B may be one for all clients.
+
+    The base is frozen; products with factors are in the factors' type.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        x_KMI: torch.Tensor,
+        x_PI: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
         weight_OI: torch.Tensor,
         bias_O: torch.Tensor | None,
-        a: torch.Tensor,
-        b_KOr: torch.Tensor,
-        scale: float,
+        rule: _Rule,
     ) -> torch.Tensor:
-        h_KMr = torch.matmul(x_KMI, a.mT)
-        out_KMO = torch.nn.functional.linear(x_KMI, weight_OI, bias_O)
-        ctx.save_for_backward(x_KMI, weight_OI, a, b_KOr, h_KMr)
-        ctx.scale = scale
-        return out_KMO.baddbmm_(h_KMr, b_KOr.mT, alpha=scale)
+        out_PO = torch.nn.functional.linear(x_PI, weight_OI, bias_O)
+        hidden = []
+        sides = split(x_PI, rule.blocks), split(out_PO, rule.blocks), rule.each(a), rule.each(b)
+        for x_KMI, out_KMO, a_block, b_block in zip(*sides, strict=True):
+            h_KMr = torch.matmul(x_KMI.to(a.dtype), a_block.mT).mul_(rule.scale)
+            _add_product(out_KMO, h_KMr, b_block.mT)
+            hidden.append(h_KMr.flatten(0, 1))
+        ctx.save_for_backward(x_PI, a, b, weight_OI, torch.cat(hidden))
+        ctx.rule = rule
+        return out_PO
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (g_KMO,) = grads
-        x_KMI, weight_OI, a, b_KOr, h_KMr = ctx.saved_tensors
-        needs_x, _, _, needs_a, needs_b, _ = ctx.needs_input_grad
-        u_KMr = torch.bmm(g_KMO, b_KOr).mul_(ctx.scale)
-        grad_x = grad_a = grad_b = None
-        if needs_x:
-            grad_x = torch.matmul(g_KMO, weight_OI)
-            grad_x = grad_x.baddbmm_(u_KMr, a) if a.dim() == 3 else grad_x.add_(torch.matmul(u_KMr, a))
-        if needs_a:
-            grad_a = torch.bmm(u_KMr.mT, x_KMI)
-        if needs_b:
-            grad_b = torch.bmm(g_KMO.mT, h_KMr).mul_(ctx.scale)
-        return grad_x, None, None, grad_a, grad_b, None
+        g_PO = grads[0].contiguous()
+        x_PI, a, b, weight_OI, h_Pr = ctx.saved_tensors
+        needs_x, needs_a, needs_b = ctx.needs_input_grad[:3]
+        rule: _Rule = ctx.rule
+        u_Pr = torch.cat(
+            [
+                torch.matmul(g_KMO.to(b.dtype), b_block).mul_(rule.scale).flatten(0, 1)
+                for g_KMO, b_block in zip(split(g_PO, rule.blocks), rule.each(b), strict=True)
+            ]
+        )
+        grad_x = torch.matmul(g_PO, weight_OI) if needs_x else None
+        if grad_x is not None:
+            sides = split(grad_x, rule.blocks), split(u_Pr, rule.blocks), rule.each(a)
+            for to_KMI, u_KMr, a_block in zip(*sides, strict=True):
+                _add_product(to_KMI, u_KMr, a_block)
+        if rule.samples is not None:
+            if needs_a:
+                rule.samples.add(rule.names[0], u_Pr, x_PI.to(a.dtype))
+            if needs_b:
+                rule.samples.add(rule.names[1], g_PO.to(b.dtype), h_Pr)
+            return grad_x, None, None, None, None, None
+        grad_a = products(u_Pr, x_PI.to(a.dtype), rule.blocks) if needs_a else None
+        grad_b = products(g_PO.to(b.dtype), h_Pr, rule.blocks) if needs_b else None
+        return grad_x, grad_a, grad_b, None, None, None
+
+
+def _add_product(to_KMF: torch.Tensor, left_KMr: torch.Tensor, right: torch.Tensor) -> None:
+    """Add each client's ``left right`` in place; ``right`` is (K, r, F), or (r, F) for all."""
+    if right.dim() == 3 and to_KMF.dtype == left_KMr.dtype:
+        to_KMF.baddbmm_(left_KMr, right)
+    else:
+        to_KMF.add_(torch.matmul(left_KMr, right))

@@ -25,8 +25,6 @@ GPU_TOKENS = 16_384
 CLIENTS = 1024
 STACKED_COPIES = 8
 """Vectors that a client needs in a cohort: start, parameters, gradients, moments, what is in between."""
-RECORD_COPIES = 4
-"""The same for a record with a gradient of its own: its owner's factors, gradients by layer and whole."""
 FASTER = 1.2
 """By how much more threads must pay, in each trial; less is noise, and threads that wait stall each other."""
 
@@ -34,8 +32,8 @@ FASTER = 1.2
 def cohort_limit(model: AdapterModel, *, device: str) -> CohortLimit:
     """How many clients of a model go together on a device; from sizes alone.
 
-    Of the memory that the base leaves, half is for activations, a fifth each for clients' vectors and for
-    gradients of single records.
+    Of the memory that the base leaves, half is for activations and a fifth for clients' vectors; the rest is
+    for what example-level DP keeps of the backward pass.
     """
     parameters = model.module.parameters()
     free = max(0.9 * device_memory(device) - sum(p.numel() * p.element_size() for p in parameters), 0.0)
@@ -44,7 +42,6 @@ def cohort_limit(model: AdapterModel, *, device: str) -> CohortLimit:
     return CohortLimit(
         clients=_at_most(CLIENTS, 0.2 * free / (4 * STACKED_COPIES * dimension)),
         tokens=_at_most(most, 0.5 * free / activation_bytes(model)),
-        records=max(1, int(0.2 * free / (4 * RECORD_COPIES * dimension))),
     )
 
 

@@ -1,18 +1,20 @@
 """A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
 
 from privacy.clipping import l2_norm
+from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, RoundAborted
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import LocalRule, LocalSession, LocalTask, Nominal, Payload
+from privacy.stage import LocalRule, LocalSession, LocalTask, Nominal, Payload, SampleGradients
 from privacy.views import Capability, honest_server, require
 
 __all__ = [
     "Capability",
     "ClientParty",
     "ClientUpdateError",
+    "DenseGradients",
     "Ledger",
     "LocalRule",
     "LocalSession",
@@ -23,10 +25,12 @@ __all__ = [
     "Release",
     "RoundAborted",
     "RoundResult",
+    "SampleGradients",
     "StageConfig",
     "build_pipeline",
     "honest_server",
     "l2_norm",
     "require",
+    "sample_norms",
     "summaries",
 ]

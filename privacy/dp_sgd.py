@@ -1,11 +1,11 @@
 """The arithmetic of DP-SGD, for one client or for a whole cohort at once: clip, add up, add noise, divide.
 
 Abadi et al., "Deep Learning with Differential Privacy" (2016). Gradients are rows of one matrix, a sample's
-whole gradient each, so that a step takes a handful of operations however many clients and layers there are.
-Legend: K clients, R samples of all clients in order, D trained parameters.
+whole gradient each, or whatever gives norms and weighted sums of such rows without forming them. Legend: K
+clients, R samples of all clients in order, D trained parameters.
 
 >>> grads_RD = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]])
->>> sums_KD, metrics = clip_and_sum(grads_RD, [2, 1], clip_norm=1.0)
+>>> sums_KD, metrics = clip_and_sum(DenseGradients(grads_RD, [2, 1]), [2, 1], clip_norm=1.0)
 >>> [[round(value, 3) for value in row] for row in sums_KD.tolist()]
 [[0.9, 1.2], [0.0, 1.0]]
 >>> [m["clipped"] for m in metrics]
@@ -15,18 +15,38 @@ Legend: K clients, R samples of all clients in order, D trained parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from privacy.ledger import Ledger, Release
-from privacy.stage import Metrics
+from privacy.stage import Metrics, SampleGradients
 
 BLOCK = 1024
 """Entries whose squares are added up in fp32: few enough for an error far below the margin of clipping."""
 
 
+@dataclass(frozen=True, slots=True)
+class DenseGradients:
+    """Gradients (R, D) as a matrix; the first ``counts[0]`` rows are the first client's, and so on."""
+
+    grads_RD: torch.Tensor
+    counts: Sequence[int]
+
+    def norms(self) -> torch.Tensor:
+        return sample_norms(self.grads_RD)
+
+    def sums(self, factors_R: torch.Tensor) -> torch.Tensor:
+        factors_R, grads_RD = factors_R.to(self.grads_RD.dtype), self.grads_RD
+        if bool((factors_R == 0).any()):
+            grads_RD = torch.where(factors_R[:, None] == 0, 0.0, grads_RD)
+        counts = list(self.counts)
+        parts = zip(torch.split(factors_R, counts), torch.split(grads_RD, counts), strict=True)
+        return torch.stack([factors @ part_RD for factors, part_RD in parts])
+
+
 def clip_and_sum(
-    grads_RD: torch.Tensor, counts: Sequence[int], *, clip_norm: float
+    gradients: SampleGradients, counts: Sequence[int], *, clip_norm: float
 ) -> tuple[torch.Tensor, list[Metrics]]:
     """Clip each sample's gradient to L2 norm ``clip_norm`` and add up each client's, (K, D), in fp32 or fp64.
 
@@ -37,15 +57,11 @@ def clip_and_sum(
 
     *Edge cases.* A client without samples gets zeros. A sample whose gradient is not finite counts as zero.
     """
-    norms_R = sample_norms(grads_RD)
+    norms_R = gradients.norms()
     finite_R = torch.isfinite(norms_R)
     clipped_R = norms_R > clip_norm
-    factors_R = torch.where(clipped_R, clip_norm * (1 - 1e-6) / norms_R, 1.0).to(grads_RD.dtype)
-    if not bool(finite_R.all()):
-        grads_RD = torch.where(finite_R[:, None], grads_RD, 0.0)
-        factors_R = torch.where(finite_R, factors_R, 0.0)
-    shares = zip(torch.split(factors_R, list(counts)), torch.split(grads_RD, list(counts)), strict=True)
-    sums_KD = torch.stack([factors @ part_RD for factors, part_RD in shares])
+    factors_R = torch.where(clipped_R, clip_norm * (1 - 1e-6) / norms_R, 1.0)
+    sums_KD = gradients.sums(torch.where(finite_R, factors_R, 0.0))
     flags = zip(torch.split(clipped_R, list(counts)), torch.split(finite_R, list(counts)), strict=True)
     metrics = [
         {

@@ -29,11 +29,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy.accounting import Accountant, calibrate_noise
-from privacy.dp_sgd import clip_and_sum, draw_noise
+from privacy.dp_sgd import DenseGradients, clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
 from privacy.per_sample import per_sample_gradients, trainable
-from privacy.stage import Facts, LocalRule, LocalSession, LocalTask, Metrics, PerSampleLoss, Stage
+from privacy.stage import (
+    Facts,
+    LocalRule,
+    LocalSession,
+    LocalTask,
+    Metrics,
+    PerSampleLoss,
+    SampleGradients,
+    Stage,
+)
 
 
 class ExampleDpConfig(BaseModel):
@@ -150,13 +159,13 @@ class ExampleDpRule:
     def privatise(
         self,
         sessions: Sequence[LocalSession],
-        grads_RD: torch.Tensor,
+        gradients: SampleGradients,
         counts: Sequence[int],
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
         """One step of several clients: their private gradients (K, D); see ``LocalRule``."""
         assert all(isinstance(session, ExampleDpSession) for session in sessions), "sessions of this rule"
-        return privatise(cast(Sequence[ExampleDpSession], sessions), grads_RD, counts, generators)[0]
+        return privatise(cast(Sequence[ExampleDpSession], sessions), gradients, counts, generators)[0]
 
 
 class ExampleDpSession:
@@ -200,7 +209,8 @@ class ExampleDpSession:
         """Clip, add up, add noise, divide, from per-sample gradients (B, *shape) by parameter name."""
         names = sorted(per_sample)
         grads_RD = torch.cat([per_sample[name].flatten(1) for name in names], dim=1)
-        noisy_KD, metrics = privatise([self], grads_RD, [len(grads_RD)], [generator])
+        counts = [len(grads_RD)]
+        noisy_KD, metrics = privatise([self], DenseGradients(grads_RD, counts), counts, [generator])
         parts = torch.split(noisy_KD[0], [per_sample[name].shape[1:].numel() for name in names])
         shaped = zip(names, parts, strict=True)
         return {name: part.view(per_sample[name].shape[1:]) for name, part in shaped}, metrics[0]
@@ -215,7 +225,7 @@ class ExampleDpSession:
 
 def privatise(
     sessions: Sequence[ExampleDpSession],
-    grads_RD: torch.Tensor,
+    gradients: SampleGradients,
     counts: Sequence[int],
     generators: Sequence[torch.Generator],
 ) -> tuple[torch.Tensor, list[Metrics]]:
@@ -224,7 +234,7 @@ def privatise(
     Each client has its own noise and its own divisor; the result is that of each session alone, up to
     rounding.
     """
-    sums_KD, metrics = clip_and_sum(grads_RD, counts, clip_norm=sessions[0].clip_norm)
+    sums_KD, metrics = clip_and_sum(gradients, counts, clip_norm=sessions[0].clip_norm)
     for sum_D, session, generator in zip(sums_KD, sessions, generators, strict=True):
         sum_D.add_(session.noise(sum_D, generator)).div_(session.expected_batch_size)
     return sums_KD, metrics

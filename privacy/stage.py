@@ -251,6 +251,16 @@ class LocalSession(Protocol):
         """Gradients by parameter name, to hand to an optimiser, and metrics that stay at the client."""
 
 
+class SampleGradients(Protocol):
+    """What DP-SGD asks of the gradients of R samples of K clients; nothing else is made of them."""
+
+    def norms(self) -> torch.Tensor:
+        """L2 norm of each sample's whole gradient, (R,), in fp64."""
+
+    def sums(self, factors_R: torch.Tensor) -> torch.Tensor:
+        """Each client's sum of factor times gradient, (K, D); factor 0 leaves out what is not finite, too."""
+
+
 class LocalRule(Protocol):
     """Owns loss reduction and sampling of local training."""
 
@@ -263,14 +273,14 @@ class LocalRule(Protocol):
     def privatise(
         self,
         sessions: Sequence[LocalSession],
-        grads_RD: torch.Tensor,
+        gradients: SampleGradients,
         counts: Sequence[int],
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
-        """One step of several clients trained together: their gradients (K, D), from per-sample ones (R, D).
+        """One step of several clients trained together: their gradients (K, D), from those of samples.
 
-        The first ``counts[0]`` rows belong to the first session, which has this rule like all others; the
-        columns are all trained parameters in the order of their names.
+        The first ``counts[0]`` samples belong to the first session, which has this rule like all others;
+        the columns are all trained parameters in the order of their names.
         """
 
 

@@ -43,8 +43,9 @@ SMALL_LORA = LoraConfig(r=2, alpha=4)
 LOCAL = LocalConfig(epochs=2, batch_size=2, lr=0.05, optimizer="sgd", max_grad_norm=None)
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    words = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+def word_tokenizer(vocabulary: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """A token for each word, behind the special ones."""
+    words = {word: index for index, word in enumerate([*SPECIAL, *vocabulary])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

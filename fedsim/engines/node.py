@@ -19,7 +19,9 @@ from fedsim.grid import from_bytes, to_bytes
 
 app = ClientApp()
 PATIENCE_SECONDS = 60.0
-"""How long a worker that was just started may take to listen."""
+"""How long a worker that was just started may take to have an address."""
+REFUSED_SECONDS = 1.0
+"""How long one that has an address may take to listen there."""
 
 
 @app.query("whoami")
@@ -45,11 +47,12 @@ app.train()(forward)
 
 def _connect(address: str) -> Connection:
     """A connection to the worker, as soon as it listens."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    started = time.monotonic()
     while True:
         try:
             return Client(address, family="AF_UNIX")
-        except FileNotFoundError:
-            if time.monotonic() >= deadline:
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            patience = REFUSED_SECONDS if isinstance(error, ConnectionRefusedError) else PATIENCE_SECONDS
+            if time.monotonic() >= started + patience:
                 raise
             time.sleep(0.1)

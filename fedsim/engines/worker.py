@@ -23,7 +23,7 @@ from flwr.clientapp import ClientApp
 from fedsim.build import Simulation, make_runtime, resolve_devices
 from fedsim.client import make_client_app
 from fedsim.engines.route import ROUTE
-from fedsim.grid import failure, from_bytes, to_bytes
+from fedsim.grid import context_of, failure, from_bytes, to_bytes
 from fedsim.scenario_file import read_scenario
 
 
@@ -60,14 +60,7 @@ def answer(source: Source, message: Message, context: Context) -> Message:
     """The reply of the client that a routed message names."""
     route = message.content.config_records[ROUTE]
     app = _app(source, str(route["variant"]), int(str(route["seed"])))
-    own = Context(
-        run_id=context.run_id,
-        node_id=context.node_id,
-        node_config={"client": int(str(route["client"]))},
-        state=RecordDict(),
-        run_config={},
-    )
-    return app(message, own)
+    return app(message, context_of(int(str(route["client"])), run_id=context.run_id, node_id=context.node_id))
 
 
 def make_worker_app(source: Source) -> ClientApp:

@@ -8,7 +8,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -25,6 +24,7 @@ from fedsim.packing import Packing
 from fedsim.predictor import CausalPredictor, Predictor
 from fedsim.probe import ItemScores, Probe, build_probe, continue_prompts, score_probe, summarise
 from fedsim.text import TextFormat, encode_pair, encode_prompt
+from tests.world import word_tokenizer
 
 WORDS = [f"w{number}" for number in range(60)]
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -35,12 +35,7 @@ CERTAIN = 10.0
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -374,12 +369,12 @@ def test_prefixes_that_sequences_share_have_one_place() -> None:
     """Three sequences: 1 2 3, 1 2 4 5 and 1 2; five distinct beginnings."""
     ids = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 5], [1, 2, 0, 0]])
     packing = Packing.of_prefixes(ids, torch.tensor([3, 4, 2]))
-    assert sorted(packing.gather(ids).flatten().tolist()) == [1, 2, 3, 4, 5]
-    rows = packing.gather(ids)[0][packing.target_BT]
+    assert sorted(packing.gather(ids).tolist()) == [1, 2, 3, 4, 5]
+    rows = packing.gather(ids)[packing.target_BT]
     assert rows[0, :3].tolist() == [1, 2, 3]
     assert rows[1].tolist() == [1, 2, 4, 5]
     assert rows[2, :2].tolist() == [1, 2]
-    assert packing.positions_SP[0][packing.target_BT[1]].tolist() == [0, 1, 2, 3]
+    assert packing.positions_P[packing.target_BT[1]].tolist() == [0, 1, 2, 3]
 
 
 def test_answers_generated_together_are_those_of_each_probe(

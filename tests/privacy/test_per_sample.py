@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from privacy.dp_sgd import clip_and_sum
+from privacy.dp_sgd import DenseGradients, clip_and_sum
 from privacy.per_sample import per_sample_gradients, sample_means, trainable
 
 TOKENS = 12
@@ -90,7 +90,7 @@ def sensitivity(model, loss, *, clip_norm, present, removed):
     for rows in (np.array([*present, removed]), np.array(present)):
         gradients = per_sample_gradients(model, rows, loss)
         flat = torch.cat([gradients[name].flatten(1) for name in sorted(gradients)], dim=1)
-        both.append(clip_and_sum(flat, [len(rows)], clip_norm=clip_norm)[0][0])
+        both.append(clip_and_sum(DenseGradients(flat, [len(rows)]), [len(rows)], clip_norm=clip_norm)[0][0])
     return float((both[0] - both[1]).norm())
 
 
