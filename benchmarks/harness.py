@@ -24,6 +24,7 @@ import torch
 
 from fedsim.provenance import provenance
 from fedsim.results import write_json
+from fedsim.tuning import cores
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -132,11 +133,6 @@ def with_threads(threads: int, measure: Callable[[], float]) -> Callable[[], flo
         return measure()
 
     return measured
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def lowest(samples: Mapping[str, Sequence[float]], prefix: str) -> str:

@@ -12,9 +12,10 @@ from functools import partial
 
 from flwr.app import Message, RecordDict
 
-from benchmarks.harness import Options, Report, Variant, cores, interleave, ratio, seconds
+from benchmarks.harness import Options, Report, Variant, interleave, ratio, seconds
 from benchmarks.ray_runtime import check_echo, echo_app, measure_messages, payload
 from fedsim.grid import InProcessGrid, node_of
+from fedsim.tuning import cores
 
 GOAL = 50.0
 

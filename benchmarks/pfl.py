@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.children import run_child
-from benchmarks.harness import FOLDER, ROOT, cores
+from benchmarks.harness import FOLDER, ROOT
 from benchmarks.world import SEED, Work, make_runtime, sequential
 from fedsim.model import resolve_base
 from fedsim.rng import ordering
 from fedsim.text import Pair
+from fedsim.tuning import cores
 
 PYTHON = ROOT / ".peers" / "pfl" / "bin" / "python"
 SCRIPT = FOLDER / "peers" / "pfl_rounds.py"

@@ -7,10 +7,11 @@ is loaded once and never changes. LoRA: Hu et al., 2021, arXiv:2106.09685.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ class AdapterModel:
                 for factor in factors:
                     factor.to(self.device)
         return self.arrays()
+
+    def replica(self) -> AdapterModel:
+        """The same model for another thread: what is frozen is shared, what is trained is its own."""
+        frozen = [p for p in self.module.parameters() if not p.requires_grad]
+        shared = {id(tensor): tensor for tensor in (*frozen, *self.module.buffers())}
+        return replace(self, module=copy.deepcopy(self.module, memo=shared))
 
     def adopt_untrained(self, other: AdapterModel) -> None:
         """Take the adapter parameters that nobody trains (A under ``lora.train: B``) from a replica."""

@@ -33,12 +33,14 @@ def cohort_limit(model: AdapterModel, *, device: str) -> CohortLimit:
     """How many clients of a model go together on a device; from sizes alone.
 
     Of the memory that the base leaves, half is for activations and a fifth for clients' vectors; the rest is
-    for what example-level DP keeps of the backward pass.
+    for what example-level DP keeps of the backward pass. On a CPU, every core may have a cohort at once.
     """
+    on_gpu = device.startswith("cuda")
     parameters = model.module.parameters()
     free = max(0.9 * device_memory(device) - sum(p.numel() * p.element_size() for p in parameters), 0.0)
+    free /= 1 if on_gpu else cores()
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
-    most = GPU_TOKENS if device.startswith("cuda") else CPU_TOKENS
+    most = GPU_TOKENS if on_gpu else CPU_TOKENS
     return CohortLimit(
         clients=_at_most(CLIENTS, 0.2 * free / (4 * STACKED_COPIES * dimension)),
         tokens=_at_most(most, 0.5 * free / activation_bytes(model)),
@@ -66,17 +68,22 @@ def activation_bytes(model: AdapterModel) -> float:
     return float(config.num_hidden_layers * width * (10 * hidden + 4 * inner) + 12 * config.vocab_size)
 
 
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fastest_threads(work: Callable[[], object], *, trials: int = 3) -> int:
     """How many threads run ``work`` fastest, of one and all cores; in doubt one.
 
     Leaves torch with that number.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores > 1:
+    every = cores()
+    if every > 1:
         work()
         alone = min(_seconds(work, threads=1) for _ in range(trials))
-        if all(_seconds(work, threads=cores) * FASTER < alone for _ in range(trials)):
-            return cores
+        if all(_seconds(work, threads=every) * FASTER < alone for _ in range(trials)):
+            return every
     torch.set_num_threads(1)
     return 1
 

@@ -14,7 +14,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from fedsim import cohort as cohort_module
 from fedsim.cohort import BatchedExecutor
-from fedsim.executors import SplitExecutor, make_executor
+from fedsim.executors import CoresExecutor, DevicesExecutor, make_executor
 from fedsim.model import AdapterModel, Arrays, load_model
 from fedsim.planning import CohortLimit, plan_cohorts, tokens_per_step
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
@@ -186,7 +186,7 @@ def test_replicas_share_the_cohorts(llama_base) -> None:
     together = updates(BatchedExecutor(models[0], limit), jobs)
     for allowed in (limit, UNLIMITED):
         split = make_executor(models, allowed)
-        assert isinstance(split, SplitExecutor)
+        assert isinstance(split, DevicesExecutor)
         for one, two in zip(updates(split, jobs), together, strict=True):
             np.testing.assert_allclose(one, two, atol=1e-6)
 
@@ -201,8 +201,32 @@ def test_every_device_has_its_share_however_much_fits_on_one(llama_base, monkeyp
         return train(self, jobs)
 
     monkeypatch.setattr(BatchedExecutor, "train_cohort", noting)
-    updates(SplitExecutor(models, UNLIMITED), [make_job(models[0], client, 3) for client in range(7)])
+    updates(DevicesExecutor(models, UNLIMITED), [make_job(models[0], client, 3) for client in range(7)])
     assert sorted(shares.values()) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(r=2, alpha=4), LoraConfig(r=2, alpha=4, train="B")])
+def test_workers_share_the_base_and_each_cohort_is_as_it_would_be_alone(llama_base, lora) -> None:
+    """Three threads of torch are three workers; the same cohorts one after another give the same bytes."""
+    model = make_model(llama_base, lora=lora)
+    jobs = [make_job(model, client, 3 + client % 2) for client in range(7)]
+    executor = make_executor([model], CohortLimit(clients=2, tokens=10**9))
+    assert isinstance(executor, CoresExecutor)
+    before = torch.get_num_threads()
+    found = {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found[threads] = updates(executor, jobs)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert [one.tobytes() for one in found[1]] == [one.tobytes() for one in found[3]]
+    replica = model.replica()
+    frozen = {name for name, p in model.module.named_parameters() if not p.requires_grad}
+    own = dict(replica.module.named_parameters())
+    for name, parameter in model.module.named_parameters():
+        assert (own[name] is parameter) == (name in frozen)
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), r".*\.(o|gate)_proj"])
