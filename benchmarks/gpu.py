@@ -14,11 +14,12 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.efficiency import Centralised, pool
-from benchmarks.harness import Options, Ratio, Report, Variant, interleave, ratio
+from benchmarks.harness import Options, Ratio, Report, Variant, interleave, lowest, ratio, seconds
 from benchmarks.world import Rounds, Work, batched, sequential
 from fedsim.model import AdapterModel, resolve_base
 
 GIB = 2**30
+GOAL_TINY, GOAL_SHARE = 20.0, 0.8
 CENTRAL_BATCH_SIZES = (32, 64, 128, 256)
 
 
@@ -103,39 +104,45 @@ class _Size:
     def _on_gpu(self, kind: str, measure: Callable[[], float]) -> Callable[[], float]:
         """Seconds until the GPU has finished as well; notes the most memory taken."""
 
+        def measure_to_the_end() -> None:
+            measure()
+            torch.cuda.synchronize()
+
         def measured() -> float:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            taken = measure()
+            taken = seconds(measure_to_the_end)
             self.peaks[kind] = max(self.peaks.get(kind, 0.0), torch.cuda.max_memory_allocated() / GIB)
             return taken
 
         return measured
 
-    def _median(self, found: dict[str, list[float]], kind: str) -> tuple[str, float]:
-        """The fastest variant of a kind, and its median."""
-        medians = {
-            name.removeprefix(f"{self.name}, "): statistics.median(values)
-            for name, values in found.items()
-            if name.startswith(f"{self.name}, {kind}")
-        }
-        best = min(medians, key=lambda name: medians[name])
-        return best, medians[best]
+    def _kinds(self, found: dict[str, list[float]]) -> dict[str, str]:
+        """The fastest variant of each kind of training."""
+        kinds = ("together", "one at a time", "centralised")
+        return {kind: lowest(found, f"{self.name}, {kind}") for kind in kinds}
 
     def ratios(self, found: dict[str, list[float]]) -> list[Ratio]:
-        central, _ = self._median(found, "centralised")
-        together, alone, pooled = (
-            found[f"{self.name}, {kind}"] for kind in ("together", "one at a time", central)
-        )
+        together, alone, central = (found[name] for name in self._kinds(found).values())
+        tiny = self.work.dtype == "float32"
         return [
-            ratio(f"{self.name}, one at a time over together", alone, together),
-            ratio(f"{self.name}, share of the centralised rate", pooled, together),
+            ratio(
+                f"{self.name}, one at a time over together",
+                alone,
+                together,
+                at_least=GOAL_TINY if tiny else None,
+            ),
+            ratio(
+                f"{self.name}, share of the centralised rate",
+                central,
+                together,
+                at_least=None if tiny else GOAL_SHARE,
+            ),
         ]
 
     def facts(self, found: dict[str, list[float]]) -> dict[str, float | str]:
         rates: dict[str, float | str] = {}
-        for kind in ("together", "one at a time", "centralised"):
-            best, median = self._median(found, kind)
-            rates[f"{self.name}, tokens per s, {best}"] = self.tokens / median
-            rates[f"{self.name}, peak memory, {best}, GiB"] = self.peaks[best]
+        for name in self._kinds(found).values():
+            rates[f"tokens per s, {name}"] = self.tokens / statistics.median(found[name])
+            rates[f"peak memory, {name}, GiB"] = self.peaks[name.removeprefix(f"{self.name}, ")]
         return rates

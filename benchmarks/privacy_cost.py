@@ -14,19 +14,10 @@ from benchmarks.harness import (
 )
 from benchmarks.world import Rounds, Work
 from fedsim.tuning import keep_freed_memory
-from privacy.secagg import SecureAggregationConfig
 
 EXAMPLE_DP = ({"stage": "example_dp", "noise_multiplier": 1.0, "clip_norm": 1.0, "delta": 1e-5},)
-NEIGHBOURS = 20
+MASKS = ({"stage": "clip", "norm": 1.0}, {"stage": "secure_aggregation", "neighbours": 20})
 GOAL_DP, GOAL_MASKS = 1.5, 1.15
-
-
-def masked() -> tuple[dict[str, object], ...]:
-    """Clipped and masked updates; with a bounded number of mask partners where the stage knows one."""
-    stage: dict[str, object] = {"stage": "secure_aggregation"}
-    if "neighbours" in SecureAggregationConfig.model_fields:
-        stage["neighbours"] = NEIGHBOURS
-    return {"stage": "clip", "norm": 1.0}, stage
 
 
 def run(options: Options) -> Report:
@@ -36,7 +27,7 @@ def run(options: Options) -> Report:
     ratios: list[Ratio] = []
     for name, privacy, records, goal in (
         ("example_dp", EXAMPLE_DP, options.size(20, 4), GOAL_DP),
-        ("clip and secure_aggregation", masked(), options.size(80, 8), GOAL_MASKS),
+        ("clip and secure_aggregation", MASKS, options.size(80, 8), GOAL_MASKS),
     ):
         work = Work(clients=clients, records=records)
         model = work.model()
@@ -57,7 +48,7 @@ def run(options: Options) -> Report:
         name="privacy_cost",
         title="What privacy costs",
         unit="s per round",
-        settings={"clients": clients, "batch_size": 8, "masks": dict(masked()[1])},
+        settings={"clients": clients, "batch_size": 8, "masks": MASKS[1]},
         samples=samples,
         ratios=ratios,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.children import function, read_settings, run_child, write_result
-from benchmarks.harness import Options, Ratio, Report, Variant, interleave, ratio, with_threads
+from benchmarks.harness import Options, Ratio, Report, Variant, interleave, lowest, ratio, with_threads
 from benchmarks.world import FACTS, Rounds, Work
 from fedsim.tuning import keep_freed_memory
 
@@ -33,7 +33,7 @@ def run(options: Options) -> Report:
         options.repeat,
     )
     memory, bases = _memory(registered, options)
-    best = [times[_best(times, clients)] for clients in sizes]
+    best = [times[lowest(times, f"{clients} clients,")] for clients in sizes]
     few, many = (memory[clients] for clients in registered)
     return Report(
         name="scaling",
@@ -62,11 +62,6 @@ def run(options: Options) -> Report:
             "memory before anything is loaded, MiB": statistics.median(bases),
         },
     )
-
-
-def _best(times: dict[str, list[float]], clients: int) -> str:
-    names = [name for name in times if name.startswith(f"{clients} clients,")]
-    return min(names, key=lambda name: statistics.median(times[name]))
 
 
 def _spread(best: list[list[float]]) -> Ratio:

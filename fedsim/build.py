@@ -34,7 +34,6 @@ from fedsim.scenario import (
     AuthorsData,
     DataChoice,
     JsonlData,
-    LocalConfig,
     ModelConfig,
     Scenario,
     TofuData,
@@ -278,7 +277,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
         together=len(simulation.devices)
-        * _fill_a_cohort(runtime, scenario.federation.local, simulation.limit(variant.name, model)),
+        * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         epsilon=_epsilon(scenario),
     )
 
@@ -297,10 +296,13 @@ def _planner(
     )
 
 
-def _fill_a_cohort(runtime: ClientRuntime, local: LocalConfig, limit: CohortLimit) -> int:
-    """Clients that fill a cohort, going by the one with most tokens in a step."""
+def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimit) -> int:
+    """Clients that fill a cohort, by the one with most tokens in a step; no bound where others train."""
+    if scenario.execution.engine != "in-process":
+        return UNLIMITED
     if isinstance(runtime.executor, SequentialExecutor):
         return 1
+    local = scenario.federation.local
     return limit.room(max(tokens_per_step(pairs, local) for pairs in runtime.pairs.values()))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,7 +62,7 @@ class BatchedExecutor:
         return [results[index] for index in range(len(jobs))]
 
     def train_planned(
-        self, jobs: Sequence[TrainJob], cohorts: Sequence[Sequence[int]]
+        self, jobs: Sequence[TrainJob], cohorts: Iterable[Sequence[int]]
     ) -> dict[int, TrainResult]:
         """Train cohorts of jobs, named by position, one after another; results by position."""
         results: dict[int, TrainResult] = {}
@@ -116,7 +116,7 @@ class _Cohort:
         self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)
         self.sessions: list[LocalSession] = [_open(job) for job in jobs if job.rule is not None]
         self.batches = [] if self.sessions else [shuffled_batches(job) for job in jobs]
-        self.losses: list[torch.Tensor] = []
+        self.losses: list[tuple[torch.Tensor, list[int]]] = []
         self.tokens = np.zeros(len(jobs), dtype=np.int64)
 
     def train(self) -> list[TrainResult]:
@@ -132,7 +132,7 @@ class _Cohort:
                 self.vectors_KD.grad = self._private(step) if self.sessions else self._plain(step)
                 self.optimizer.step()
         updates = (trained_KD - self.start_KD).cpu().numpy()
-        losses = [column.tolist() for column in self.losses]
+        losses = [_means(values_R, sizes) for values_R, sizes in self.losses]
         return [
             result_of(
                 job,
@@ -213,11 +213,14 @@ class _Cohort:
     def _lay_out(self, positions: Sequence[Positions]) -> tuple[Batch, Packing | Padded]:
         """The records of a step, client by client, and how those of clients that have any will lie."""
         rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
-        batch = self.records.take(torch.from_numpy(rows)).to(self.model.device)
+        batch = self.records.take(torch.from_numpy(rows))
         counts = [len(chosen) for chosen in positions if len(chosen)]
+        layout: Packing | Padded
         if self.packs:
-            return batch, Packing.of(batch.lengths_B - 1, counts)
-        return batch, Padded.of(counts, batch.input_ids_BT.shape[1] - 1)
+            layout = Packing.of(batch.lengths_B - 1, counts, self.model.device)
+        else:
+            layout = Padded.of(counts, batch.input_ids_BT.shape[1] - 1)
+        return batch.to(self.model.device), layout
 
     def _losses(
         self,
@@ -255,9 +258,8 @@ class _Cohort:
         return torch.cat(parts)
 
     def _note(self, positions: Sequence[Positions], losses_R: torch.Tensor) -> None:
-        """Keep each client's mean loss in this step (0 for an empty batch) and count its tokens."""
-        means = [part.mean() if len(part) else part.sum() for part in _split(losses_R, positions)]
-        self.losses.append(torch.stack(means))
+        """Keep the losses of this step and count each client's tokens."""
+        self.losses.append((losses_R, [len(chosen) for chosen in positions]))
         passes = 1 if self.references_KD is None else 2
         for client, chosen in enumerate(positions):
             lengths = self.records.lengths_B[self.first[client] + chosen]
@@ -285,5 +287,7 @@ def _open(job: TrainJob) -> LocalSession:
     return job.rule.open(job.task, job.ledger)
 
 
-def _split(values_R: torch.Tensor, positions: Sequence[Positions]) -> tuple[torch.Tensor, ...]:
-    return torch.split(values_R, [len(chosen) for chosen in positions])
+def _means(losses_R: torch.Tensor, sizes: Sequence[int]) -> list[float]:
+    """Each client's mean loss; 0 for an empty batch."""
+    parts = torch.split(losses_R.cpu(), list(sizes))
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat
@@ -14,6 +14,7 @@ from fedsim.model import AdapterModel
 from fedsim.planning import CohortLimit, plan_cohorts
 from fedsim.stacked import why_not_stackable
 from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult
+from fedsim.tuning import cores
 
 
 def make_executor(models: Sequence[AdapterModel], limit: CohortLimit) -> Executor:
@@ -35,46 +36,55 @@ class DevicesExecutor:
     """Cohorts for replicas of one model on several devices, which train side by side."""
 
     def __init__(self, models: Sequence[AdapterModel], limit: CohortLimit) -> None:
-        self.models = models
+        self.models, self.limit = models, limit
         self._executors = [BatchedExecutor(model, limit) for model in models]
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         for replica in self.models[1:]:
             replica.adopt_untrained(self.models[0])
-        return _side_by_side(self._executors, jobs)
+        cohorts = _cohorts_for(len(self.models), jobs, self.limit)
+        # Dealt out, not taken as devices get free: they may differ, and a cohort's bytes must not.
+        shares = [iter(cohorts[number :: len(self.models)]) for number in range(len(self.models))]
+        return _side_by_side(self._executors, jobs, shares)
 
 
 class CoresExecutor:
-    """Cohorts for as many workers as torch has threads, one thread each, over one base.
+    """Cohorts for as many workers as torch has threads, over one base.
 
-    Workers do not wait for each other as threads that share a product do. Replicas are made when needed.
+    Workers with a thread each do not wait for each other as threads that share a product do. Where there are
+    fewer cohorts than threads, workers have several.
     """
 
     def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
-        self._executors = [BatchedExecutor(model, limit)]
+        self.model, self.limit = model, limit
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        first, threads = self._executors[0], torch.get_num_threads()
-        while len(self._executors) < threads:
-            self._executors.append(BatchedExecutor(first.model.replica(), first.limit))
-        torch.set_num_threads(1)  # what threads begin with that are started now
+        threads = torch.get_num_threads()
+        cohorts = _cohorts_for(min(threads, cores()), jobs, self.limit)
+        workers = max(1, min(threads, len(cohorts), cores()))
+        executors = [BatchedExecutor(model, self.limit) for model in self.model.replicas(workers)]
+        if workers == 1:
+            return executors[0].train_clients(jobs)
+        torch.set_num_threads(max(1, threads // workers))  # what threads that are started now begin with
         try:
-            return _side_by_side(self._executors[:threads], jobs)
+            return _side_by_side(executors, jobs, [iter(cohorts)] * workers)
         finally:
             torch.set_num_threads(threads)
 
 
-def _side_by_side(executors: Sequence[BatchedExecutor], jobs: Sequence[TrainJob]) -> list[TrainResult]:
-    """Split jobs into cohorts, at least one an executor if there are enough, and train them in turn."""
-    if len(executors) == 1:
-        return executors[0].train_clients(jobs)
-    limit = executors[0].limit
-    each = -(-len(jobs) // len(executors))
-    limit = replace(limit, clients=max(1, min(limit.clients, each)))
-    shares: list[list[list[int]]] = [[] for _ in executors]
-    for number, cohort in enumerate(plan_cohorts(jobs, limit)):
-        shares[number % len(shares)].append(cohort)
-    with ThreadPoolExecutor(len(shares)) as pool:
-        parts = list(pool.map(BatchedExecutor.train_planned, executors, repeat(jobs), shares))
+def _cohorts_for(workers: int, jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:
+    """Cohorts of jobs, one a worker at least if there are enough jobs; those that take longest come first."""
+    each = -(-len(jobs) // workers)
+    return plan_cohorts(jobs, replace(limit, clients=max(1, min(limit.clients, each))))
+
+
+def _side_by_side(
+    executors: Sequence[BatchedExecutor],
+    jobs: Sequence[TrainJob],
+    sources: Sequence[Iterator[list[int]]],
+) -> list[TrainResult]:
+    """Train cohorts in a thread for each executor, which takes them from its source; results by job."""
+    with ThreadPoolExecutor(len(executors)) as pool:
+        parts = list(pool.map(BatchedExecutor.train_planned, executors, repeat(jobs), sources))
     results = {index: result for part in parts for index, result in part.items()}
     return [results[index] for index in range(len(jobs))]

@@ -89,11 +89,22 @@ class AdapterModel:
                     factor.to(self.device)
         return self.arrays()
 
-    def replica(self) -> AdapterModel:
-        """The same model for another thread: what is frozen is shared, what is trained is its own."""
-        frozen = [p for p in self.module.parameters() if not p.requires_grad]
-        shared = {id(tensor): tensor for tensor in (*frozen, *self.module.buffers())}
-        return replace(self, module=copy.deepcopy(self.module, memo=shared))
+    def replicas(self, count: int) -> list[AdapterModel]:
+        """This model and others for as many threads: what is frozen is shared, what is trained is their own.
+
+        Made once, and kept.
+        """
+        while len(self._replicas) < count - 1:
+            frozen = [p for p in self.module.parameters() if not p.requires_grad]
+            shared = {id(tensor): tensor for tensor in (*frozen, *self.module.buffers())}
+            one = replace(self, module=copy.deepcopy(self.module, memo=shared))
+            vars(one)["packs_up_to"] = self.packs_up_to  # trying it again would touch what is shared
+            self._replicas.append(one)
+        return [self, *self._replicas[: count - 1]]
+
+    @cached_property
+    def _replicas(self) -> list[AdapterModel]:
+        return []
 
     def adopt_untrained(self, other: AdapterModel) -> None:
         """Take the adapter parameters that nobody trains (A under ``lora.train: B``) from a replica."""

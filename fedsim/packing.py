@@ -125,9 +125,12 @@ class Packing:
     blocks: tuple[Block, ...]
 
     @classmethod
-    def of(cls, lengths_B: torch.Tensor, counts: Sequence[int]) -> Packing:
-        """Group g is the next ``counts[g]`` sequences, one at least, of ``lengths_B`` positions each."""
-        lengths, device = lengths_B.cpu().numpy(), lengths_B.device
+    def of(cls, lengths_B: torch.Tensor, counts: Sequence[int], device: str = "cpu") -> Packing:
+        """Group g is the next ``counts[g]`` sequences, one at least, of ``lengths_B`` positions each.
+
+        Lengths on the CPU save waiting for the device.
+        """
+        lengths = lengths_B.cpu().numpy()
         group_B = np.repeat(np.arange(len(counts)), counts)
         starts_B = np.cumsum(lengths) - lengths
         first_G = np.cumsum(counts, dtype=np.int64) - counts
@@ -153,7 +156,7 @@ class Packing:
             filled_P=torch.from_numpy(filled).to(device),
             positions_P=torch.from_numpy(positions).to(device),
             target_BT=torch.from_numpy(target).to(device),
-            own_BT=_own(lengths_B, longest),
+            own_BT=_own(lengths_B.to(device), longest),
             order=order,
             blocks=blocks,
         )
@@ -277,10 +280,10 @@ def longest_packable(module: Any) -> int:
 @torch.no_grad()
 def _says_the_same(module: Any, *, layers: int, vocabulary: int) -> bool:
     """Whether short sequences have the same logits packed as padded."""
-    device = next(module.parameters()).device
-    lengths_B = torch.tensor([2, 3, 1], device=device)
+    device = str(next(module.parameters()).device)
+    lengths_B = torch.tensor([2, 3, 1])
     ids_BT = torch.arange(9, device=device).view(3, 3) % vocabulary
-    packing = Packing.of(lengths_B, [2, 1])
+    packing = Packing.of(lengths_B, [2, 1], device)
     padded = module(input_ids=ids_BT, use_cache=False).logits
     with packing.in_attention(module):
         ids_P = packing.gather(ids_BT)

@@ -6,6 +6,7 @@ True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,14 @@ def tokens_per_step(pairs: Sequence[Pair], local: LocalConfig) -> int:
     return min(local.batch_size, len(pairs)) * longest
 
 
+def _tokens(job: TrainJob) -> int:
+    """Tokens of one step of a job: most of them, or the average where steps are drawn at random."""
+    if job.rule is None or job.task is None:
+        return tokens_per_step(job.pairs, job.local)
+    expected = math.ceil(job.rule.expected_batch(job.task))
+    return tokens_per_step(job.pairs, job.local.model_copy(update={"batch_size": expected}))
+
+
 def steps_of(job: TrainJob) -> int:
     """Optimiser steps that a job takes."""
     return job.task.steps if job.task is not None else planned_steps(len(job.pairs), job.local)
@@ -56,7 +65,7 @@ class _Size:
         return cls(
             index=index,
             steps=steps_of(job),
-            tokens=tokens_per_step(job.pairs, job.local),
+            tokens=_tokens(job),
         )
 
 

@@ -282,7 +282,7 @@ class DeploymentConfig(Config):
 
 
 class ExecutionConfig(Config):
-    """What changes speed and safety but not results."""
+    """What changes speed and safety; results change by rounding at most."""
 
     engine: Literal["in-process", "ray", "deployment"] = "in-process"
     """Where clients run: in this process, in Ray's workers, or behind SuperNodes."""
@@ -294,9 +294,10 @@ class ExecutionConfig(Config):
     device: str = "auto"
     """``cpu``, ``cuda:N``, ``cuda`` (all GPUs share the clients), or ``auto``: cuda where there is one."""
     threads: Annotated[Int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Threads of torch on the CPU; ``auto`` measures one and all cores when the run begins."""
+    """Cohorts that train at once on the CPU, a thread each, and threads of whatever else torch computes;
+    ``auto`` measures one and all cores when the run begins."""
     cohort: Annotated[Int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
-    """Most clients that train at once; 1 is one at a time; ``auto`` goes by tokens of a step and memory."""
+    """Most clients of a cohort; 1 is one at a time; ``auto`` goes by tokens of a step and memory."""
     checkpoint_every: Int = Field(default=10, ge=1)
     """Rounds between two checkpoints."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from flwr.serverapp.strategy import FedAvg
 
 from fedsim.checkpoints import SCHEMAS, Checkpoints, Rows
@@ -45,7 +46,8 @@ class LifeContext:
     probes: ProbeSet
     make_strategy: Callable[[], FedAvg]
     together: int
-    """Clients of several branches that train together: branches are joined until so many are there."""
+    """Clients of several branches that train together: branches are joined until so many are there for each
+    core, or in all if on GPUs."""
     epsilon: Callable[[Federation], Mapping[int, float]]
     """Epsilon spent by each client so far; empty without a DP stage."""
 
@@ -185,12 +187,13 @@ class LifeRunner:
     # --------------------------------------------------------------------------- rounds
 
     def _groups(self, lanes: Sequence[Lane], round_: int) -> Iterator[list[Lane]]:
-        """Lanes that train together: neighbours, until their clients fill a cohort."""
+        """Lanes that train together: neighbours, until their clients fill the cohorts that train at once."""
+        workers = torch.get_num_threads() if self.context.model.device == "cpu" else 1
         group: list[Lane] = []
         clients = 0
         for lane in lanes:
             size = len(lane.step(round_).cohort)
-            if group and clients + size > self.context.together:
+            if group and clients + size > workers * self.context.together:
                 yield group
                 group, clients = [], 0
             group.append(lane)

@@ -1,4 +1,4 @@
-"""What ``auto`` means: threads, clients at once, and how memory is kept. Changes speed, not results.
+"""What ``auto`` means: threads, clients at once, how memory is kept. Changes speed, and results by rounding.
 
 Choices are made once for a run and written down with it. Cohorts are sized by a rule and not by a
 measurement, so that equal scenarios form equal cohorts and give equal bytes.
@@ -80,7 +80,7 @@ def fastest_threads(work: Callable[[], object], *, trials: int = 3) -> int:
     """
     every = cores()
     if every > 1:
-        work()
+        _seconds(work, threads=every)
         alone = min(_seconds(work, threads=1) for _ in range(trials))
         if all(_seconds(work, threads=every) * FASTER < alone for _ in range(trials)):
             return every

@@ -104,6 +104,10 @@ class ExampleDpRule:
         rate = min(1.0, size / task.nominal_records)
         return rate, rate * task.nominal_records
 
+    def expected_batch(self, task: LocalTask) -> float:
+        """Records that a step has on average."""
+        return self.sampling(task)[1]
+
     def noise_multiplier(self, task: LocalTask) -> float:
         """As configured, or calibrated over ``planned_steps``, the client's whole life."""
         if self.config.noise_multiplier is not None:

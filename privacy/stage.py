@@ -264,6 +264,9 @@ class SampleGradients(Protocol):
 class LocalRule(Protocol):
     """Owns loss reduction and sampling of local training."""
 
+    def expected_batch(self, task: LocalTask) -> float:
+        """Records that a step has on average."""
+
     def affordable(self, task: LocalTask, ledger: Ledger) -> bool:
         """Whether the whole training fits the client's budget. Changes nothing."""
 

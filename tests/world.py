@@ -54,7 +54,7 @@ def word_tokenizer(vocabulary: Sequence[str] = WORDS) -> PreTrainedTokenizerFast
 
 
 def save_base(directory: Path, kind: str = "llama") -> Path:
-    """A random base of one layer: llama, qwen2 or mistral (both with shared key heads), or gpt2."""
+    """A random base of two layers: llama, qwen2 or mistral (both with shared key heads), or gpt2."""
     shared = {
         "vocab_size": len(SPECIAL) + len(WORDS),
         "initializer_range": 0.3,
@@ -65,14 +65,14 @@ def save_base(directory: Path, kind: str = "llama") -> Path:
     like_llama = {
         "hidden_size": 16,
         "intermediate_size": 32,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": 32,
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "gpt2":
-            network = GPT2LMHeadModel(GPT2Config(**shared, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+            network = GPT2LMHeadModel(GPT2Config(**shared, n_embd=16, n_layer=2, n_head=2, n_positions=32))
         elif kind == "llama":
             network = LlamaForCausalLM(LlamaConfig(**shared, **like_llama))
         elif kind == "qwen2":

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import OPTConfig, OPTForCausalLM
 
 from fedsim import cohort as cohort_module
+from fedsim import stacked as stacked_module
 from fedsim.cohort import BatchedExecutor
 from fedsim.executors import CoresExecutor, DevicesExecutor, make_executor
 from fedsim.model import AdapterModel, Arrays, load_model
@@ -205,28 +206,71 @@ def test_every_device_has_its_share_however_much_fits_on_one(llama_base, monkeyp
     assert sorted(shares.values()) == [2, 2, 3]
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(r=2, alpha=4), LoraConfig(r=2, alpha=4, train="B")])
-def test_workers_share_the_base_and_each_cohort_is_as_it_would_be_alone(llama_base, lora) -> None:
-    """Three threads of torch are three workers; the same cohorts one after another give the same bytes."""
-    model = make_model(llama_base, lora=lora)
-    jobs = [make_job(model, client, 3 + client % 2) for client in range(7)]
-    executor = make_executor([model], CohortLimit(clients=2, tokens=10**9))
-    assert isinstance(executor, CoresExecutor)
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
-    found = {}
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found[threads] = updates(executor, jobs)
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert [one.tobytes() for one in found[1]] == [one.tobytes() for one in found[3]]
-    replica = model.replica()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def three_cores(monkeypatch):
+    monkeypatch.setattr("fedsim.executors.cores", lambda: 3)
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(r=2, alpha=4), LoraConfig(r=2, alpha=4, train="B")])
+@pytest.mark.usefixtures("three_cores", "three_threads")
+def test_workers_share_the_base_and_each_cohort_is_as_it_would_be_alone(llama_base, lora) -> None:
+    """The same cohorts one after another give the same bytes; one client diverges, one cannot run."""
+    model = make_model(llama_base, lora=lora)
+    jobs = [make_job(model, client, 3 + client % 2) for client in range(8)]
+    jobs[1] = replace(jobs[1], adapter=spoiled(jobs[1].adapter))
+    jobs[6] = replace(jobs[6], adapter={"nothing": np.zeros(1, np.float32)})
+    limit = CohortLimit(clients=2, tokens=10**9)
+    executor = make_executor([model], limit)
+    assert isinstance(executor, CoresExecutor)
+    found = executor.train_clients(jobs)
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+    expected = BatchedExecutor(model, limit).train_clients(jobs)
+    assert [result.error is None for result in found] == [n not in (1, 6) for n in range(8)]
+    assert [one.update.tobytes() for one in found] == [one.update.tobytes() for one in expected]
     frozen = {name for name, p in model.module.named_parameters() if not p.requires_grad}
-    own = dict(replica.module.named_parameters())
-    for name, parameter in model.module.named_parameters():
-        assert (own[name] is parameter) == (name in frozen)
+    for replica in model.replicas(3)[1:]:
+        own = dict(replica.module.named_parameters())
+        for name, parameter in model.module.named_parameters():
+            assert (own[name] is parameter) == (name in frozen)
+            assert own[name].requires_grad == parameter.requires_grad
+
+
+@pytest.mark.usefixtures("three_cores", "three_threads")
+@pytest.mark.parametrize(("jobs", "workers"), [(0, 1), (1, 1), (2, 2), (7, 3)])
+def test_threads_without_a_cohort_of_their_own_help_others(llama_base, monkeypatch, jobs, workers) -> None:
+    model = make_model(llama_base)
+    seen = []
+    train = BatchedExecutor.train_cohort
+
+    def noting(self: BatchedExecutor, jobs: Sequence[TrainJob]) -> list:
+        seen.append((id(self), torch.get_num_threads()))
+        return train(self, jobs)
+
+    monkeypatch.setattr(BatchedExecutor, "train_cohort", noting)
+    executor = CoresExecutor(model, UNLIMITED)
+    updates(executor, [make_job(model, client, 3) for client in range(jobs)])
+    assert len(model.replicas(1) + model._replicas) == workers
+    assert all(threads == 3 // workers for _, threads in seen)
+
+
+@pytest.mark.usefixtures("three_cores", "three_threads")
+def test_private_workers_are_charged_once_each(llama_base) -> None:
+    model = make_model(llama_base)
+    jobs = shared_rule([make_private(model, client, 4) for client in range(6)])
+    together = updates(CoresExecutor(model, UNLIMITED), jobs)
+    alone = updates(SequentialExecutor(model=model), [replace(job, ledger=Ledger()) for job in jobs])
+    for job, one, two in zip(jobs, together, alone, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+        assert sum(release.steps for release in job.ledger.releases()) == job.task.steps
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), r".*\.(o|gate)_proj"])
@@ -515,6 +559,16 @@ def test_one_large_client_leaves_the_others_their_cohorts(any_model) -> None:
     assert min(sizes[1:]) >= 3
 
 
+def test_a_private_step_counts_with_its_own_expected_batch(any_model) -> None:
+    """The stage draws all four records a step, whatever local training's batch size."""
+    plain = [make_private(any_model, client, 4) for client in range(6)]
+    large = [make_private(any_model, client, 4, sample_rate=1.0) for client in range(6)]
+    each = max(tokens_per_step(job.pairs, job.local) for job in plain)  # two records
+    limit = CohortLimit(clients=99, tokens=4 * each)
+    assert [len(cohort) for cohort in plan_cohorts(shared_rule(plain), limit)] == [3, 3]
+    assert [len(cohort) for cohort in plan_cohorts(shared_rule(large), limit)] == [2, 2, 2]
+
+
 # ------------------------------------------------------------------------------ what cannot go together
 
 
@@ -558,5 +612,25 @@ def test_layers_that_are_not_given_rows_are_found_by_trying(tmp_path) -> None:
     assert not any("forward" in module.__dict__ for module in model.module.modules())
 
 
-def test_plain_lora_can_be_stacked(any_base) -> None:
-    assert why_not_stackable(make_model(any_base)) is None
+def test_plain_lora_can_be_stacked_and_trying_leaves_no_trace(any_base) -> None:
+    model = make_model(any_base)
+    before = model.arrays()
+    assert why_not_stackable(model) is None
+    assert all(value.tobytes() == before[name].tobytes() for name, value in model.arrays().items())
+
+
+@pytest.mark.parametrize("fault", ["scale", "swapped", "unreached"])
+def test_a_joint_pass_that_is_wrong_is_found_by_trying(llama_base, monkeypatch, fault: str) -> None:
+    model = make_model(llama_base)
+    right = stacked_module._LowRankUpdate.apply
+
+    def wrong(x, a, b, weight, bias, rule):
+        if fault == "scale":
+            return right(x, a, b, weight, bias, replace(rule, scale=2 * rule.scale))
+        if fault == "swapped":
+            return right(x, a.flip(0), b.flip(0), weight, bias, rule)
+        return torch.nn.functional.linear(x, weight, bias) + 0 * a.sum()
+
+    monkeypatch.setattr(stacked_module._LowRankUpdate, "apply", wrong)
+    reason = "no part in a pass" if fault == "unreached" else "differs"
+    assert reason in str(why_not_stackable(model))

@@ -24,7 +24,7 @@ def _threads_as_they_were():
     ids=["always-faster", "once-slower", "hardly-faster", "stalled"],
 )
 def test_more_threads_must_pay_in_every_trial(monkeypatch, alone, together, chosen) -> None:
-    clocks = {1: iter(alone * 3), 4: iter(together)}
+    clocks = {1: iter(alone * 3), 4: iter([9.0, *together])}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     monkeypatch.setattr(tuning, "_seconds", lambda work, *, threads: next(clocks[threads]))
     assert fastest_threads(lambda: None) == chosen
