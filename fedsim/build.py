@@ -302,8 +302,8 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
         return UNLIMITED
     if isinstance(runtime.executor, SequentialExecutor):
         return 1
-    local = scenario.federation.local
-    return limit.room(max(tokens_per_step(pairs, local) for pairs in runtime.pairs.values()))
+    size = scenario.federation.local.batch_size
+    return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
 
 
 def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:

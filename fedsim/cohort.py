@@ -162,7 +162,7 @@ class _Cohort:
         positions = [self.batches[client][step] for client in range(clients)]
         counts = [len(chosen) for chosen in positions]
         batch, layout = self._lay_out(positions)
-        leaves = self._leaves(self.vectors_KD.detach()[layout.order])
+        leaves = self.lora.leaves(self.vectors_KD.detach()[layout.order])
         losses_R = self._losses(leaves, batch, layout, positions)
         share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
         gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
@@ -187,7 +187,7 @@ class _Cohort:
             gradients = LayeredGradients(
                 names=self.model.names, layout=layout, clients=clients, total=len(jobs)
             )
-            leaves = self._leaves(self.vectors_KD.detach()[clients])
+            leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
             losses_R = self._losses(leaves, batch, layout, positions, gradients)
             torch.autograd.backward(losses_R.sum())
         else:
@@ -196,10 +196,6 @@ class _Cohort:
         assert jobs[0].rule is not None
         generators = [noise_generator(job, step, self.model.device) for job in jobs]
         return self._with_pull(jobs[0].rule.privatise(sessions, gradients, counts, generators))
-
-    def _leaves(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Factors that gradients are taken of."""
-        return {name: part.requires_grad_() for name, part in self.lora.factors(vectors).items()}
 
     def _with_pull(self, gradient_KD: torch.Tensor) -> torch.Tensor:
         """Add the gradient of mu / 2 |w - w_start|^2 (FedProx; Li et al., 2018, arXiv:1812.06127)."""

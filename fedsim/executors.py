@@ -57,17 +57,18 @@ class CoresExecutor:
 
     def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
         self.model, self.limit = model, limit
+        self._executors = [BatchedExecutor(model, limit)]
 
     def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         threads = torch.get_num_threads()
-        cohorts = _cohorts_for(min(threads, cores()), jobs, self.limit)
-        workers = max(1, min(threads, len(cohorts), cores()))
-        executors = [BatchedExecutor(model, self.limit) for model in self.model.replicas(workers)]
-        if workers == 1:
-            return executors[0].train_clients(jobs)
-        torch.set_num_threads(max(1, threads // workers))  # what threads that are started now begin with
+        most = min(threads, cores())
+        cohorts = _cohorts_for(most, jobs, self.limit)
+        workers = max(1, min(most, len(cohorts)))
+        for replica in self.model.replicas(workers)[len(self._executors) :]:
+            self._executors.append(BatchedExecutor(replica, self.limit))
+        torch.set_num_threads(threads // workers)  # what threads that are started now begin with
         try:
-            return _side_by_side(executors, jobs, [iter(cohorts)] * workers)
+            return _side_by_side(self._executors[:workers], jobs, [iter(cohorts)] * workers)
         finally:
             torch.set_num_threads(threads)
 
@@ -83,7 +84,13 @@ def _side_by_side(
     jobs: Sequence[TrainJob],
     sources: Sequence[Iterator[list[int]]],
 ) -> list[TrainResult]:
-    """Train cohorts in a thread for each executor, which takes them from its source; results by job."""
+    """Train cohorts in a thread for each executor, which takes them from its source; results by job.
+
+    One alone needs no other thread.
+    """
+    if len(executors) == 1:
+        results = executors[0].train_planned(jobs, sources[0])
+        return [results[index] for index in range(len(jobs))]
     with ThreadPoolExecutor(len(executors)) as pool:
         parts = list(pool.map(BatchedExecutor.train_planned, executors, repeat(jobs), sources))
     results = {index: result for part in parts for index, result in part.items()}

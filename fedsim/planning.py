@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import TrainJob, planned_steps
 
@@ -33,18 +32,17 @@ class CohortLimit:
         return max(1, min(self.clients, self.tokens // max(tokens_each, 1)))
 
 
-def tokens_per_step(pairs: Sequence[Pair], local: LocalConfig) -> int:
-    """Most tokens of one step over these records, padding included."""
+def tokens_per_step(pairs: Sequence[Pair], batch_size: int) -> int:
+    """Most tokens of one step of so many of these records, padding included."""
     longest = max((len(pair.input_ids) for pair in pairs), default=0)
-    return min(local.batch_size, len(pairs)) * longest
+    return min(batch_size, len(pairs)) * longest
 
 
 def _tokens(job: TrainJob) -> int:
     """Tokens of one step of a job: most of them, or the average where steps are drawn at random."""
     if job.rule is None or job.task is None:
-        return tokens_per_step(job.pairs, job.local)
-    expected = math.ceil(job.rule.expected_batch(job.task))
-    return tokens_per_step(job.pairs, job.local.model_copy(update={"batch_size": expected}))
+        return tokens_per_step(job.pairs, job.local.batch_size)
+    return tokens_per_step(job.pairs, math.ceil(job.rule.expected_batch(job.task)))
 
 
 def steps_of(job: TrainJob) -> int:
@@ -62,11 +60,7 @@ class _Size:
 
     @classmethod
     def of(cls, index: int, job: TrainJob) -> _Size:
-        return cls(
-            index=index,
-            steps=steps_of(job),
-            tokens=_tokens(job),
-        )
+        return cls(index=index, steps=steps_of(job), tokens=_tokens(job))
 
 
 def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:

@@ -61,23 +61,23 @@ def _unfit(model: AdapterModel) -> str | None:
 def _trial(model: AdapterModel) -> str | None:
     """Why two clients' rows do not come out as PEFT's own layers compute them, or their gradients do not."""
     lora = StackedLora(model)
-    parameters = [model.parameters()[name] for name in model.names]
-    before = [parameter.detach().clone() for parameter in parameters]
+    parameters = model.parameters()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(2, lora.dimension, generator=generator).to(model.device, lora.dtype) * TRIAL_SCALE
-    factors = {name: part.requires_grad_() for name, part in lora.factors(vectors).items()}
+    factors = lora.leaves(vectors)
     ids_SP = torch.arange(6, device=model.device).view(2, 3)
     try:
         with lora.applied(factors, [Block(groups=2, places=ids_SP.shape[1])]) as module:
             joint = module(input_ids=ids_SP, use_cache=False).logits
         reached = torch.autograd.grad(joint.sum(), list(factors.values()), allow_unused=True)
-        own = [_own_logits(model, vector, ids_SP) for vector in vectors]
+        own = [_own_logits(model, {n: part[k] for n, part in factors.items()}, ids_SP) for k in range(2)]
     except NotStackableError as error:
         return str(error)
     finally:
         with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
+            for name, value in before.items():
+                parameters[name].copy_(value)
     for name, gradient in zip(factors, reached, strict=True):
         if gradient is None:
             return f"{name} has no part in a pass over text"
@@ -88,12 +88,12 @@ def _trial(model: AdapterModel) -> str | None:
 
 
 @torch.no_grad()
-def _own_logits(model: AdapterModel, vector_D: torch.Tensor, ids_SP: torch.Tensor) -> torch.Tensor:
+def _own_logits(
+    model: AdapterModel, values: Mapping[str, torch.Tensor], ids_SP: torch.Tensor
+) -> torch.Tensor:
     """What PEFT's layers give with one client's parameters in place."""
-    sizes = [model.parameters()[name].numel() for name in model.names]
-    for name, part in zip(model.names, torch.split(vector_D, sizes), strict=True):
-        parameter = model.parameters()[name]
-        parameter.copy_(part.view_as(parameter))
+    for name, parameter in model.parameters().items():
+        parameter.copy_(values[name])
     logits: torch.Tensor = model.module(input_ids=ids_SP, use_cache=False).logits
     return logits
 
@@ -125,6 +125,10 @@ class StackedLora:
         parts = torch.split(vectors_KD, [shape.numel() for shape in self.shapes.values()], dim=1)
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.view(len(vectors_KD), *shape) for (name, shape), part in named}
+
+    def leaves(self, vectors_KD: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same, that gradients are taken of."""
+        return {name: part.requires_grad_() for name, part in self.factors(vectors_KD).items()}
 
     @contextmanager
     def applied(

@@ -156,7 +156,7 @@ class ExampleDpRule:
         return ExampleDpSession(
             release=self.release(task),
             clip_norm=self.config.clip_norm,
-            expected_batch_size=self.sampling(task)[1],
+            expected_batch_size=self.expected_batch(task),
             ledger=ledger,
         )
 

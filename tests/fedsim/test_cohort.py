@@ -531,7 +531,7 @@ def test_every_job_is_in_one_cohort_that_fits(any_model, counts, clients, tokens
         steps = [len(shuffled_batches(jobs[index])) for index in cohort]
         assert steps == sorted(steps, reverse=True)
         assert len(cohort) <= clients
-        most = max(tokens_per_step(jobs[index].pairs, LOCAL) for index in cohort)
+        most = max(tokens_per_step(jobs[index].pairs, LOCAL.batch_size) for index in cohort)
         assert len(cohort) == 1 or len(cohort) * most <= tokens
 
 
@@ -550,7 +550,7 @@ def test_cohorts_are_balanced_and_of_one_kind(any_model) -> None:
 
 def test_one_large_client_leaves_the_others_their_cohorts(any_model) -> None:
     jobs = [make_job(any_model, client, 3) for client in range(12)]
-    small = max(tokens_per_step(job.pairs, LOCAL) for job in jobs)
+    small = max(tokens_per_step(job.pairs, LOCAL.batch_size) for job in jobs)
     long = jobs[0].pairs[0]
     long = replace(long, input_ids=(*long.input_ids, *[5] * 40))
     jobs.append(make_job(any_model, 12, 3, pairs=(long,) * 3))
@@ -563,7 +563,7 @@ def test_a_private_step_counts_with_its_own_expected_batch(any_model) -> None:
     """The stage draws all four records a step, whatever local training's batch size."""
     plain = [make_private(any_model, client, 4) for client in range(6)]
     large = [make_private(any_model, client, 4, sample_rate=1.0) for client in range(6)]
-    each = max(tokens_per_step(job.pairs, job.local) for job in plain)  # two records
+    each = max(tokens_per_step(job.pairs, job.local.batch_size) for job in plain)  # two records
     limit = CohortLimit(clients=99, tokens=4 * each)
     assert [len(cohort) for cohort in plan_cohorts(shared_rule(plain), limit)] == [3, 3]
     assert [len(cohort) for cohort in plan_cohorts(shared_rule(large), limit)] == [2, 2, 2]
