@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fedsim.attempt import Engine
 from fedsim.build import make_objective
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
@@ -22,7 +23,7 @@ from fedsim.federation import Federation, make_strategy
 from fedsim.grid import InProcessGrid
 from fedsim.model import AdapterModel, load_model, to_vector
 from fedsim.orders import Planner
-from fedsim.rounds import Engine, RoundOutcome, run_round
+from fedsim.rounds import RoundOutcome, run_round
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
 from fedsim.text import Pair, TextFormat, encode_pair
 from fedsim.timeline import Participant, Step

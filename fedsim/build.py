@@ -14,7 +14,8 @@ from functools import partial
 
 import torch
 
-from fedsim.client import ClientRuntime, check_per_sample, make_client_app, train_together
+from fedsim.attempt import Engine
+from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
@@ -29,7 +30,6 @@ from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
 from fedsim.planning import UNLIMITED, CohortLimit, tokens_per_step
-from fedsim.rounds import Engine
 from fedsim.scenario import (
     AuthorsData,
     DataChoice,
@@ -48,6 +48,7 @@ from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
 from fedsim.training import SequentialExecutor
+from fedsim.trials import check_per_sample
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS

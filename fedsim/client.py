@@ -1,17 +1,17 @@
 """The Flower ClientApp: what a client does when a message reaches it.
 
 ``query.forget``     confirms a request: how many of the named records the client holds
-``query.advertise``  the first message of an interactive privacy stage (a public key)
+``query.advertise``  the first message of an interactive privacy stage (public keys)
+``query.share``      the second (shares of secrets)
 ``train``            local training, the privacy stages on the way out, and the reply
+``query.unmask``     the last message of an interactive privacy stage (shares of others' secrets)
 
-The app is stateless. What a client must remember (its ledger) travels in the message's
-``client-state`` record and is carried by the simulator, per branch. Only a deployed client's key material
-stays where it is, from the advertisement to the update.
-"""
+The app is stateless. What a client must remember (its ledger, where it stands in an interactive stage)
+travels in the message's ``client-state`` record and is carried by the simulator, per branch. Only what a
+deployed client must keep secret stays where it is, from the first message of a round to the last."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,11 +19,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedsim.data.records import Record
+from fedsim.events import DropStage
 from fedsim.federation import from_record
+from fedsim.grid import CLIENT_STATE
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
 from fedsim.rng import secret_stream, stream
-from fedsim.scenario import LocalConfig
 from fedsim.text import Pair
 from fedsim.training import Executor, TrainJob, TrainResult, planned_steps
 from fedsim.unlearning.protocol import MeanNll, Objective, Role
@@ -54,7 +55,7 @@ class ClientRuntime:
     objective: Callable[[str, Role], Objective]
     simulated: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
-    """A deployed client's key material by (branch, client), with the (round, attempt) it is for."""
+    """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""
 
     def select(self, client: int, order: WorkOrder) -> list[int]:
         """Positions of the records that this order is about."""
@@ -65,32 +66,34 @@ class ClientRuntime:
             if record.record_id not in without and (not only or record.record_id in only)
         ]
 
-    def party(self, client: int, order: WorkOrder) -> ClientParty:
-        """This client's end of the privacy pipeline in this round."""
+    def party(self, client: int, order: WorkOrder, carried: bytes = b"") -> ClientParty:
+        """This client's end of the privacy pipeline in this round, with what it remembers of it.
+
+        A simulated client has that ``carried`` to it, a deployed one has kept it.
+        """
+        if self.simulated:
+            secret = stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
+            memory = carried
+        else:
+            place, memory = self.kept.get((order.branch, client), (None, b""))
+            secret, memory = None, memory if place == (order.round, order.attempt) else b""
         return self.pipeline.client(
             str(client),
             round_id=order.round,
             branch=order.branch,
             attempt=order.attempt,
-            secret=self._secret(client, order),
+            secret=secret,
+            memory=memory,
             generator=stream(order.seed, "stage", order.round, client) if self.simulated else secret_stream(),
             planned_weight=order.weight,
         )
 
-    def _secret(self, client: int, order: WorkOrder) -> bytes:
-        """32 bytes of key material for one attempt; a deployed client draws them and keeps them till used."""
+    def remember(self, client: int, order: WorkOrder, party: ClientParty) -> bytes:
+        """Keep what a client must remember of a round; what is to be carried to it instead."""
         if self.simulated:
-            return stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
-        place = (order.round, order.attempt)
-        held, secret = self.kept.get((order.branch, client), (None, b""))
-        if held != place:
-            secret = os.urandom(32)
-            self.kept[order.branch, client] = (place, secret)
-        return secret
-
-    def done(self, client: int, order: WorkOrder) -> None:
-        """Forget the key material of an attempt: nothing is sealed with it twice."""
-        self.kept.pop((order.branch, client), None)
+            return party.memory
+        self.kept[order.branch, client] = ((order.round, order.attempt), party.memory)
+        return b""
 
 
 def make_client_app(runtime: ClientRuntime) -> ClientApp:
@@ -106,10 +109,15 @@ def make_client_app(runtime: ClientRuntime) -> ClientApp:
 
     @app.query("advertise")
     def advertise(message: Message, context: Context) -> Message:
-        client = configured_client(context)
-        setup = ConfigRecord({"message": runtime.party(client, _order(message)).advertise()})
-        content = RecordDict({"setup": setup})
-        return Message(content, reply_to=message)
+        return _say(runtime, message, context, "before_keys", lambda party, heard: party.advertise())
+
+    @app.query("share")
+    def share(message: Message, context: Context) -> Message:
+        return _say(runtime, message, context, "after_keys", lambda party, heard: party.share(heard))
+
+    @app.query("unmask")
+    def unmask(message: Message, context: Context) -> Message:
+        return _say(runtime, message, context, "during_unmasking", lambda party, heard: party.unmask(heard))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -119,6 +127,46 @@ def make_client_app(runtime: ClientRuntime) -> ClientApp:
         return reply
 
     return app
+
+
+def _say(
+    runtime: ClientRuntime,
+    message: Message,
+    context: Context,
+    step: DropStage,
+    what: Callable[[ClientParty, bytes], bytes],
+) -> Message:
+    """Answer a message of an interactive stage; ``what`` maps the client's party and what it heard to an
+    answer."""
+    client, order = configured_client(context), _order(message)
+    _stay(order, step)
+    party = runtime.party(client, order, _carried(message))
+    said = what(party, _heard(message))
+    content = RecordDict(
+        {
+            "setup": ConfigRecord({"message": said}),
+            CLIENT_STATE: ConfigRecord({"memory": runtime.remember(client, order, party)}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def _heard(message: Message) -> bytes:
+    """What the server says in an interactive stage; empty at the first message."""
+    setup = message.content.config_records.get("setup")
+    return bytes(setup["message"]) if setup is not None else b""  # type: ignore[arg-type]
+
+
+def _carried(message: Message) -> bytes:
+    """What a simulated client remembers."""
+    state = message.content.config_records.get(CLIENT_STATE, ConfigRecord())
+    return bytes(state.get("memory", b""))  # type: ignore[arg-type]
+
+
+def _stay(order: WorkOrder, *steps: DropStage) -> None:
+    """Fail if the scenario has the client drop out at one of these steps."""
+    if order.drop in steps:
+        raise ClientFailedError(f"dropped out {order.drop.replace('_', ' ')}, as scripted")
 
 
 def train_together(
@@ -141,7 +189,8 @@ def train_together(
     for message, context in asked:
         try:
             order = _order(message)
-            ledger = Ledger.from_json(str(message.content.config_records["client-state"]["ledger"]))
+            _stay(order, "before_keys", "after_keys", "after_shares")
+            ledger = Ledger.from_json(str(message.content.config_records[CLIENT_STATE]["ledger"]))
             before = frozenset(ledger.releases())
             jobs.append(make_job(runtime, configured_client(context), order, message.content, ledger, arrays))
         except Exception as error:
@@ -157,9 +206,7 @@ def train_together(
             continue
         job, before, result = next(results)
         try:
-            replies.append(
-                Message(_reply(runtime, given, message.content, job, result, before), reply_to=message)
-            )
+            replies.append(Message(_reply(runtime, given, message, job, result, before), reply_to=message))
         except Exception as error:
             replies.append(error)
     return replies
@@ -231,7 +278,7 @@ def local_task(client: int, order: WorkOrder, *, nominal_records: int) -> LocalT
 def _reply(
     runtime: ClientRuntime,
     order: WorkOrder,
-    content: RecordDict,
+    message: Message,
     job: TrainJob,
     result: TrainResult,
     known: frozenset[Release],
@@ -244,61 +291,19 @@ def _reply(
         raise ClientFailedError(result.error)
     assert job.ledger is not None
     made = Ledger(job.ledger.since(known))
-    setup = content.config_records.get("setup")
-    broadcast = bytes(setup["message"]) if setup is not None else b""  # type: ignore[arg-type]
-    party = runtime.party(job.client, order)
-    runtime.done(job.client, order)
-    prepared = party.prepare(result.update, weight=float(result.examples), broadcast=broadcast)
+    party = runtime.party(job.client, order, _carried(message))
+    prepared = party.prepare(result.update, weight=float(result.examples), delivery=_heard(message))
+    memory = runtime.remember(job.client, order, party)
+    _stay(order, "after_masking")
     payload = prepared.payload
     reply = RecordDict(
         {
             UPDATE: ArrayRecord({"payload": Array(payload.array)}),
             "fields": ConfigRecord(dict(payload.fields)),
             "config": ConfigRecord({"version": order.version}),
-            "client-state": ConfigRecord({"ledger": made.to_json()}),
+            CLIENT_STATE: ConfigRecord({"ledger": made.to_json(), "memory": memory}),
         }
     )
     if runtime.simulated:
         reply[INSTRUMENTS] = MetricRecord({"steps": result.steps, "tokens": result.tokens})
     return reply
-
-
-def trial_jobs(
-    runtime: ClientRuntime, adapter: Arrays, local: LocalConfig, *, clients: int, private: bool
-) -> list[TrainJob]:
-    """Jobs to try an executor with, which no life knows of: one step of each of the first clients."""
-    jobs = []
-    size = local.batch_size
-    for client in sorted(runtime.records)[:clients]:
-        order = WorkOrder(round=0, seed=0, branch="trial", version=0, local=local, planned_steps=1)
-        nominal = min(size, len(runtime.records[client]))
-        jobs.append(
-            TrainJob(
-                client=client,
-                round=0,
-                seed=0,
-                adapter=adapter,
-                pairs=runtime.pairs[client][:size],
-                record_ids=tuple(record.record_id for record in runtime.records[client][:size]),
-                local=local,
-                objective=MeanNll(),
-                rule=runtime.pipeline.local_rule() if private else None,
-                task=local_task(client, order, nominal_records=nominal) if private else None,
-                ledger=Ledger(),
-            )
-        )
-    return jobs
-
-
-def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:
-    """Train on one record if a privacy stage owns local training; ValueError when it cannot.
-
-    Not every layer gives per-sample gradients (DoRA and adapted embeddings do not), and each client would
-    fail alike.
-    """
-    if runtime.pipeline.local_rule() is None:
-        return
-    jobs = trial_jobs(runtime, adapter, LocalConfig(batch_size=1), clients=1, private=True)
-    error = runtime.executor.train_clients(jobs)[0].error
-    if error is not None:
-        raise ValueError(f"example_dp cannot take per-sample gradients of this model ({error})")

@@ -101,6 +101,23 @@ class Rejoin(Config):
     """Ids of the records it brings, or all."""
 
 
+DropStage = Literal["before_keys", "after_keys", "after_shares", "after_masking", "during_unmasking"]
+"""When a client falls silent: before it advertises its keys, then, once it has shared its secrets, once its
+update is masked (and lost on the way), or when the masks are to be taken off. Without secure aggregation:
+before it trains, or once it has trained."""
+
+
+class Drop(Config):
+    """Clients fall silent in the next rounds, if they take part."""
+
+    clients: ClientIds
+    """An id, a range like 0-19, or a list of these."""
+    stage: DropStage = "after_masking"
+    """The step of a round before which nothing more is heard of them."""
+    rounds: Int = Field(default=1, ge=1, le=100_000)
+    """For how many rounds."""
+
+
 class ProbeEvent(Config):
     """Measure now, items and generation included."""
 
@@ -115,6 +132,7 @@ class Event(Config):
     forget: Forget | None = None
     leave: Leave | None = None
     rejoin: Rejoin | None = None
+    drop: Drop | None = None
     probe: ProbeEvent | None = None
 
     @model_validator(mode="after")

@@ -21,6 +21,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+CLIENT_STATE = "client-state"
+"""Name of the record with what a client remembers from message to message."""
 CLIENT_FAILED = 1
 SERVER_NODE = 1
 _FIRST_CLIENT_NODE = 1000
@@ -48,11 +50,16 @@ def context_of(client: int, *, run_id: int = 1, node_id: int | None = None) -> C
 
 
 def payload_bytes(content: RecordDict) -> int:
-    """Bytes of arrays, configuration and metrics in a message's content, without protocol framing."""
+    """Bytes of arrays, configuration and metrics in a message's content, without protocol framing.
+
+    What the simulator carries for a client does not count: a real one would keep it.
+    """
     size = 0
     for record in content.array_records.values():
         size += sum(len(array.data) for array in record.values())
-    for config in content.config_records.values():
+    for name, config in content.config_records.items():
+        if name == CLIENT_STATE:
+            continue
         size += sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in config.values())
     for metrics in content.metric_records.values():
         size += 8 * len(metrics)

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedsim.events import Event, Forget
+from fedsim.events import Drop, DropStage, Event, Forget
 from fedsim.rng import uniform
 from fedsim.scenario import Scenario
 from fedsim.scenario_errors import KeyPath, Source
 from fedsim.unlearning.protocol import Request
 
-EventKind = Literal["join", "forget", "leave", "rejoin", "probe"]
+EventKind = Literal["join", "forget", "leave", "rejoin", "drop", "probe"]
 RecordIds = Mapping[int, tuple[str, ...]]
 
 
@@ -30,6 +30,7 @@ class LifeEvent:
     clients: tuple[int, ...]
     request: int | None = None
     brings: tuple[str, ...] | None = None
+    drop: Drop | None = None
     text: str
 
     @property
@@ -48,6 +49,15 @@ class Life:
     def at(self, round_: int) -> tuple[LifeEvent, ...]:
         """The events between round ``round_`` and the next."""
         return tuple(event for event in self.events if event.round == round_)
+
+    def drops(self, round_: int) -> dict[int, DropStage]:
+        """Who falls silent in a round, and when; of several scripted steps the last one said counts."""
+        return {
+            client: event.drop.stage
+            for event in self.events
+            if event.drop is not None and event.round < round_ <= event.round + event.drop.rounds
+            for client in event.clients
+        }
 
     def label(self, round_: int) -> str:
         """What happens after a round, for the ``event`` column: ``forget:1``, ``join``, or empty."""
@@ -104,6 +114,8 @@ class _Reader:
             self._add("leave", (client,), f"client {client} leaves")
         elif event.rejoin is not None:
             self._rejoin((*key, "rejoin"), event.rejoin.client, event.rejoin.records)
+        elif event.drop is not None:
+            self._drop((*key, "drop", "clients"), event.drop)
         elif event.probe is not None:
             self._add("probe", (), event.probe.label)
 
@@ -144,6 +156,13 @@ class _Reader:
                 )
             self.status[client] = "present"
         self._add("join", tuple(clients), f"{_range_text(clients)} join{'s' if len(clients) == 1 else ''}")
+
+    def _drop(self, key: KeyPath, drop: Drop) -> None:
+        for client in drop.clients:
+            self._must_be_present(key, client, "drop out")
+        who, when = _range_text(drop.clients), drop.stage.replace("_", " ")
+        text = f"{who} drop{'s' if len(drop.clients) == 1 else ''} out {when}"
+        self._add("drop", drop.clients, text, drop=drop)
 
     def _forget(self, key: KeyPath, forget: Forget) -> None:
         client = forget.client

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from fedsim.events import DropStage
 from fedsim.scenario import LocalConfig
 from fedsim.timeline import Participant, Step
 from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, ServerState, Work
@@ -21,10 +22,10 @@ from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, S
 class WorkOrder(BaseModel):
     """What the server asks of one client in one round; travels as JSON.
 
-    ``without`` names records the client no longer uses, ``only`` the records it works on (both empty:
-    all). ``method`` and ``role`` choose the local loss of an unlearning round. ``weight`` is set when
-    the server's plan fixes it: at first that of the role, then this client's share (``with_shares``).
-    """
+    ``without`` names records the client no longer uses, ``only`` the records it works on (both empty: all).
+    ``drop`` is the step at which the client falls silent, if it is scripted to. ``method`` and ``role``
+    choose the local loss of an unlearning round. ``weight`` is set when the server's plan fixes it: at first
+    that of the role, then this client's share (``with_shares``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +42,7 @@ class WorkOrder(BaseModel):
     weight: float | None = None
     proximal_mu: float = 0.0
     planned_steps: int = 0
+    drop: DropStage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ class Planner:
             without=participant.without,
             proximal_mu=self.proximal_mu,
             planned_steps=self.planned_steps.get(participant.client, 0),
+            drop=dict(step.drops).get(participant.client),
         )
 
     def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role) -> WorkOrder:

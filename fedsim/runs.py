@@ -20,7 +20,6 @@ from fedsim.build import (
     make_context,
     resolve_devices,
 )
-from fedsim.client import trial_jobs
 from fedsim.conclusions import conclude
 from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
@@ -29,6 +28,7 @@ from fedsim.results import RunDirectory, whole_file
 from fedsim.scenario_file import LoadedScenario, ScenarioError, dump_scenario, load_scenario
 from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.training import SequentialExecutor
+from fedsim.trials import trial_jobs
 from fedsim.tuning import fastest_threads, keep_freed_memory
 
 TRIAL_CLIENTS = 16

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from flwr.serverapp.strategy import FedAvg
 
+from fedsim.attempt import Engine
 from fedsim.checkpoints import SCHEMAS, Checkpoints, Rows
 from fedsim.federation import Federation
 from fedsim.life import Life
@@ -25,7 +26,7 @@ from fedsim.predictor import CausalPredictor
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
 from fedsim.results import Row, RunDirectory
-from fedsim.rounds import Engine, RoundOutcome, run_rounds
+from fedsim.rounds import RoundOutcome, run_rounds
 from fedsim.scenario import Scenario
 from fedsim.timeline import Segment, Step, milestones, retrain_name
 

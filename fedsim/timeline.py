@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fedsim.events import DropStage
 from fedsim.life import Life, RecordIds, unlearning_spans
 from fedsim.rng import uniform
 from fedsim.scenario import FixedCohort
@@ -43,13 +44,14 @@ class Step:
     """All that decides one round of one branch.
 
     ``nominal_size`` is how many clients would be there had nobody been forgotten: a public number,
-    the same in all branches.
+    the same in all branches. ``drops`` says which of those who are asked fall silent, and when.
     """
 
     round: int
     cohort: tuple[Participant, ...]
     nominal_size: int
     unlearning: UnlearningStep | None = None
+    drops: tuple[tuple[int, DropStage], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +170,16 @@ def unroll(
             if name == "keep":
                 nominal[round_] = active
             clients = participation.cohort(round_, active, nominal[round_])
+            unlearning = pending.pop(0) if pending else None
+            asked = {*clients, *([life.requests[unlearning.request - 1].client] if unlearning else [])}
+            dropping = ((client, stage) for client, stage in life.drops(round_).items() if client in asked)
             steps.append(
                 Step(
                     round=round_,
                     cohort=roster.participants(clients),
                     nominal_size=len(nominal[round_]),
-                    unlearning=pending.pop(0) if pending else None,
+                    unlearning=unlearning,
+                    drops=tuple(sorted(dropping)),
                 )
             )
         return tuple(steps)

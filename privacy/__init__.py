@@ -4,7 +4,7 @@ from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, RoundAborted
 from privacy.ledger import Ledger, Release
-from privacy.parties import ClientParty, RoundResult
+from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
 from privacy.stage import LocalRule, LocalSession, LocalTask, Nominal, Payload, SampleGradients
@@ -26,6 +26,7 @@ __all__ = [
     "RoundAborted",
     "RoundResult",
     "SampleGradients",
+    "ServerRound",
     "StageConfig",
     "build_pipeline",
     "honest_server",

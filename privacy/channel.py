@@ -8,7 +8,10 @@ This is the null object of secure aggregation, and the reference that a masked s
 >>> channel = PlainChannel()
 >>> payload = channel.client(ClientContext(client="a", **here)).seal(
 ...     Contribution(update=np.ones(2), weight=3.0), b"")
->>> channel.server(RoundContext(cohort=("a",), **here)).total({"a": payload}).update.tolist()
+>>> server = channel.server(RoundContext(cohort=("a",), **here))
+>>> server.receive({"a": payload})
+{}
+>>> server.total({}).update.tolist()
 [3.0, 3.0]
 """
 
@@ -16,11 +19,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from privacy.errors import CohortTooSmall
+from privacy.errors import CohortTooSmall, RoundAborted
 from privacy.stage import (
     ClientChannel,
     ClientContext,
@@ -65,13 +68,19 @@ class _PlainClient:
     metric_names: tuple[str, ...]
 
     @property
-    def secret(self) -> bytes:
+    def memory(self) -> bytes:
         return b""
 
     def advertise(self) -> bytes:
         return b""
 
-    def seal(self, contribution: Contribution, broadcast: bytes) -> Payload:
+    def share(self, broadcast: bytes) -> bytes:
+        return b""
+
+    def unmask(self, request: bytes) -> bytes:
+        return b""
+
+    def seal(self, contribution: Contribution, delivery: bytes) -> Payload:
         fields: dict[str, int | float | str] = {
             "client": self.context.client,
             "round": self.context.round_id,
@@ -83,22 +92,37 @@ class _PlainClient:
         return Payload(array=contribution.update.astype(np.float32), fields=fields)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class _PlainServer:
     channel: PlainChannel
     context: RoundContext
+    rejected: dict[str, str] = field(default_factory=dict)
+    _total: Total | None = None
 
     def collect(self, messages: Mapping[str, bytes]) -> bytes:
         return b""
 
-    def total(self, payloads: Mapping[str, Payload]) -> Total:
+    def deliver(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {}
+
+    def receive(self, payloads: Mapping[str, Payload]) -> dict[str, bytes]:
+        self._total = self._added(payloads)
+        return {}
+
+    def total(self, answers: Mapping[str, bytes]) -> Total:
+        if self._total is None:
+            raise RoundAborted("no payloads in this attempt: call receive before aggregate")
+        return self._total
+
+    def _added(self, payloads: Mapping[str, Payload]) -> Total:
         size = self._expected_size(payloads)
-        rejected = {client: self._fault(client, payloads[client], size) for client in sorted(payloads)}
-        good = tuple(client for client, fault in rejected.items() if not fault)
+        faults = {client: self._fault(client, payloads[client], size) for client in sorted(payloads)}
+        self.rejected |= {client: fault for client, fault in faults.items() if fault}
+        good = tuple(client for client, fault in faults.items() if not fault)
         if len(good) < self.channel.min_cohort:
             raise CohortTooSmall(
                 f"{len(good)} usable updates, fewer than min_cohort={self.channel.min_cohort}; "
-                f"rejected: { {client: fault for client, fault in rejected.items() if fault} }"
+                f"rejected: {self.rejected}"
             )
         update: Vector = np.zeros(size, dtype=np.float64)
         for client in good:
@@ -112,7 +136,6 @@ class _PlainServer:
             weight=math.fsum(float(payloads[client].fields["weight"]) for client in good),
             metrics=metrics,
             contributors=good,
-            rejected={client: fault for client, fault in rejected.items() if fault},
         )
 
     def _expected_size(self, payloads: Mapping[str, Payload]) -> int:

@@ -1,6 +1,6 @@
 """The two parties of a round: a client that prepares, a server that aggregates.
 
-They share nothing but bytes and arrays. A client rebuilt from its secret continues where the former
+They share nothing but bytes and arrays. A client rebuilt from its memory continues where the former
 object stopped, which is what a stateless client app needs.
 """
 
@@ -45,8 +45,8 @@ class RoundResult:
 
     ``update`` is the mean (or weighted sum), fp32 (d,). ``metrics`` holds the contributors' mean of
     each declared metric and "contributors", their number, and under masks "quantisation_error", a
-    bound on the error of each coordinate of the update. ``rejected`` names clients whose payloads
-    could not be used, with reasons.
+    bound on the error of each coordinate of the update. ``rejected`` names clients of whom a message
+    could not be used, with reasons; one that was asked last may have contributed.
     """
 
     update: Update
@@ -67,13 +67,21 @@ class ClientParty:
     channel: ClientChannel
 
     @property
-    def secret(self) -> bytes:
-        """Key material to rebuild this party from; it never leaves the client."""
-        return self.channel.secret
+    def memory(self) -> bytes:
+        """What to rebuild this party from; it never leaves the client."""
+        return self.channel.memory
 
     def advertise(self) -> bytes:
         """First message; empty unless the pipeline is interactive."""
         return self.channel.advertise()
+
+    def share(self, broadcast: bytes) -> bytes:
+        """Second message, in answer to the roster."""
+        return self.channel.share(broadcast)
+
+    def unmask(self, request: bytes) -> bytes:
+        """Last message, once the server has said who reported."""
+        return self.channel.unmask(request)
 
     def prepare(
         self,
@@ -81,7 +89,7 @@ class ClientParty:
         *,
         weight: float = 1.0,
         metrics: Mapping[str, float] | None = None,
-        broadcast: bytes = b"",
+        delivery: bytes = b"",
     ) -> Prepared:
         """Check an update, pass it through the stages, seal it.
 
@@ -89,8 +97,8 @@ class ClientParty:
         weight is planned; ``metrics`` exactly those declared by the pipeline.
 
         *Guarantees.* NaN, infinity and wrong sizes raise `ClientUpdateError` before anything is
-        masked. The update is not changed. Call once per attempt: two payloads for two rosters of one
-        attempt would tell the server more than one sum.
+        masked. The update is not changed. A second, different update in one attempt is refused under masks:
+        their difference would be bare.
         """
         value: Vector = _checked(update, self.nominal.dimension).astype(np.float64)
         local: Metrics = {}
@@ -100,7 +108,7 @@ class ClientParty:
         contribution = Contribution(
             update=value, weight=self._weight(weight), metrics=self._reported(metrics or {})
         )
-        return Prepared(self.channel.seal(contribution, broadcast), local)
+        return Prepared(self.channel.seal(contribution, delivery), local)
 
     def _weight(self, given: float) -> float:
         limit = math.inf if self.nominal.max_weight is None else self.nominal.max_weight
@@ -162,17 +170,30 @@ class ServerRound:
                 f"cohort of {len(self.context.cohort)} is below min_cohort={self.min_cohort}"
             )
 
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Clients of whom a message could not be used so far, with reasons."""
+        return self.channel.rejected
+
     def collect(self, messages: Mapping[str, bytes]) -> bytes:
-        """Advertised messages by client -> what every client gets before it prepares."""
+        """Advertised messages by client -> what every one of them gets."""
         return self.channel.collect(messages)
 
-    def aggregate(self, payloads: Mapping[str, Payload]) -> RoundResult:
-        """Payloads by client -> mean update.
+    def deliver(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Second messages by client -> what each client that is still in gets before it prepares."""
+        return self.channel.deliver(messages)
 
-        *Guarantees.* The order of payloads changes no bit of the result. Under masks the sum of the
+    def receive(self, payloads: Mapping[str, Payload]) -> Mapping[str, bytes]:
+        """Payloads by client -> what those that sent one are asked; nothing unless interactive."""
+        return self.channel.receive(payloads)
+
+    def aggregate(self, answers: Mapping[str, bytes]) -> RoundResult:
+        """Answers by client (none unless interactive) -> mean update of what was received.
+
+        *Guarantees.* The order of messages changes no bit of the result. Under masks the sum of the
         encoded contributions is exact, or `RoundAborted` is raised and nothing is released.
         """
-        total = self.channel.total(payloads)
+        total = self.channel.total(answers)
         if len(total.contributors) < self.min_cohort:
             raise CohortTooSmall(
                 f"{len(total.contributors)} contributors, below min_cohort={self.min_cohort}"
@@ -197,7 +218,7 @@ class ServerRound:
             total_weight=total.weight,
             metrics=metrics,
             contributors=total.contributors,
-            rejected=total.rejected,
+            rejected=dict(self.channel.rejected),
         )
 
     def _means(self, total: Total) -> Metrics:

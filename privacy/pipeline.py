@@ -9,7 +9,9 @@
 ...     name: pipeline.client(name, **here).prepare(update, weight=n).payload
 ...     for name, (update, n) in updates.items()
 ... }
->>> result = server.aggregate(payloads)
+>>> server.receive(payloads)
+{}
+>>> result = server.aggregate({})
 >>> result.update.tolist(), result.total_weight
 ([0.25, 3.0], 4.0)
 """
@@ -116,11 +118,6 @@ class Pipeline:
         return "sum" if any(fact.reveals == "sum" for fact in self.facts) else "individual"
 
     @property
-    def needs_all(self) -> bool:
-        """Whether a client that goes silent after advertising aborts the round."""
-        return any(fact.needs_all for fact in self.facts)
-
-    @property
     def protects(self) -> frozenset[Unit]:
         """The units for which a stage releases with differential privacy."""
         return frozenset(fact.charges for fact in self.facts if fact.charges is not None)
@@ -143,10 +140,11 @@ class Pipeline:
         branch: str,
         attempt: int = 0,
         secret: bytes | None = None,
+        memory: bytes = b"",
         generator: np.random.Generator | None = None,
         planned_weight: float | None = None,
     ) -> ClientParty:
-        """One client's party. Rebuild it with the same ``secret`` (see `ClientParty.secret`) at will."""
+        """One client's party; rebuilt from its ``memory`` (see `ClientParty.memory`) after a message."""
         context = ClientContext(
             client=client,
             round_id=round_id,
@@ -154,6 +152,7 @@ class Pipeline:
             attempt=attempt,
             session=self.nominal.session,
             secret=secret,
+            memory=memory,
             generator=generator,
             planned_weight=planned_weight,
         )

@@ -88,7 +88,7 @@ class Facts:
     """What a stage declares about itself, apart from its `wire`.
 
     ``reveals`` is what the server sees after it; ``charges`` the unit that its releases are charged
-    to (None: no release); ``needs_all`` that a round fails unless every masked client reports.
+    to (None: no release).
     """
 
     name: str
@@ -98,7 +98,6 @@ class Facts:
     reveals: Reveals = "individual"
     charges: Unit | None = None
     mechanism: str | None = None
-    needs_all: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +121,8 @@ class ClientContext:
     """Who a client party is and in which round.
 
     ``secret`` is 32 bytes of key material, unique to (client, round, branch, attempt); None asks the
-    operating system. ``generator`` feeds whatever a stage draws at the client. ``planned_weight`` is
+    operating system. ``memory`` is what the client's end of the channel remembered after its last message;
+    empty at the first. ``generator`` feeds whatever a stage draws at the client. ``planned_weight`` is
     a public weight fixed by the server's plan; it replaces the pipeline's weighting.
     """
 
@@ -132,6 +132,7 @@ class ClientContext:
     attempt: int
     session: str = ""
     secret: bytes | None = field(default=None, repr=False)
+    memory: bytes = field(default=b"", repr=False)
     generator: np.random.Generator | None = None
     planned_weight: float | None = None
 
@@ -158,7 +159,7 @@ class Total:
     """What a channel lets the server learn: sums over ``contributors``.
 
     ``update`` is the sum of weight * update, float64 (d,). ``error`` bounds the absolute error per
-    coordinate of that sum that the channel itself made. ``rejected`` names clients and reasons.
+    coordinate of that sum that the channel itself made.
     """
 
     update: Vector
@@ -166,31 +167,47 @@ class Total:
     metrics: tuple[float, ...]
     contributors: tuple[str, ...]
     error: float = 0.0
-    rejected: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClientChannel(Protocol):
     """One client's end of a channel, for one attempt of one round."""
 
     @property
-    def secret(self) -> bytes:
+    def memory(self) -> bytes:
         """All private state as bytes (kept by the client between messages; empty if there is none)."""
 
     def advertise(self) -> bytes:
         """The first message; empty unless the channel is interactive."""
 
-    def seal(self, contribution: Contribution, broadcast: bytes) -> Payload:
+    def share(self, broadcast: bytes) -> bytes:
+        """The second message, in answer to what the server broadcast; likewise."""
+
+    def seal(self, contribution: Contribution, delivery: bytes) -> Payload:
         """The message that carries the contribution."""
+
+    def unmask(self, request: bytes) -> bytes:
+        """The last message, which helps to read the sum; empty unless the channel is interactive."""
 
 
 class ServerChannel(Protocol):
-    """The server's end of a channel, for one attempt of one round."""
+    """The server's end of a channel, for one attempt of one round: four steps, each once, in this order.
+
+    Any client may fall silent before any of them. ``rejected`` names those of whom a message could not be
+    used, with reasons; it grows from step to step."""
+
+    rejected: dict[str, str]
 
     def collect(self, messages: Mapping[str, bytes]) -> bytes:
         """Advertised messages by client -> what is broadcast to them; empty unless interactive."""
 
-    def total(self, payloads: Mapping[str, Payload]) -> Total:
-        """The sum, or `RoundAborted`."""
+    def deliver(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Second messages by client -> what each client that is still in gets."""
+
+    def receive(self, payloads: Mapping[str, Payload]) -> Mapping[str, bytes]:
+        """Payloads by client -> what those that sent one are asked; `RoundAborted` if there are too few."""
+
+    def total(self, answers: Mapping[str, bytes]) -> Total:
+        """Answers by client -> the sum, or `RoundAborted`."""
 
 
 class Channel(Protocol):

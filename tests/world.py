@@ -21,6 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from fedsim.attempt import Engine
 from fedsim.build import make_objective
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.records import Record
@@ -28,7 +29,6 @@ from fedsim.federation import Federation, make_strategy
 from fedsim.grid import InProcessGrid
 from fedsim.model import AdapterModel, Arrays, load_model
 from fedsim.orders import Planner
-from fedsim.rounds import Engine
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
 from fedsim.text import Pair, TextFormat, encode_pair
 from fedsim.timeline import Participant, Step, UnlearningStep

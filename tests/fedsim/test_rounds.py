@@ -2,11 +2,14 @@
 
 import os
 import random
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from fedsim.events import DropStage
 from fedsim.federation import Federation, export_server_state
 from fedsim.model import AdapterModel, Arrays, to_vector
 from fedsim.rounds import RoundOutcome, run_round, run_rounds
@@ -265,7 +268,7 @@ def test_a_masked_round_is_the_plain_round_up_to_quantisation(model, start) -> N
     plain, _ = one_round(make_world(model, privacy=CLIP), start, [0, 1, 2, 3])
     assert np.abs(moved(masked, start) - moved(plain, start)).max() < 1e-6
     assert outcome.contributors == (0, 1, 2, 3)
-    assert outcome.taken.messages == 8  # a public key and an update each
+    assert outcome.taken.messages == 16  # keys, shares, an update and the unmasking of each
 
 
 def test_a_masked_round_is_the_same_in_every_branch(model, start) -> None:
@@ -280,7 +283,7 @@ def test_a_masked_round_is_the_same_in_every_branch(model, start) -> None:
 
 
 @pytest.mark.parametrize("fault", [raises, gives_nan, too_long])
-def test_a_masked_round_is_repeated_without_the_client_that_failed(model, start, fault) -> None:
+def test_a_masked_round_does_without_the_client_that_failed(model, start, fault) -> None:
     world = make_world(model, privacy=MASKED, faults={1: fault})
     federation, outcome = one_round(world, start, [0, 1, 2, 3])
     without, _ = one_round(make_world(model, privacy=MASKED), start, [0, 2, 3])
@@ -289,12 +292,39 @@ def test_a_masked_round_is_repeated_without_the_client_that_failed(model, start,
     assert same(federation.adapter, without.adapter)
     plain, _ = one_round(make_world(model, privacy=CLIP), start, [0, 2, 3])
     assert np.abs(moved(federation, start) - moved(plain, start)).max() < 1e-6
-    assert outcome.taken.messages == 8 + 6
-    assert outcome.taken.clients >= 6
+    assert outcome.taken.messages == 4 + 4 + 4 + 3
+
+
+def test_a_masked_round_with_too_few_left_is_repeated_without_those_that_failed(model, start) -> None:
+    strict = [*CLIP, {"stage": "secure_aggregation", "threshold": 1.0}]
+    world = make_world(model, privacy=strict, faults={1: raises})
+    federation, outcome = one_round(world, start, [0, 1, 2, 3])
+    without, _ = one_round(make_world(model, privacy=MASKED), start, [0, 2, 3])
+    assert list(outcome.failures) == [1]
+    assert outcome.contributors == (0, 2, 3)
+    assert same(federation.adapter, without.adapter)
+    assert outcome.taken.messages == 3 * 4 + 4 * 3
+
+
+@pytest.mark.parametrize("stage", get_args(DropStage))
+@pytest.mark.parametrize("privacy", [CLIP, MASKED], ids=["plain", "masked"])
+def test_clients_drop_out_where_the_scenario_says(model, start, privacy, stage: str) -> None:
+    world = make_world(model, privacy=privacy, clients=5)
+    federation = born(world, start)
+    step = replace(make_step(1, [0, 1, 2, 3, 4]), drops=((3, stage),))
+    outcome = run_round(federation, step, "keep", world.engine)
+    stays = stage == "during_unmasking"
+    there = [0, 1, 2, 3, 4] if stays else [0, 1, 2, 4]
+    expected, _ = one_round(make_world(model, privacy=privacy, clients=5), start, there)
+    assert outcome.contributors == tuple(there)
+    assert same(federation.adapter, expected.adapter)
+    if privacy is MASKED or not stays:
+        assert "dropped out" in outcome.failures[3]
+        assert "as scripted" in outcome.failures[3]
 
 
 def test_keys_of_deployed_clients_are_their_own_and_used_once(model, start, monkeypatch) -> None:
-    """Drawn by each client itself, kept between its two messages, also when an attempt is repeated."""
+    """Drawn by each client itself, kept between its messages, also when an attempt is repeated."""
     drawn: list[bytes] = []
     real = os.urandom
 
@@ -302,15 +332,16 @@ def test_keys_of_deployed_clients_are_their_own_and_used_once(model, start, monk
         drawn.append(real(size))
         return drawn[-1]
 
-    monkeypatch.setattr("fedsim.client.os.urandom", noted)
-    world = make_world(model, privacy=MASKED, faults={1: raises}, simulated=False)
+    monkeypatch.setattr("privacy.secagg.stage.os.urandom", noted)
+    strict = [*CLIP, {"stage": "secure_aggregation", "threshold": 1.0}]
+    world = make_world(model, privacy=strict, faults={1: raises}, simulated=False)
     federation, outcome = one_round(world, start, [0, 1, 2, 3])
-    keyed, _ = one_round(make_world(model, privacy=MASKED, faults={1: raises}), start, [0, 1, 2, 3])
+    keyed, _ = one_round(make_world(model, privacy=strict, faults={1: raises}), start, [0, 1, 2, 3])
     assert outcome.contributors == (0, 2, 3)
     assert same(federation.adapter, keyed.adapter)
     assert len(set(drawn)) == 4 + 3
     kept = world.engine.runtime.kept
-    assert set(kept) == {("keep", 1)}, "only the client that failed has not used its key"
+    assert {place for place, _ in kept.values()} == {(1, 0), (1, 1)}, "of the last attempt of each client"
     assert (outcome.taken.steps, outcome.taken.tokens) == (None, None)
 
 
@@ -318,10 +349,10 @@ def test_a_client_that_fails_to_advertise_is_left_out(model, start, monkeypatch)
     world = make_world(model, privacy=MASKED)
     party = type(world.engine.runtime).party
 
-    def unreachable(self, client, order):
+    def unreachable(self, client, order, carried=b""):
         if client == 2:
             raise ConnectionError("no route")
-        return party(self, client, order)
+        return party(self, client, order, carried)
 
     monkeypatch.setattr(type(world.engine.runtime), "party", unreachable)
     federation, outcome = one_round(world, start, [0, 1, 2])
@@ -372,12 +403,15 @@ def test_clients_whose_budget_is_spent_sit_out(model, start) -> None:
     assert epsilon(federation, 3) == 0.0
 
 
-def test_only_what_was_sent_is_charged(model, start) -> None:
-    world = make_world(model, privacy=[*BUDGET, *MASKED], weighting="uniform", more=0, faults={1: raises})
+@pytest.mark.parametrize(("threshold", "attempt"), [(0.6, 0), (1.0, 1)])
+def test_only_what_was_summed_is_charged(model, start, threshold: float, attempt: int) -> None:
+    """A masked update whose sum was never read says nothing."""
+    masks = [*CLIP, {"stage": "secure_aggregation", "threshold": threshold}]
+    world = make_world(model, privacy=[*BUDGET, *masks], weighting="uniform", more=0, faults={1: raises})
     federation, outcome = one_round(world, start, [0, 1, 2])
     assert outcome.contributors == (0, 2)
     assert {release.client for release in federation.ledger.releases()} == {"0", "2"}
-    assert {release.attempt for release in federation.ledger.releases()} == {1}
+    assert {release.attempt for release in federation.ledger.releases()} == {attempt}
     assert [release.steps for release in federation.ledger.releases()] == [4, 4]
 
 

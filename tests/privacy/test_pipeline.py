@@ -11,8 +11,8 @@ from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Facts, Metric, Payload, Stage
 from tests.privacy.rounds import (
     HERE,
+    Round,
     masked_pipeline,
-    payloads_of,
     random_updates,
     run_round,
     weighted_mean,
@@ -111,13 +111,8 @@ def test_noise_without_clip_and_hooks_in_order():
 
 def test_facts_are_derived():
     plain, masked = Pipeline([CLIP]), masked_pipeline()
-    assert (plain.reveals, plain.interactive, plain.needs_all, plain.l2_bound) == (
-        "individual",
-        False,
-        False,
-        1.0,
-    )
-    assert (masked.reveals, masked.interactive, masked.needs_all) == ("sum", True, True)
+    assert (plain.reveals, plain.interactive, plain.l2_bound) == ("individual", False, 1.0)
+    assert (masked.reveals, masked.interactive) == ("sum", True)
     assert plain.local_rule() is None
     assert Pipeline([DP]).local_rule() is not None
     assert plain.client("a", **HERE).advertise() == b""
@@ -236,29 +231,30 @@ def test_planned_weights_are_checked():
     with pytest.raises(ClientUpdateError, match="max_weight"):
         run_round(pipeline, random_updates(2, 3), planned={"c000": 2.5, "c001": 1.0})
     updates = random_updates(2, 3)
-    server = pipeline.open_round(cohort=list(updates), planned_weights={"c000": 2.0, "c001": 1.0}, **HERE)
-    cheated = payloads_of(pipeline, server, updates, planned={"c000": 1.5, "c001": 1.0})
+    running = Round(pipeline, updates, planned={"c000": 2.0, "c001": 1.0})
+    running.planned = {"c000": 1.5, "c001": 1.0}
     with pytest.raises(RoundAborted, match="planned"):
-        server.aggregate(cheated)
+        running.result()
 
 
 def test_one_bad_plain_payload_is_that_clients_failure():
     pipeline = Pipeline()
     updates = random_updates(6, 4)
-    server = pipeline.open_round(cohort=list(updates), **HERE)
-    payloads = payloads_of(pipeline, server, updates)
+    running = Round(pipeline, updates)
+    payloads = running.payloads({})
     good = payloads["c000"]
     payloads["c001"] = Payload(array=np.float32([1, np.nan, 0, 0]), fields=payloads["c001"].fields)
     payloads["c002"] = Payload(array=np.zeros(3, np.float32), fields=payloads["c002"].fields)
     payloads["c003"] = good
     payloads["c004"] = Payload(array=good.array, fields={**payloads["c004"].fields, "weight": "x"})
-    result = server.aggregate({**payloads, "stranger": good})
+    running.server.receive({**payloads, "stranger": good})
+    result = running.server.aggregate({})
     assert result.contributors == ("c000", "c005")
     assert sorted(result.rejected) == ["c001", "c002", "c003", "c004", "stranger"]
     with pytest.raises(CohortTooSmall, match="min_cohort=1"):
-        server.aggregate({"c001": payloads["c001"]})
+        Round(pipeline, updates).server.receive({"c001": payloads["c001"]})
     with pytest.raises(CohortTooSmall):
-        server.aggregate({})
+        Round(pipeline, updates).server.receive({})
 
 
 def test_cohort_names_nobody_twice():

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.errors import ClientUpdateError, OverflowRiskError
-from privacy.fixed_point import FixedPoint
+from privacy.secagg.fixed_point import FixedPoint
 
 
 def test_by_hand():

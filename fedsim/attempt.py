@@ -1,0 +1,235 @@
+"""One attempt at a round: the messages of the privacy pipeline, from the first keys to the combined update.
+
+A plain pipeline takes one exchange, in which clients train. An interactive one (secure aggregation) takes
+four: keys, shares, training, unmasking. Whoever fails at one of them is left out from then on; whether the
+others are enough, the pipeline says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedsim.client import UPDATE, ClientRuntime
+from fedsim.exchange import Exchange, group_of
+from fedsim.federation import Federation, to_record, untouched_global_random
+from fedsim.grid import CLIENT_STATE, RosterGrid, client_of, node_of
+from fedsim.model import Arrays
+from fedsim.orders import Assignment, Planner, WorkOrder
+from privacy import Ledger, Payload, RoundAborted, RoundResult, ServerRound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """All that a round needs besides the state it changes; shared by all branches of one life."""
+
+    grid: RosterGrid
+    runtime: ClientRuntime
+    planner: Planner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one."""
+
+    result: RoundResult | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+    aborted: str | None = None
+
+
+@dataclass(kw_only=True)
+class _Conversation:
+    """What is said in one attempt: who is still in, what each simulated client remembers, who failed and
+    why."""
+
+    engine: Engine
+    orders: dict[int, WorkOrder]
+    memory: dict[int, bytes] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def say(self, action: str, setups: Mapping[str, bytes]) -> Exchange[dict[str, bytes]]:
+        """Send ``query.ACTION`` to each client that ``setups`` names; answers by client."""
+        orders = {int(client): self.orders[int(client)] for client in setups}
+        states = {client: self.memory.get(client, b"") for client in orders}
+        setup = {int(client): message for client, message in setups.items()}
+        answers: dict[str, bytes] = {}
+        for client, reply in (yield from ask(action, orders, self.engine, setup, states)).items():
+            if reply.has_error():
+                self.fail({client: str(reply.error.reason)})
+                continue
+            records = reply.content.config_records
+            try:
+                answers[str(client)] = cast(bytes, records["setup"]["message"])
+                self.memory[client] = cast(bytes, records[CLIENT_STATE]["memory"])
+            except KeyError as error:
+                self.fail({client: f"the reply lacks {error}"})
+        return answers
+
+    def fail(self, reasons: Mapping[int, str]) -> None:
+        """Clients of whom nothing more is expected."""
+        self.failed |= {client: reason for client, reason in reasons.items() if client not in self.failed}
+
+
+def attempt_round(
+    federation: Federation,
+    orders: Mapping[int, WorkOrder],
+    assignment: Assignment,
+    branch: str,
+    engine: Engine,
+) -> Exchange[Attempt]:
+    """Send the orders, collect updates, aggregate.
+
+    Updates that the server can see one by one are charged when they arrive; masked ones when their sum was
+    read, since before that they say nothing.
+    """
+    pipeline = engine.runtime.pipeline
+    weights = {str(c): order.weight for c, order in orders.items() if order.weight is not None}
+    some = next(iter(orders.values()))
+    talk = _Conversation(engine=engine, orders=dict(orders))
+    server: ServerRound | None = None
+    try:
+        server = pipeline.open_round(
+            round_id=some.round,
+            branch=branch,
+            attempt=some.attempt,
+            cohort=[str(client) for client in orders],
+            planned_weights=weights if assignment.planned else None,
+            normalise=assignment.normalise,
+            ledger=federation.ledger,
+        )
+        deliveries: Mapping[str, bytes] | None = None
+        if pipeline.interactive:
+            roster = server.collect((yield from talk.say("advertise", {str(c): b"" for c in orders})))
+            known = {str(c): roster for c in orders if c not in talk.failed and str(c) not in server.rejected}
+            deliveries = server.deliver((yield from talk.say("share", known)))
+        received = yield from _trained(federation, talk, deliveries, assignment)
+        if pipeline.reveals == "individual":
+            _charge(federation, received)
+        if not received:
+            return Attempt(failed=talk.failed)
+        requests = server.receive({client: payload for client, (payload, _) in received.items()})
+        answers = (yield from talk.say("unmask", requests)) if requests else {}
+        result = server.aggregate(answers)
+    except RoundAborted as error:
+        talk.fail(_by_number(server.rejected if server is not None else {}))
+        return Attempt(failed=talk.failed, aborted=str(error))
+    if pipeline.reveals == "sum":
+        _charge(federation, received)
+    talk.fail(_by_number(result.rejected))
+    return Attempt(result=result, failed=talk.failed)
+
+
+def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:
+    return {int(client): reason for client, reason in reasons.items()}
+
+
+def _charge(federation: Federation, received: Mapping[str, tuple[Payload, Ledger]]) -> None:
+    for _, made in received.values():
+        federation.ledger.extend(made.releases())
+
+
+def _trained(
+    federation: Federation,
+    talk: _Conversation,
+    deliveries: Mapping[str, bytes] | None,
+    assignment: Assignment,
+) -> Exchange[dict[str, tuple[Payload, Ledger]]]:
+    """Have those who are still in train: by client, what it sent with the releases it made."""
+    orders = {
+        client: order
+        for client, order in talk.orders.items()
+        if client not in talk.failed and (deliveries is None or str(client) in deliveries)
+    }
+    if not orders:
+        return {}
+    reference = federation.references.get(assignment.request)
+    replies = yield _training_messages(federation, orders, talk, deliveries, reference)
+    received: dict[str, tuple[Payload, Ledger]] = {}
+    for reply in replies:
+        client = client_of(reply.metadata.src_node_id)
+        try:
+            received[str(client)], talk.memory[client] = _unpack(reply, federation.version)
+        except KeyError as error:
+            talk.fail({client: f"the reply lacks {error}"})
+        except (TypeError, ValueError) as error:
+            talk.fail({client: str(error)})
+    return received
+
+
+def ask(
+    action: str,
+    orders: Mapping[int, WorkOrder],
+    engine: Engine,
+    setups: Mapping[int, bytes] | None = None,
+    states: Mapping[int, bytes] | None = None,
+) -> Exchange[dict[int, Message]]:
+    """Send ``query.ACTION`` with each client's order, and with what the privacy pipeline has to say and what
+    the client remembers of it, if anything; replies by client."""
+    messages = []
+    for client, order in sorted(orders.items()):
+        content = RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})})
+        if setups is not None:
+            content["setup"] = ConfigRecord({"message": setups[client]})
+        if states is not None:
+            content[CLIENT_STATE] = ConfigRecord({"memory": states[client]})
+        group = group_of(order.branch, order.round)
+        messages.append(engine.grid.create_message(content, f"query.{action}", node_of(client), group))
+    replies = yield messages
+    return {client_of(reply.metadata.src_node_id): reply for reply in replies}
+
+
+def _training_messages(
+    federation: Federation,
+    orders: Mapping[int, WorkOrder],
+    talk: _Conversation,
+    deliveries: Mapping[str, bytes] | None,
+    reference: Arrays | None,
+) -> list[Message]:
+    """The Strategy's training messages, each completed with its client's order."""
+    grid = talk.engine.grid
+    grid.roster = tuple(sorted(orders))
+    arrays = to_record(federation.adapter)
+    with untouched_global_random():
+        configured = federation.strategy.configure_train(federation.round, arrays, ConfigRecord(), grid)
+    compared = to_record(reference) if reference is not None else None
+    messages = []
+    for message in configured:
+        client = client_of(message.metadata.dst_node_id)
+        order = orders[client]
+        config = ConfigRecord(dict(message.content.config_records["config"]))
+        config["order"] = order.model_dump_json()
+        content = RecordDict({"arrays": message.content.array_records["arrays"], "config": config})
+        ledger = Ledger(federation.ledger.releases(str(client)))
+        content[CLIENT_STATE] = ConfigRecord(
+            {"ledger": ledger.to_json(), "memory": talk.memory.get(client, b"")}
+        )
+        if deliveries is not None:
+            content["setup"] = ConfigRecord({"message": deliveries[str(client)]})
+        if compared is not None and _needs_reference(order, talk.engine):
+            content["reference"] = compared
+        kind, group = message.metadata.message_type, group_of(order.branch, order.round)
+        messages.append(grid.create_message(content, kind, message.metadata.dst_node_id, group))
+    return messages
+
+
+def _needs_reference(order: WorkOrder, engine: Engine) -> bool:
+    if order.method is None or order.role is None:
+        return False
+    return engine.runtime.objective(order.method, order.role).needs_reference
+
+
+def _unpack(reply: Message, version: int) -> tuple[tuple[Payload, Ledger], bytes]:
+    """A reply's payload, releases and memory; KeyError, TypeError or ValueError when they cannot be used."""
+    if reply.has_error():
+        raise ValueError(reply.error.reason)
+    records = reply.content.config_records
+    started_from = records["config"]["version"]
+    if started_from != version:
+        raise ValueError(f"trained on version {started_from!r}, the server is at {version}")
+    array = reply.content.array_records[UPDATE]["payload"].numpy()
+    fields = cast(dict[str, int | float | str], dict(records["fields"]))
+    state = records[CLIENT_STATE]
+    ledger = Ledger.from_json(str(state["ledger"]))
+    return (Payload(array=array, fields=fields), ledger), cast(bytes, state["memory"])

@@ -1,0 +1,52 @@
+"""Jobs that no life knows of: to time an executor with, and to see whether a private step works at all."""
+
+from __future__ import annotations
+
+from fedsim.client import ClientRuntime, local_task
+from fedsim.model import Arrays
+from fedsim.orders import WorkOrder
+from fedsim.scenario import LocalConfig
+from fedsim.training import TrainJob
+from fedsim.unlearning.protocol import MeanNll
+from privacy import Ledger
+
+
+def trial_jobs(
+    runtime: ClientRuntime, adapter: Arrays, local: LocalConfig, *, clients: int, private: bool
+) -> list[TrainJob]:
+    """Jobs to try an executor with, which no life knows of: one step of each of the first clients."""
+    jobs = []
+    size = local.batch_size
+    for client in sorted(runtime.records)[:clients]:
+        order = WorkOrder(round=0, seed=0, branch="trial", version=0, local=local, planned_steps=1)
+        nominal = min(size, len(runtime.records[client]))
+        jobs.append(
+            TrainJob(
+                client=client,
+                round=0,
+                seed=0,
+                adapter=adapter,
+                pairs=runtime.pairs[client][:size],
+                record_ids=tuple(record.record_id for record in runtime.records[client][:size]),
+                local=local,
+                objective=MeanNll(),
+                rule=runtime.pipeline.local_rule() if private else None,
+                task=local_task(client, order, nominal_records=nominal) if private else None,
+                ledger=Ledger(),
+            )
+        )
+    return jobs
+
+
+def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:
+    """Train on one record if a privacy stage owns local training; ValueError when it cannot.
+
+    Not every layer gives per-sample gradients (DoRA and adapted embeddings do not), and each client would
+    fail alike.
+    """
+    if runtime.pipeline.local_rule() is None:
+        return
+    jobs = trial_jobs(runtime, adapter, LocalConfig(batch_size=1), clients=1, private=True)
+    error = runtime.executor.train_clients(jobs)[0].error
+    if error is not None:
+        raise ValueError(f"example_dp cannot take per-sample gradients of this model ({error})")

@@ -1,0 +1,6 @@
+"""Secure aggregation: the server adds up vectors of which it can read only the sum; see
+`privacy.secagg.stage`."""
+
+from privacy.secagg.stage import SecureAggregationConfig, SecureAggregationStage
+
+__all__ = ["SecureAggregationConfig", "SecureAggregationStage"]

@@ -1,0 +1,301 @@
+"""The server of secure aggregation: it passes keys and shares on, adds up, and takes masks off the sum.
+
+A client's fault is that client's: it is left out and named in ``rejected``. A fault that leaves too few for a
+sum, or a secret that does not come out as its owner committed to, aborts the round.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted
+from privacy.secagg.layout import Terms, place_of
+from privacy.secagg.masks import KEY_BYTES, agree, load_private, private_key, public_bytes, stream
+from privacy.secagg.messages import decode, encode, rows
+from privacy.secagg.protocol import (
+    ALIVE,
+    ANSWER,
+    DELIVERY,
+    DROPPED,
+    REQUEST,
+    SHARES,
+    checksum,
+    holders_of,
+    pair_info,
+    seed_digest,
+    share_digest,
+)
+from privacy.secagg.roster import Keys, Roster, decode_advert
+from privacy.secagg.shamir import Shamir
+from privacy.stage import Payload, RoundContext, Total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shared:
+    """What a client's message of shares says: a digest of its seed, and by holder the sealed shares with the
+    digests of its shares of the mask key and of the seed."""
+
+    seed: bytes
+    sealed: Mapping[str, bytes]
+    digests: Mapping[tuple[str, str], bytes]
+
+
+@dataclass(kw_only=True)
+class SecAggServer:
+    """The server in one attempt: `collect`, `deliver`, `receive`, `total`, each once and in this order.
+
+    *Guarantees.* The total is the sum of the encoded contributions of ``contributors`` exactly, or
+    `RoundAborted` is raised. It asks for the seed of who reported and for the mask key of who did not.
+    """
+
+    terms: Terms
+    context: RoundContext
+    rejected: dict[str, str] = field(default_factory=dict)
+    _roster: Roster | None = None
+    _shared: dict[str, _Shared] | None = None
+    _sum: NDArray[np.uint32] | None = None
+    _reported: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------------------- the four steps
+
+    def collect(self, messages: Mapping[str, bytes]) -> bytes:
+        """Adverts by client -> roster."""
+        if self._roster is not None:
+            raise RoundAborted("a roster was already broadcast in this attempt; start another attempt")
+        place = place_of(self.context)
+        keys: dict[str, Keys] = {}
+        for client in self._of_cohort(messages, self.context.cohort):
+            with _blamed_on(self.rejected, client):
+                keys[client] = _usable(decode_advert(messages[client], place=place, client=client))
+        uses = Counter(key for pair in keys.values() for key in (pair.masks, pair.shares))
+        for client, pair in list(keys.items()):
+            if uses[pair.masks] + uses[pair.shares] > 2:
+                self.rejected[client] = "has the same public key as another client"
+                del keys[client]
+        self._enough(len(keys), "advertised")
+        self._roster = Roster.build(place, keys)
+        return self._roster.to_bytes()
+
+    def deliver(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Messages of shares by client -> what each of the clients that are still in gets.
+
+        A client too few of whose holders shared is left out, since nobody could take its mask off.
+        """
+        if self._roster is None or self._shared is not None:
+            raise RoundAborted("shares come once, after the roster: a step was left out or repeated")
+        roster = self._roster
+        shared: dict[str, _Shared] = {}
+        for client in self._of_cohort(messages, roster.keys):
+            with _blamed_on(self.rejected, client):
+                shared[client] = self._read_shares(client, messages[client])
+        self._enough(len(shared), "shared their secrets")
+        while alone := [name for name in shared if not self._recoverable(name, shared)]:
+            for client in alone:
+                self.rejected[client] = "too few of its neighbours shared their secrets"
+                del shared[client]
+        self._enough(len(shared), "have enough neighbours that shared theirs")
+        self._shared = shared
+        return {
+            client: encode(
+                DELIVERY,
+                roster.fingerprint,
+                [part for name in self._held_by(client) for part in (name, shared[name].sealed[client])],
+            )
+            for client in shared
+        }
+
+    def receive(self, payloads: Mapping[str, Payload]) -> dict[str, bytes]:
+        """Payloads by client -> the request to each client that reported."""
+        if self._shared is None or self._sum is not None:
+            raise RoundAborted("payloads come once, after the shares: a step was left out or repeated")
+        roster, shared, size = self._known, self._shared, self._size(payloads)
+        total = np.zeros(size, dtype=np.uint32)
+        reported = []
+        for client in self._of_cohort(payloads, shared):
+            with _blamed_on(self.rejected, client):
+                np.add(total, self._read_payload(client, payloads[client], size), out=total)
+                reported.append(client)
+        self._enough(len(reported), "reported")
+        self._sum, self._reported = total, tuple(reported)
+        lost = [name for name in self._to_unmask() if not self._recoverable(name, reported)]
+        if lost:
+            raise RoundAborted(
+                f"{len(shared) - len(reported)} of {len(shared)} masked clients did not report, and fewer "
+                f"than threshold={self.terms.threshold} of those who could unmask {len(lost)} are left"
+            )
+        return {
+            client: encode(
+                REQUEST,
+                roster.fingerprint,
+                [part for name in self._held_by(client) for part in (name, self._fate(name))],
+            )
+            for client in reported
+        }
+
+    def total(self, answers: Mapping[str, bytes]) -> Total:
+        """Answers by client -> the sum over all that reported, exactly, or `RoundAborted`."""
+        if self._sum is None:
+            raise RoundAborted("no payloads in this attempt: call receive before aggregate")
+        found: dict[str, dict[str, bytes]] = {name: {} for name in self._to_unmask()}
+        for client in self._of_cohort(answers, self._reported):
+            with _blamed_on(self.rejected, client):
+                for owner, share in self._read_answer(client, answers[client]).items():
+                    if owner in found:
+                        found[owner][client] = share
+        total = self._sum.copy()
+        for owner, shares in found.items():
+            secret = self._joined(owner, shares)
+            for mask, sign in self._masks(owner, secret, total.size):
+                (np.subtract if sign > 0 else np.add)(total, mask, out=total)
+        return self.terms.layout.decode(total, self._reported)
+
+    # ---------------------------------------------------------------------------- who holds what
+
+    @property
+    def _known(self) -> Roster:
+        assert self._roster is not None, "steps are checked by the callers"
+        return self._roster
+
+    def _holders(self, client: str) -> tuple[str, ...]:
+        return holders_of(self._known, client, self.terms)
+
+    def _held_by(self, client: str) -> list[str]:
+        """The clients that are in and of whom ``client`` holds shares."""
+        assert self._shared is not None
+        return [name for name in self._holders(client) if name in self._shared]
+
+    def _recoverable(self, client: str, left: Collection[str]) -> bool:
+        """Whether enough of a client's holders are among those who are left."""
+        holders = self._holders(client)
+        here = sum(name in left for name in holders)
+        return here >= self.terms.shares_needed(len(holders))
+
+    def _fate(self, client: str) -> str:
+        return ALIVE if client in self._reported else DROPPED
+
+    def _to_unmask(self) -> list[str]:
+        """Whose secrets are needed: all that reported, and those who dropped out and share a mask with
+        one."""
+        assert self._shared is not None
+        reported = set(self._reported)
+        return [name for name in self._shared if name in reported or reported & set(self._holders(name))]
+
+    # ------------------------------------------------------------------------------- messages
+
+    def _of_cohort(self, messages: Mapping[str, object], expected: Collection[str]) -> Iterator[str]:
+        """The senders in order; who has no business here is rejected."""
+        for client in sorted(messages):
+            if client in expected:
+                yield client
+            elif client not in self.rejected:
+                self.rejected[client] = "sent a message out of turn, or is not in this round's cohort"
+
+    def _enough(self, clients: int, did: str) -> None:
+        if clients < self.terms.min_cohort:
+            raise CohortTooSmall(
+                f"{clients} clients {did}, fewer than min_cohort={self.terms.min_cohort}"
+                + (f"; rejected: {self.rejected}" if self.rejected else "")
+            )
+
+    def _read_shares(self, client: str, message: bytes) -> _Shared:
+        fields = decode(SHARES, self._known.fingerprint, message)
+        ((sender, seed),) = rows(fields[:2], str, bytes) or [("", b"")]
+        found = rows(fields[2:], str, bytes, bytes, bytes)
+        if sender != client or tuple(row[0] for row in found) != self._holders(client):
+            raise MalformedMessage("its shares are another client's, or not for its own neighbours")
+        sealed, digests = {}, {}
+        for name, content, of_key, of_seed in cast(list[tuple[str, bytes, bytes, bytes]], found):
+            sealed[name] = content
+            digests[name, DROPPED], digests[name, ALIVE] = of_key, of_seed
+        return _Shared(seed=cast(bytes, seed), sealed=sealed, digests=digests)
+
+    def _read_payload(self, client: str, payload: Payload, size: int) -> NDArray[np.uint32]:
+        fields, array = dict(payload.fields), payload.array
+        if fields.get("client") != client or fields.get("roster") != self._known.fingerprint.hex():
+            raise MalformedMessage("its payload belongs to another client, round or attempt")
+        if array.dtype != np.uint32 or array.shape != (size,):
+            raise MalformedMessage(f"its payload holds {array.dtype}{array.shape}, expected uint32({size},)")
+        if fields.get("check") != checksum(array):
+            raise MalformedMessage("its payload was damaged on the way")
+        return cast(NDArray[np.uint32], array)
+
+    def _read_answer(self, client: str, message: bytes) -> dict[str, bytes]:
+        """Shares by owner; what is not the share that its owner committed to is left out."""
+        roster, shared = self._known, self._shared
+        assert shared is not None
+        sender, *fields = decode(ANSWER, roster.fingerprint, message) or [""]
+        found = cast(list[tuple[str, bytes]], rows(fields, str, bytes))
+        if sender != client or [name for name, _ in found] != self._held_by(client):
+            raise MalformedMessage("its answer is another client's, or not about those it was asked about")
+        good = {}
+        for owner, share in found:
+            kind = self._fate(owner)
+            if shared[owner].digests[client, kind] == share_digest(roster, kind, owner, client, share):
+                good[owner] = share
+            else:
+                self.rejected.setdefault(client, f"holds a damaged share of client {owner!r}")
+        return good
+
+    def _size(self, payloads: Mapping[str, Payload]) -> int:
+        if self.terms.dimension is not None:
+            return self.terms.dimension + self.terms.layout.tail
+        sizes = [payloads[client].array.size for client in sorted(payloads)]
+        return max(sizes, key=sizes.count, default=self.terms.layout.tail)
+
+    # ------------------------------------------------------------------------------- unmasking
+
+    def _joined(self, owner: str, shares: Mapping[str, bytes]) -> bytes:
+        """The secret behind a client's shares: its seed if it reported, its mask key if not."""
+        needed = self.terms.shares_needed(len(self._holders(owner)))
+        if len(shares) < needed:
+            raise RoundAborted(
+                f"{len(shares)} usable shares of client {owner!r} came back, fewer than the {needed} that "
+                f"threshold={self.terms.threshold} asks for; nothing was unmasked"
+            )
+        points = self._known.points()
+        chosen = sorted(shares)[:needed]
+        number = Shamir().join({points[name]: int.from_bytes(shares[name], "little") for name in chosen})
+        if number >= 2 ** (8 * KEY_BYTES):
+            raise RoundAborted(f"the shares of client {owner!r} do not fit together: it dealt them wrongly")
+        return number.to_bytes(KEY_BYTES, "little")
+
+    def _masks(self, owner: str, secret: bytes, size: int) -> Iterator[tuple[NDArray[np.uint32], int]]:
+        """What of the masks of a client is in the sum, with its sign."""
+        roster, shared = self._known, self._shared
+        assert shared is not None
+        if owner in self._reported:
+            if seed_digest(roster, owner, secret) != shared[owner].seed:
+                raise RoundAborted(f"client {owner!r} shared another seed than it committed to")
+            yield stream(secret, length=size), 1
+            return
+        key = load_private(secret)
+        if public_bytes(key) != roster.keys[owner].masks:
+            raise RoundAborted(f"client {owner!r} shared another key than it advertised")
+        for peer in self._holders(owner):
+            if peer in self._reported:
+                shared_key = agree(key, roster.keys[peer].masks, info=pair_info(roster, owner, peer))
+                yield stream(shared_key, length=size), 1 if peer < owner else -1
+
+
+def _usable(keys: Keys) -> Keys:
+    """The keys, if others can agree on something with them."""
+    probe = private_key(bytes(KEY_BYTES), "probe")
+    for public in (keys.masks, keys.shares):
+        agree(probe, public, info=b"probe")
+    return keys
+
+
+@contextmanager
+def _blamed_on(rejected: dict[str, str], client: str) -> Iterator[None]:
+    """What is malformed inside is the fault of one client, which is left out."""
+    try:
+        yield
+    except MalformedMessage as error:
+        rejected[client] = str(error)
