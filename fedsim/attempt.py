@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsim.client import UPDATE, ClientRuntime
@@ -18,6 +19,7 @@ from fedsim.federation import Federation, to_record, untouched_global_random
 from fedsim.grid import CLIENT_STATE, RosterGrid, client_of, node_of
 from fedsim.model import Arrays
 from fedsim.orders import Assignment, Planner, WorkOrder
+from fedsim.rng import secret_stream, stream
 from privacy import Ledger, Payload, RoundAborted, RoundResult, ServerRound
 
 
@@ -77,27 +79,33 @@ def attempt_round(
     orders: Mapping[int, WorkOrder],
     assignment: Assignment,
     branch: str,
+    attempt: int,
     engine: Engine,
 ) -> Exchange[Attempt]:
-    """Send the orders, collect updates, aggregate.
+    """Send the orders, collect updates, aggregate; without orders, release what a sum of nobody's updates is.
 
     Updates that the server can see one by one are charged when they arrive; masked ones when their sum was
     read, since before that they say nothing.
     """
     pipeline = engine.runtime.pipeline
     weights = {str(c): order.weight for c, order in orders.items() if order.weight is not None}
-    some = next(iter(orders.values()))
     talk = _Conversation(engine=engine, orders=dict(orders))
     server: ServerRound | None = None
     try:
         server = pipeline.open_round(
-            round_id=some.round,
+            round_id=federation.round,
             branch=branch,
-            attempt=some.attempt,
+            attempt=attempt,
             cohort=[str(client) for client in orders],
             planned_weights=weights if assignment.planned else None,
+            planned_total=assignment.planned_total,
             normalise=assignment.normalise,
             ledger=federation.ledger,
+            generator=_server_noise(engine, federation.round, attempt),
+            roster=[str(client) for client in assignment.roster],
+            invited=[str(client) for client in assignment.invited],
+            draw=assignment.draw,
+            state=federation.privacy_state,
         )
         deliveries: Mapping[str, bytes] | None = None
         if pipeline.interactive:
@@ -107,7 +115,7 @@ def attempt_round(
         received = yield from _trained(federation, talk, deliveries, assignment)
         if pipeline.reveals == "individual":
             _charge(federation, received)
-        if not received:
+        if not received and not pipeline.releases_anyway:
             return Attempt(failed=talk.failed)
         requests = server.receive({client: payload for client, (payload, _) in received.items()})
         answers = (yield from talk.say("unmask", requests)) if requests else {}
@@ -119,6 +127,14 @@ def attempt_round(
         _charge(federation, received)
     talk.fail(_by_number(result.rejected))
     return Attempt(result=result, failed=talk.failed)
+
+
+def _server_noise(engine: Engine, round_: int, attempt: int) -> np.random.Generator:
+    """What the server's noise is drawn from: the same in every branch of a simulation, nobody's in a
+    deployment."""
+    if not engine.runtime.simulated:
+        return secret_stream()
+    return stream(engine.planner.seed, "server", round_, attempt)
 
 
 def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:

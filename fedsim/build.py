@@ -7,7 +7,7 @@ need against what the pipeline shows) before any run directory is touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
 from fedsim.engines.check import check_engine
 from fedsim.executors import make_executor
-from fedsim.federation import Federation, make_strategy
+from fedsim.federation import make_strategy
 from fedsim.grid import InProcessGrid, RosterGrid
 from fedsim.life import Life, read_life
 from fedsim.measure import build_probes
@@ -52,7 +52,7 @@ from fedsim.trials import check_per_sample
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
-from fedsim.worst_cases import most_steps, planned_weights
+from fedsim.worst_cases import least_amplified, most_invitations, most_steps, planned_weights
 from privacy import Nominal, Pipeline, build_pipeline, require
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
@@ -131,7 +131,13 @@ def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
 
 
 def make_pipeline(
-    scenario: Scenario, corpus: Corpus, life: Life, *, dimension: int | None, session: str
+    scenario: Scenario,
+    corpus: Corpus,
+    life: Life,
+    branches: Sequence[Branch],
+    *,
+    dimension: int | None,
+    session: str,
 ) -> Pipeline:
     """The privacy pipeline, checked against the worst cases of this scenario."""
     uniform = scenario.federation.weighting == "uniform"
@@ -141,6 +147,9 @@ def make_pipeline(
         max_weight=max([float(most), *planned_weights(scenario, life)]),
         dimension=dimension,
         session=session,
+        rounds=life.horizon,
+        draw=least_amplified(scenario.federation.participation, branches),
+        invitations=most_invitations(scenario, life),
     )
     return build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
 
@@ -213,6 +222,7 @@ class _Parts:
 
     corpus: Corpus
     life: Life
+    branches: tuple[Branch, ...]
     model: AdapterModel
     fmt: TextFormat
     runtime: ClientRuntime
@@ -224,15 +234,15 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
     life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
+    branches = _unrolled(scenario, life, corpus, seed)
     with blamed_on(source, "model"):
         models = simulation.replicas(scenario.model)
     model = models[0]
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with blamed_on(source, "privacy"):
-        pipeline = make_pipeline(
-            scenario, corpus, life, dimension=dimension, session=f"{scenario.name}/{variant.name}/{seed}"
-        )
+        session = f"{scenario.name}/{variant.name}/{seed}"
+        pipeline = make_pipeline(scenario, corpus, life, branches, dimension=dimension, session=session)
     pairs = {
         client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
         for client, held in corpus.clients.items()
@@ -245,7 +255,7 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
         objective=make_objective,
         simulated=scenario.execution.engine != "deployment",
     )
-    return _Parts(corpus=corpus, life=life, model=model, fmt=fmt, runtime=runtime)
+    return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)
 
 
 def make_runtime(simulation: Simulation, variant: Variant, seed: int) -> ClientRuntime:
@@ -258,7 +268,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     scenario = variant.scenario
     parts = _load_parts(simulation, variant, seed)
     corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
-    branches = _unrolled(scenario, life, corpus, seed)
+    branches = parts.branches
     _check_methods(scenario, life, runtime.pipeline, variant.source)
     tree = build_tree(branches)
     return LifeContext(
@@ -279,7 +289,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
         together=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
-        epsilon=_epsilon(scenario),
+        epsilon=runtime.pipeline.spent,
     )
 
 
@@ -294,6 +304,8 @@ def _planner(
         requests={request.number: request for request in life.requests},
         proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
         planned_steps=most_steps(branches, scenario, life, corpus),
+        rosters={branch.name: branch.rosters for branch in branches},
+        participation=scenario.federation.participation,
     )
 
 
@@ -305,23 +317,6 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
         return 1
     size = scenario.federation.local.batch_size
     return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
-
-
-def _epsilon(scenario: Scenario) -> Callable[[Federation], Mapping[int, float]]:
-    """How to read each client's spent epsilon (per record, at the stage's delta) off a federation."""
-    stages = [stage for stage in scenario.privacy if stage.stage == "example_dp"]
-    if not stages:
-        return lambda federation: {}
-    delta, accountant = stages[0].delta, stages[0].accountant
-
-    def spent(federation: Federation) -> dict[int, float]:
-        clients = sorted({int(release.client) for release in federation.ledger.releases()})
-        ledger = federation.ledger
-        return {
-            c: ledger.epsilon(str(c), unit="example", delta=delta, accountant=accountant) for c in clients
-        }
-
-    return spent
 
 
 def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:

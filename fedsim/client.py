@@ -66,11 +66,13 @@ class ClientRuntime:
             if record.record_id not in without and (not only or record.record_id in only)
         ]
 
-    def party(self, client: int, order: WorkOrder, carried: bytes = b"") -> ClientParty:
+    def party(
+        self, client: int, order: WorkOrder, carried: bytes = b"", ledger: Ledger | None = None
+    ) -> ClientParty:
         """This client's end of the privacy pipeline in this round, with what it remembers of it.
 
-        A simulated client has that ``carried`` to it, a deployed one has kept it.
-        """
+        A simulated client has that ``carried`` to it, a deployed one has kept it. What it releases is written
+        into ``ledger``."""
         if self.simulated:
             secret = stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
             memory = carried
@@ -86,6 +88,8 @@ class ClientRuntime:
             memory=memory,
             generator=stream(order.seed, "stage", order.round, client) if self.simulated else secret_stream(),
             planned_weight=order.weight,
+            ledger=ledger,
+            state=order.state,
         )
 
     def remember(self, client: int, order: WorkOrder, party: ClientParty) -> bytes:
@@ -290,10 +294,10 @@ def _reply(
     if result.error is not None:
         raise ClientFailedError(result.error)
     assert job.ledger is not None
-    made = Ledger(job.ledger.since(known))
-    party = runtime.party(job.client, order, _carried(message))
+    party = runtime.party(job.client, order, _carried(message), job.ledger)
     prepared = party.prepare(result.update, weight=float(result.examples), delivery=_heard(message))
     memory = runtime.remember(job.client, order, party)
+    made = Ledger(job.ledger.since(known))
     _stay(order, "after_masking")
     payload = prepared.payload
     reply = RecordDict(

@@ -101,7 +101,8 @@ class Federation:
     """One branch's federation at one point in time; forked by ``fork``, saved by ``save``.
 
     ``version`` counts changes of the adapter: every update carries the version it started from.
-    ``references`` holds, by request, the adapter at the start of its unlearning, for losses that compare.
+    ``references`` holds, by request, the adapter at the start of its unlearning, for losses that compare;
+    ``privacy_state`` what the privacy stages keep from round to round.
     """
 
     strategy: FedAvg
@@ -110,6 +111,7 @@ class Federation:
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     references: dict[int, Arrays] = field(default_factory=dict)
+    privacy_state: dict[str, float] = field(default_factory=dict)
 
     def fork(self, strategy: FedAvg) -> Federation:
         """An independent copy on a fresh ``strategy`` of the same kind."""
@@ -121,6 +123,7 @@ class Federation:
             version=self.version,
             ledger=self.ledger.fork(),
             references=dict(self.references),
+            privacy_state=dict(self.privacy_state),
         )
 
     def adopt(self, arrays: Arrays) -> None:
@@ -162,7 +165,12 @@ class Federation:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({name: np.ascontiguousarray(value) for name, value in group.items()}, path)
         orders = {name: list(group) for name, group in grouped.items()}
-        state = {"round": self.round, "version": self.version, "orders": orders}
+        state = {
+            "round": self.round,
+            "version": self.version,
+            "orders": orders,
+            "privacy": self.privacy_state,
+        }
         write_json(directory / "state.json", state)
         (directory / "ledger.json").write_text(self.ledger.to_json())
 
@@ -188,4 +196,5 @@ class Federation:
             version=state["version"],
             ledger=Ledger.from_json((directory / "ledger.json").read_text()),
             references=references,
+            privacy_state=state["privacy"],
         )

@@ -8,15 +8,16 @@ which their updates are combined.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedsim.events import DropStage
-from fedsim.scenario import LocalConfig
+from fedsim.scenario import FixedCohort, LocalConfig
 from fedsim.timeline import Participant, Step
 from fedsim.unlearning.protocol import MethodConfig, Request, Role, RoundPlan, ServerState, Work
+from privacy import Draw
 
 
 class WorkOrder(BaseModel):
@@ -24,7 +25,8 @@ class WorkOrder(BaseModel):
 
     ``without`` names records the client no longer uses, ``only`` the records it works on (both empty: all).
     ``drop`` is the step at which the client falls silent, if it is scripted to. ``method`` and ``role``
-    choose the local loss of an unlearning round. ``weight`` is set when the server's plan fixes it: at first
+    choose the local loss of an unlearning round. ``state`` is what the privacy
+    stages keep from round to round. ``weight`` is set when the server's plan fixes it: at first
     that of the role, then this client's share (``with_shares``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,7 @@ class WorkOrder(BaseModel):
     proximal_mu: float = 0.0
     planned_steps: int = 0
     drop: DropStage | None = None
+    state: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,10 @@ class Assignment:
     """The orders of a round by client, and how the server combines the updates.
 
     ``planned`` tells that the orders carry the weights; ``normalise`` that the combination is divided by
-    their sum. ``needs_reference`` says that some loss of the method compares with the adapter at the
-    request. ``server_state`` says what becomes of the strategy's memory. ``kind`` and ``request`` are for
-    the books.
-    """
+    their sum. The cohort was drawn from ``roster`` by ``draw``; ``invited`` are asked whatever the draw;
+    ``planned_total`` is what the weights add up to. ``needs_reference`` says that some loss of the method
+    compares with the adapter at the request. ``server_state`` says what becomes of the strategy's memory.
+    ``kind`` and ``request`` are for the books."""
 
     orders: Mapping[int, WorkOrder]
     planned: bool = False
@@ -62,11 +65,20 @@ class Assignment:
     kind: str = "train"
     request: int = 0
     server_state: ServerState = "keep"
+    roster: tuple[int, ...] = ()
+    draw: Draw = field(default_factory=Draw)
+    invited: tuple[int, ...] = ()
+    planned_total: float | None = None
 
 
-def with_shares(orders: Mapping[int, WorkOrder]) -> dict[int, WorkOrder]:
-    """Orders whose role's weight is split evenly among those who have the role; others as they are."""
-    sizes = Counter(order.role for order in orders.values())
+def with_shares(orders: Mapping[int, WorkOrder], helpers: float | None = None) -> dict[int, WorkOrder]:
+    """Orders whose role's weight is split evenly among those who have the role; others as they are.
+
+    ``helpers`` is a public number of helpers to divide by, where how many came must not show.
+    """
+    sizes: dict[Role | None, float] = dict(Counter(order.role for order in orders.values()))
+    if helpers is not None:
+        sizes["helper"] = max(helpers, 1.0)
     return {
         client: order
         if order.weight is None
@@ -75,12 +87,26 @@ def with_shares(orders: Mapping[int, WorkOrder]) -> dict[int, WorkOrder]:
     }
 
 
+def draw_of(rule: float | FixedCohort, *, here: int, nominal: int) -> Draw:
+    """How cohorts are drawn, as the accountant sees it.
+
+    ``here`` is how many could be drawn, ``nominal`` how many could be had nobody been forgotten. The latter
+    is the public one; a fixed cohort is filled up from the former unless places stay empty."""
+    if isinstance(rule, FixedCohort) and rule.rate is not None:
+        return Draw(kind="truncated_poisson", rate=rule.rate, population=nominal, size=rule.cohort)
+    if isinstance(rule, FixedCohort):
+        population = nominal if rule.replacement == "none" else here
+        return Draw(kind="without_replacement", population=max(population, 1), size=rule.cohort)
+    return Draw(kind="none" if rule == 1.0 else "poisson", rate=rule, population=nominal)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planner:
     """Writes the orders of one life's rounds; holds what is the same in all of them.
 
     ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
-    """
+    ``rosters`` says who is there in each round of each branch, and ``participation`` how cohorts are drawn of
+    them."""
 
     seed: int
     local: LocalConfig
@@ -88,12 +114,16 @@ class Planner:
     requests: Mapping[int, Request]
     proximal_mu: float
     planned_steps: Mapping[int, int]
+    rosters: Mapping[str, Sequence[tuple[int, ...]]] = field(default_factory=dict)
+    participation: float | FixedCohort = 1.0
 
     def assign(self, step: Step, branch: str, version: int) -> Assignment:
         """The orders of a step for clients that start from adapter ``version``."""
+        roster = self._roster(step, branch)
+        drawn = draw_of(self.participation, here=len(roster), nominal=step.nominal_size)
         if step.unlearning is None:
             orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
-            return Assignment(orders=orders)
+            return Assignment(orders=orders, roster=roster, draw=drawn)
         method = self.methods[step.unlearning.branch]
         request = self.requests[step.unlearning.request]
         plan = method.plan(request, step.unlearning.index)
@@ -110,6 +140,10 @@ class Planner:
             orders[request.client] = self._in_role(order, plan.target, settings, "target")
         return Assignment(
             orders=orders,
+            roster=roster,
+            draw=drawn,
+            invited=() if plan.target is None else (request.client,),
+            planned_total=sum(work.weight for work in (plan.target, plan.helper) if work is not None),
             planned=True,
             normalise=plan.combine == "mean",
             needs_reference=any(method.objective(role).needs_reference for role in _roles(plan)),
@@ -117,6 +151,11 @@ class Planner:
             request=request.number,
             server_state=plan.server_state,
         )
+
+    def _roster(self, step: Step, branch: str) -> tuple[int, ...]:
+        if branch in self.rosters:
+            return tuple(self.rosters[branch][step.round - 1])
+        return tuple(participant.client for participant in step.cohort)
 
     def is_last(self, step: Step) -> bool:
         """Whether a step is the last unlearning round for its request."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import MetricRecord, RecordDict
 
@@ -68,7 +68,7 @@ def _round(
     """One round; whoever carries its messages counts what it takes.
 
     Faults of clients are recorded and left out. When a round aborts because clients failed, it is tried again
-    without them; with nobody left the round is empty.
+    without them; with nobody left the round is empty, unless it must be released anyway.
     """
     federation.round = step.round
     assignment = engine.planner.assign(step, branch, federation.version)
@@ -76,18 +76,26 @@ def _round(
     if assignment.needs_reference:
         federation.remember(assignment.request)
     exhausted = tuple(
-        client for client, order in orders.items() if not _affordable(client, order, federation, engine)
+        client
+        for client, order in orders.items()
+        if not _affordable(client, order, assignment, federation, engine)
     )
     for client in exhausted:
         del orders[client]
+    assignment = _with_affordable_roster(assignment, branch, federation, engine)
     failures = yield from _confirm_request(step, orders, engine)
     for client in failures:
         del orders[client]
+    pipeline = engine.runtime.pipeline
+    anyway = pipeline.releases_anyway and bool(assignment.roster)
+    helpers = assignment.draw.expected() if pipeline.central else None
     tried = Attempt()
     for attempt in itertools.count():
-        asked = {client: order.model_copy(update={"attempt": attempt}) for client, order in orders.items()}
-        if asked:
-            tried = yield from attempt_round(federation, with_shares(asked), assignment, branch, engine)
+        changes = {"attempt": attempt, "state": federation.privacy_state}
+        asked = {client: order.model_copy(update=changes) for client, order in orders.items()}
+        if asked or anyway:
+            asked = with_shares(asked, helpers)
+            tried = yield from attempt_round(federation, asked, assignment, branch, attempt, engine)
         failures |= tried.failed
         orders = {client: order for client, order in orders.items() if client not in tried.failed}
         if tried.result is not None or not tried.failed or not orders:
@@ -96,6 +104,7 @@ def _round(
     before = federation.adapter
     if result is not None:
         _move(federation, result, assignment, engine)
+        federation.privacy_state = {**federation.privacy_state, **result.state}
     change = to_vector(federation.adapter, sorted(before)) - to_vector(before, sorted(before))
     if engine.planner.is_last(step):
         federation.references.pop(assignment.request, None)
@@ -130,13 +139,45 @@ def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine
     return refused
 
 
-def _affordable(client: int, order: WorkOrder, federation: Federation, engine: Engine) -> bool:
-    """Whether the client's privacy budget allows this round's local training."""
-    rule = engine.runtime.pipeline.local_rule()
-    if rule is None:
-        return True
-    task = local_task(client, order, nominal_records=len(engine.runtime.records[client]))
-    return rule.affordable(task, federation.ledger)
+def _affordable(
+    client: int, order: WorkOrder, assignment: Assignment, federation: Federation, engine: Engine
+) -> bool:
+    """Whether the client's privacy budget allows this round, its local training included."""
+    pipeline = engine.runtime.pipeline
+    rule = pipeline.local_rule()
+    if rule is not None:
+        task = local_task(client, order, nominal_records=len(engine.runtime.records[client]))
+        if not rule.affordable(task, federation.ledger):
+            return False
+    return pipeline.affordable(
+        str(client),
+        ledger=federation.ledger,
+        round_id=order.round,
+        branch=order.branch,
+        draw=assignment.draw,
+        invited=client in assignment.invited,
+    )
+
+
+def _with_affordable_roster(
+    assignment: Assignment, branch: str, federation: Federation, engine: Engine
+) -> Assignment:
+    """With those alone who could have been drawn: whoever's budget is spent could not."""
+    pipeline = engine.runtime.pipeline
+    if not pipeline.central:
+        return assignment
+    left = tuple(
+        client
+        for client in assignment.roster
+        if pipeline.affordable(
+            str(client),
+            ledger=federation.ledger,
+            round_id=federation.round,
+            branch=branch,
+            draw=assignment.draw,
+        )
+    )
+    return replace(assignment, roster=left)
 
 
 def _move(federation: Federation, result: RoundResult, assignment: Assignment, engine: Engine) -> None:

@@ -190,12 +190,14 @@ STRATEGY_PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 class FixedCohort(Config):
-    """A fixed number of clients a round, by keyed priorities."""
+    """A fixed number of clients a round, by keyed priorities; with a rate, at most that number."""
 
     cohort: Int = Field(ge=1)
     """Clients a round."""
+    rate: Float | None = Field(default=None, gt=0, le=1)
+    """Probability with which each client is drawn, independently; of those, at most ``cohort`` take part."""
     replacement: Literal["next", "none"] = "next"
-    """Whether the next client in the order takes the place of one that is gone, or the place stays empty."""
+    """Without a rate: whether the next in order takes the place of one that is gone, or it stays empty."""
 
 
 def _by_name(value: object) -> object:

@@ -29,6 +29,10 @@ from fedsim.results import Row, RunDirectory
 from fedsim.rounds import RoundOutcome, run_rounds
 from fedsim.scenario import Scenario
 from fedsim.timeline import Segment, Step, milestones, retrain_name
+from privacy import Ledger, Unit
+
+EPSILON_OF: Mapping[Unit, str] = {"example": "epsilon", "client": "client_epsilon"}
+"""Names of the metrics that say what was spent, by what it protects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,8 @@ class LifeContext:
     together: int
     """Clients of several branches that train together: branches are joined until so many are there for each
     core, or in all if on GPUs."""
-    epsilon: Callable[[Federation], Mapping[int, float]]
-    """Epsilon spent by each client so far; empty without a DP stage."""
+    epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
+    """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""
 
     def rounds(self) -> int:
         """Rounds over all segments of the tree."""
@@ -266,15 +270,15 @@ class LifeRunner:
             }
             rows.tables["costs"].append({**who, **cost})
         event = self.context.life.label(round_)
-        epsilons = {f"client:{client}": value for client, value in self.context.epsilon(federation).items()}
+        spent = self.context.epsilon(federation.ledger)
         for name in self._shown_as(segment, round_):
             who = {**self._who(name, round_), "event": event}
             for metric, value in numbers.items():
                 rows.tables["metrics"].append({**who, "subject": "model", "metric": metric, "value": value})
-            for subject, value in epsilons.items():
-                rows.tables["metrics"].append(
-                    {**who, "subject": subject, "metric": "epsilon", "value": value}
-                )
+            for client in sorted(spent, key=int):
+                for unit, value in spent[client].items():
+                    row = {"subject": f"client:{client}", "metric": EPSILON_OF[unit], "value": value}
+                    rows.tables["metrics"].append({**who, **row})
 
     # -------------------------------------------------------------------------- probing
 

@@ -56,11 +56,15 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A way the life could go on. It is measured from round ``observed_from`` on; before, it only replays."""
+    """A way the life could go on. It is measured from round ``observed_from`` on; before, it only replays.
+
+    ``rosters`` says for each step who was there to be drawn.
+    """
 
     name: str
     steps: tuple[Step, ...]
     observed_from: int = 0
+    rosters: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +113,19 @@ class Participation:
         ``nominal`` are the clients that would be there had nobody been forgotten: a fixed cohort
         keeps the place of one that is gone empty (``replacement: none``) or gives it to the next.
         """
-        if isinstance(self.rule, FixedCohort):
-            pool = sorted(nominal if self.rule.replacement == "none" else roster)
-            order = sorted(pool, key=lambda client: self._draw("priority", round_, client))
-            present = set(roster)
-            return sorted(client for client in order[: self.rule.cohort] if client in present)
-        return sorted(client for client in roster if self._draw("participation", round_, client) < self.rule)
+        rate = self.rule.rate if isinstance(self.rule, FixedCohort) else self.rule
+        if rate is not None:
+            drawn = [client for client in roster if self._draw("participation", round_, client) < rate]
+            if isinstance(self.rule, FixedCohort):
+                drawn = self._ordered(round_, drawn)[: self.rule.cohort]
+            return sorted(drawn)
+        assert isinstance(self.rule, FixedCohort), "a rule without a rate"
+        order = self._ordered(round_, nominal if self.rule.replacement == "none" else roster)
+        present = set(roster)
+        return sorted(client for client in order[: self.rule.cohort] if client in present)
+
+    def _ordered(self, round_: int, clients: Sequence[int]) -> list[int]:
+        return sorted(sorted(clients), key=lambda client: self._draw("priority", round_, client))
 
     def _draw(self, name: str, round_: int, client: int) -> float:
         return uniform(self.seed, name, round_, client)
@@ -160,8 +171,10 @@ def unroll(
     """Every branch of a life: keep, leave, one retrain per request prefix, and each method."""
     nominal: dict[int, list[int]] = {}
 
-    def live(name: str, granted: int | None, method: MethodConfig | None, until: int) -> tuple[Step, ...]:
-        steps = []
+    def live(
+        name: str, granted: int | None, method: MethodConfig | None, until: int, observed_from: int = 0
+    ) -> Branch:
+        steps, rosters = [], []
         roster = _Roster(records, life.requests[: granted or 0])
         pending: list[UnlearningStep] = []
         for round_ in range(1, until + 1):
@@ -169,6 +182,7 @@ def unroll(
             active = roster.active()
             if name == "keep":
                 nominal[round_] = active
+            rosters.append(tuple(active))
             clients = participation.cohort(round_, active, nominal[round_])
             unlearning = pending.pop(0) if pending else None
             asked = {*clients, *([life.requests[unlearning.request - 1].client] if unlearning else [])}
@@ -182,20 +196,15 @@ def unroll(
                     drops=tuple(sorted(dropping)),
                 )
             )
-        return tuple(steps)
+        return Branch(name=name, steps=tuple(steps), observed_from=observed_from, rosters=tuple(rosters))
 
-    branches = [
-        Branch(name="keep", steps=live("keep", None, None, life.horizon)),
-        Branch(name="leave", steps=live("leave", None, None, life.horizon)),
-    ]
+    branches = [live("keep", None, None, life.horizon), live("leave", None, None, life.horizon)]
     for prefix, request in enumerate(life.requests, start=1):
         last = life.requests[prefix].round if prefix < len(life.requests) else life.horizon
-        name = retrain_name(prefix)
-        steps = live(name, prefix, None, last)
-        branches.append(Branch(name=name, steps=steps, observed_from=request.round))
+        branches.append(live(retrain_name(prefix), prefix, None, last, request.round))
     for method in methods:
         if method.unlearning_rounds > 0:
-            branches.append(Branch(name=method.branch, steps=live(method.branch, None, method, life.horizon)))
+            branches.append(live(method.branch, None, method, life.horizon))
     return tuple(branches)
 
 

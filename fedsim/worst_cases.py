@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from fedsim.data.records import Corpus
 from fedsim.life import Life
-from fedsim.scenario import LocalConfig, Scenario
+from fedsim.orders import draw_of
+from fedsim.scenario import FixedCohort, LocalConfig, Scenario
 from fedsim.timeline import Branch
 from fedsim.training import planned_steps
 from fedsim.unlearning.protocol import MethodConfig
+from privacy import Draw
 
 
 def planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
@@ -20,6 +22,29 @@ def planned_weights(scenario: Scenario, life: Life) -> Iterator[float]:
             for index in range(method.unlearning_rounds):
                 plan = method.plan(request, index)
                 yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
+
+
+def most_invitations(scenario: Scenario, life: Life) -> int:
+    """To how many unlearning rounds a method may ask one client whatever the draw."""
+    most: Counter[tuple[str, int]] = Counter()
+    for method in scenario.compare:
+        for request in life.requests:
+            rounds = (method.plan(request, index) for index in range(method.unlearning_rounds))
+            most[method.branch, request.client] += sum(plan.target is not None for plan in rounds)
+    return max(most.values(), default=0)
+
+
+def least_amplified(rule: float | FixedCohort, branches: Sequence[Branch]) -> Draw:
+    """How the cohort is drawn in the round in which that hides least."""
+    sizes = {
+        (len(here), step.nominal_size)
+        for branch in branches
+        for here, step in zip(branch.rosters, branch.steps, strict=True)
+        if here
+    }
+    draws = (draw_of(rule, here=here, nominal=nominal) for here, nominal in sizes)
+    smallest = isinstance(rule, FixedCohort) and rule.rate is None
+    return sorted(draws, key=lambda draw: draw.population if smallest else -draw.population)[0]
 
 
 def most_steps(branches: Sequence[Branch], scenario: Scenario, life: Life, corpus: Corpus) -> dict[int, int]:

@@ -114,8 +114,8 @@ def _panel(
     axes.axhline(level, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)))
     low, high = axes.get_xlim()
     axes.annotate(
-        f"p = {LEVEL}", (high, level), (-2, 2), textcoords="offset points",
-        ha="right", size=8.5, color=style.MUTED,
+        f"p = {LEVEL}", (high, level), (4, 0), textcoords="offset points",
+        va="center", size=8.5, color=style.MUTED, annotation_clip=False,
     )  # fmt: skip
     avoid = [(x, level) for x in np.linspace(low, high, 60).tolist()]
     grey = not run.quotable(variant, request.request, "truth_ratio")

@@ -7,7 +7,7 @@ from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import LocalRule, LocalSession, LocalTask, Nominal, Payload, SampleGradients
+from privacy.stage import Draw, LocalRule, LocalSession, LocalTask, Nominal, Payload, SampleGradients, Unit
 from privacy.views import Capability, honest_server, require
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ClientParty",
     "ClientUpdateError",
     "DenseGradients",
+    "Draw",
     "Ledger",
     "LocalRule",
     "LocalSession",
@@ -28,6 +29,7 @@ __all__ = [
     "SampleGradients",
     "ServerRound",
     "StageConfig",
+    "Unit",
     "build_pipeline",
     "honest_server",
     "l2_norm",

@@ -1,10 +1,10 @@
 """Accounting: what a set of noisy releases costs, computed by dp-accounting.
 
-Two accountants. "pld" (privacy loss distributions; Doroshenko et al., "Connect the Dots", 2022) is
-tight: a pessimistic estimate on a grid of 1e-3 nats, within 1e-4 of a ten times finer grid. "rdp"
-(Mironov et al., 2019) is looser, and faster where nothing can be reused. Both are upper bounds, for
-neighbours that differ by adding or removing one unit. Gaussian DP is not offered: its estimate lies
-below the true value. Above `VACUOUS` nats the tight value is not computed; the RDP bound stands in.
+Two accountants. "pld" (privacy loss distributions; Doroshenko et al., "Connect the Dots", 2022) is tight: a
+pessimistic estimate on a grid of 1e-3 nats, within 1e-4 of a ten times finer grid. "rdp" (Mironov et al.,
+2019) is looser, and faster where nothing can be reused; fixed-size samples and Skellam noise have no other.
+Both are upper bounds. Gaussian DP is not offered: its estimate lies below the true value. Above `VACUOUS`
+nats the tight value is not computed; the RDP bound stands in.
 
 >>> step = Mechanism(noise_multiplier=1.0, sampling_rate=0.1)
 >>> round(epsilon(((step, 50),), delta=1e-3), 2)
@@ -17,17 +17,20 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dp_accounting
 import numpy as np
-from dp_accounting import rdp
+from dp_accounting import NeighboringRelation, rdp
 from dp_accounting.pld import privacy_loss_distribution
 from numpy.typing import NDArray
 
 Accountant = Literal["pld", "rdp"]
+Kind = Literal["gaussian", "skellam"]
+Sampling = Literal["none", "poisson", "truncated_poisson", "without_replacement"]
+Neighbours = Literal["add_remove", "replace_one"]
 PLD_GRID = 1e-3
 VACUOUS = 50.0
 NOISE_STEP = 1e-3
@@ -37,26 +40,99 @@ LARGEST_NOISE = 2**20 * 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Mechanism:
-    """One Gaussian release whose noise has standard deviation ``noise_multiplier`` times sensitivity.
+    """One noisy release whose noise has standard deviation ``noise_multiplier`` times sensitivity.
 
-    ``sampling_rate`` is the Poisson rate at which units take part; 1 means no sampling.
+    Sensitivity is the largest norm of one unit's contribution; exchanging a unit for another
+    (``neighbours`` "replace_one") moves the sum by up to twice that, which is accounted for here.
+
+    =====================  ==================================================================================
+    "none"                 every unit takes part
+    "poisson"              each takes part independently, at ``sampling_rate``
+    "truncated_poisson"    likewise, but of ``population`` units at most ``sample_size``, the rest is left out
+    "without_replacement"  ``sample_size`` of ``population`` units, all equally likely; "replace_one" only
+    =====================  ==================================================================================
+
+    ``kind`` "skellam" is integer noise; ``excess`` is what it costs above Gaussian noise of its variance, in
+    nats at every Renyi order (Agarwal et al., "The Skellam Mechanism for Differentially Private Federated
+    Learning", 2021: 3 D1 / (2 mu)). It is not amplified.
     """
 
     noise_multiplier: float
     sampling_rate: float = 1.0
+    sampling: Sampling = "poisson"
+    population: int = 0
+    sample_size: int = 0
+    neighbours: Neighbours = "add_remove"
+    kind: Kind = "gaussian"
+    excess: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_multiplier < math.inf:
             raise ValueError(f"noise_multiplier={self.noise_multiplier} must be positive and finite")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate={self.sampling_rate} must be in (0, 1]")
+        for name, choices in (("sampling", Sampling), ("neighbours", Neighbours), ("kind", Kind)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {get_args(choices)}"
+                )
+        if self.sampling in ("none", "without_replacement") and self.sampling_rate != 1.0:
+            raise ValueError(f"sampling_rate={self.sampling_rate} with sampling={self.sampling!r} must be 1")
+        counted = self.sampling in ("truncated_poisson", "without_replacement")
+        if counted != (self.population > 0) or counted != (self.sample_size > 0):
+            raise ValueError(
+                f"population={self.population} and sample_size={self.sample_size} go with samples of bounded "
+                f"size, not with {self.sampling!r}, and must then be positive"
+            )
+        if self.sampling == "without_replacement" and self.neighbours != "replace_one":
+            raise ValueError("sampling='without_replacement' is accounted for neighbours='replace_one' only")
+        if (
+            self.neighbours == "replace_one"
+            and self.sampling_rate < 1
+            and self.sampling == "truncated_poisson"
+        ):
+            raise ValueError("sampling='truncated_poisson' is accounted for neighbours='add_remove' only")
+        if self.kind == "skellam" and (self.sampling != "none" or self.neighbours != "add_remove"):
+            raise ValueError("kind='skellam' goes with sampling='none' and neighbours='add_remove'")
+        if not 0 <= self.excess < math.inf or (self.excess > 0) != (self.kind == "skellam"):
+            raise ValueError(f"excess={self.excess} is positive for kind='skellam', and 0 else")
+
+    @property
+    def relation(self) -> NeighboringRelation:
+        if self.neighbours == "replace_one":
+            return NeighboringRelation.REPLACE_ONE
+        return NeighboringRelation.ADD_OR_REMOVE_ONE
+
+    @property
+    def tight(self) -> bool:
+        """Whether its privacy loss distribution is known."""
+        return self.kind == "gaussian" and not (
+            self.sampling == "without_replacement" and self.sample_size < self.population
+        )
+
+    @property
+    def rough(self) -> bool:
+        """Whether its RDP bound forgoes an amplification that its privacy loss distribution has."""
+        return self.sampling == "truncated_poisson" or (
+            self.sampling == "poisson" and self.sampling_rate < 1 and self.neighbours == "replace_one"
+        )
 
     def event(self) -> Any:
-        """The event that dp-accounting charges for one release."""
-        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        if self.sampling_rate == 1.0:
-            return gaussian
-        return dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+        """The event that the RDP accountant of dp-accounting charges for one release.
+
+        That accountant does not double the sensitivity when a unit is exchanged, so the noise is halved here.
+        A truncated sample has no RDP event: leaving units out because of others can only be bounded by an
+        exchange of two in every sum, without amplification.
+        """
+        if self.kind == "skellam":
+            return dp_accounting.ZCDpEvent(rho=1 / (2 * self.noise_multiplier**2), xi=self.excess)
+        doubled = self.neighbours == "replace_one" or self.sampling == "truncated_poisson"
+        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier / (2 if doubled else 1))
+        if self.sampling == "without_replacement" and self.sample_size < self.population:
+            return dp_accounting.SampledWithoutReplacementDpEvent(self.population, self.sample_size, gaussian)
+        if self.sampling == "poisson" and self.sampling_rate < 1.0 and self.neighbours == "add_remove":
+            return dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+        return gaussian
 
 
 Composition = tuple[tuple[Mechanism, int], ...]
@@ -70,24 +146,36 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     *Guarantees.* An upper bound of the true value. Adding releases never lowers it by more than
     rounding (1e-9). The result is remembered by composition, so repeated queries cost microseconds.
 
-    *Edge cases.* No releases: 0.
-    """
+    *Edge cases.* No releases: 0. Where one of them has no privacy loss distribution, "pld" gives the RDP
+    bound. Releases for different ``neighbours`` do not compose: ``ValueError``."""
     if not 0 < delta < 1:
         raise ValueError(f"delta={delta} must be in (0, 1)")
     if accountant not in ("pld", "rdp"):
         raise ValueError(f"accountant={accountant!r} is unknown; choose 'pld' or 'rdp'")
     if not composition:
         return 0.0
-    orders = _orders()
-    total = np.sum([steps * _rdp_of(mechanism) for mechanism, steps in composition], axis=0)
-    loose = float(rdp.compute_epsilon(orders, total, delta)[0])
-    if accountant == "rdp" or loose > VACUOUS:
+    if len({mechanism.neighbours for mechanism, _ in composition}) > 1:
+        raise ValueError("releases for neighbours='add_remove' and 'replace_one' do not compose")
+    loose = _loose(composition, delta)
+    rough = any(mechanism.rough for mechanism, _ in composition)
+    if not all(m.tight for m, _ in composition) or (not rough and (accountant == "rdp" or loose > VACUOUS)):
         return loose
     parts = [_pld_of(mechanism).self_compose(steps) for mechanism, steps in composition]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
     return min(loose, float(whole.get_epsilon_for_delta(delta)))
+
+
+def _loose(composition: Composition, delta: float) -> float:
+    """The RDP bound; under Skellam noise over whole orders, for which alone its bound is proven."""
+    orders = _orders()
+    total = np.sum([steps * _rdp_of(mechanism) for mechanism, steps in composition], axis=0)
+    if any(mechanism.kind == "skellam" for mechanism, _ in composition):
+        whole = (orders == np.floor(orders)) & (orders >= 2)
+        orders, total = orders[whole], total[whole]
+    with _quiet():
+        return float(rdp.compute_epsilon(orders, total, delta)[0])
 
 
 @lru_cache(maxsize=1)
@@ -98,18 +186,30 @@ def _orders() -> NDArray[np.float64]:
 @lru_cache(maxsize=1024)
 def _rdp_of(mechanism: Mechanism) -> NDArray[np.float64]:
     """Renyi divergence of one release at each order; infinite where the series does not converge."""
+    accountant = rdp.RdpAccountant(neighboring_relation=mechanism.relation)
     with _quiet():
-        return np.asarray(rdp.RdpAccountant().compose(mechanism.event()).rdp, dtype=np.float64)
+        return np.asarray(accountant.compose(mechanism.event()).rdp, dtype=np.float64)
 
 
 @lru_cache(maxsize=128)
 def _pld_of(mechanism: Mechanism) -> Any:
-    """Privacy loss distribution of one release."""
+    """Privacy loss distribution of one release; it doubles the sensitivity itself when a unit is
+    exchanged."""
+    if mechanism.sampling == "truncated_poisson":
+        return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+            dataset_size=mechanism.population,
+            sampling_probability=mechanism.sampling_rate,
+            truncated_batch_size=mechanism.sample_size,
+            noise_multiplier=mechanism.noise_multiplier,
+            value_discretization_interval=PLD_GRID,
+            neighboring_relation=mechanism.relation,
+        )
     return privacy_loss_distribution.from_gaussian_mechanism(
         mechanism.noise_multiplier,
         sampling_prob=mechanism.sampling_rate,
         value_discretization_interval=PLD_GRID,
         use_connect_dots=True,
+        neighboring_relation=mechanism.relation,
     )
 
 
@@ -130,23 +230,28 @@ def _quiet() -> Iterator[None]:
 
 @lru_cache(maxsize=1024)
 def calibrate_noise(
-    *, target_epsilon: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant = "pld"
+    templates: Composition, *, target_epsilon: float, delta: float, accountant: Accountant = "pld"
 ) -> float:
-    """Smallest noise multiplier, in multiples of 1e-3, for ``steps`` releases within ``target_epsilon``.
+    """Smallest noise multiplier, in multiples of 1e-3, of all releases together within ``target_epsilon``.
 
-    ``steps`` counts every release the unit will ever be part of, over all rounds: calibrating each
-    round afresh spends the budget once per round.
+    ``templates`` are the mechanisms whose common ``noise_multiplier`` is sought, each with its number of
+    steps. It counts every release the unit will ever be part of, over all rounds: calibrating each round
+    afresh spends the budget once per round.
 
     *Guarantees.* The epsilon of the result, by the same accountant, is at most ``target_epsilon``.
 
     *Edge cases.* A target that not even a noise multiplier of 2^20 reaches raises ``ValueError``.
     """
+    steps = sum(count for _, count in templates)
     if not 0 < target_epsilon < math.inf or steps < 1:
         raise ValueError(f"target_epsilon={target_epsilon} must be positive, steps={steps} at least 1")
 
     def within(thousandths: int, kind: Accountant) -> bool:
-        mechanism = Mechanism(noise_multiplier=thousandths * NOISE_STEP, sampling_rate=sampling_rate)
-        return epsilon(((mechanism, steps),), delta=delta, accountant=kind) <= target_epsilon
+        noise = thousandths * NOISE_STEP
+        parts = tuple(
+            sorted((replace(template, noise_multiplier=noise), n) for template, n in templates if n)
+        )
+        return epsilon(parts, delta=delta, accountant=kind) <= target_epsilon
 
     high = 1000
     while not within(high, "rdp"):

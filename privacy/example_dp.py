@@ -26,12 +26,13 @@ from typing import Literal, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from privacy.accounting import Accountant, calibrate_noise
+from privacy.accounting import Mechanism
 from privacy.dp_sgd import DenseGradients, clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
+from privacy.noise import Budget
 from privacy.per_sample import per_sample_gradients, trainable
 from privacy.stage import (
     Facts,
@@ -45,34 +46,16 @@ from privacy.stage import (
 )
 
 
-class ExampleDpConfig(BaseModel):
+class ExampleDpConfig(Budget):
     """Clips and noises each record's gradient inside local training (DP-SGD)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     stage: Literal["example_dp"] = "example_dp"
-    noise_multiplier: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="noise std over clip_norm; or give target_epsilon",
-    )
-    target_epsilon: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="epsilon per record over the client's whole life"
-    )
-    delta: float = Field(gt=0, lt=1, description="delta at which epsilon is quoted")
     clip_norm: float = Field(gt=0, allow_inf_nan=False, description="L2 norm of one record's gradient")
     batch_size: int | None = Field(default=None, ge=1, description="expected size; default: local training's")
     sample_rate: float | None = Field(default=None, gt=0, le=1, description="in place of batch_size")
-    accountant: Accountant = Field(default="pld", description="calibrates the noise and guards the budget")
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        if (self.noise_multiplier is None) == (self.target_epsilon is None):
-            raise ValueError(
-                f"noise_multiplier={self.noise_multiplier} and target_epsilon={self.target_epsilon}: give "
-                "exactly one"
-            )
+    def _one_size(self) -> Self:
         if self.batch_size is not None and self.sample_rate is not None:
             raise ValueError(
                 f"batch_size={self.batch_size} and sample_rate={self.sample_rate}: give at most one"
@@ -110,23 +93,15 @@ class ExampleDpRule:
 
     def noise_multiplier(self, task: LocalTask) -> float:
         """As configured, or calibrated over ``planned_steps``, the client's whole life."""
-        if self.config.noise_multiplier is not None:
-            return self.config.noise_multiplier
-        assert self.config.target_epsilon is not None
-        return calibrate_noise(
-            target_epsilon=self.config.target_epsilon,
-            delta=self.config.delta,
-            sampling_rate=self.sampling(task)[0],
-            steps=task.planned_steps,
-            accountant=self.config.accountant,
-        )
+        step = Mechanism(noise_multiplier=1.0, sampling_rate=self.sampling(task)[0])
+        return self.config.multiplier(((step, task.planned_steps),))
 
     def release(self, task: LocalTask) -> Release:
         """What the whole training will be charged."""
         return Release(
             round_id=task.round_id,
             branch=task.branch,
-            client=task.client,
+            clients=(task.client,),
             unit="example",
             noise_multiplier=self.noise_multiplier(task),
             sampling_rate=self.sampling(task)[0],
@@ -137,14 +112,7 @@ class ExampleDpRule:
 
     def affordable(self, task: LocalTask, ledger: Ledger) -> bool:
         """Whether all steps fit ``target_epsilon``; always, if only a noise multiplier is given."""
-        if self.config.target_epsilon is None:
-            return True
-        return not ledger.would_exceed(
-            self.release(task),
-            max_epsilon=self.config.target_epsilon,
-            delta=self.config.delta,
-            accountant=self.config.accountant,
-        )
+        return self.config.allows(self.release(task), ledger)
 
     def open(self, task: LocalTask, ledger: Ledger) -> ExampleDpSession:
         """Start a training; `BudgetExceededError` before anything is drawn if it does not fit."""
@@ -253,7 +221,14 @@ class ExampleDpStage(Stage):
 
     @property
     def facts(self) -> Facts:
-        return Facts(name="example_dp", place="local", charges="example", mechanism="gaussian")
+        return Facts(
+            name="example_dp",
+            place="local",
+            charges="example",
+            delta=self.config.delta,
+            accountant=self.config.accountant,
+            noised_by="client",
+        )
 
     def local(self) -> LocalRule:
         return self.rule

@@ -4,7 +4,7 @@ One ledger per branch of a life, across all rounds: a budget that is counted afr
 budget. The line of code that draws noise appends the release; nothing else does.
 
 >>> ledger = Ledger()
->>> ledger.append(Release(round_id=1, branch="main", client="a", unit="example", noise_multiplier=1.0,
+>>> ledger.append(Release(round_id=1, branch="main", clients=("a",), unit="example", noise_multiplier=1.0,
 ...                       sampling_rate=0.1, steps=50))
 >>> round(ledger.epsilon("a", unit="example", delta=1e-3), 2)
 3.31
@@ -18,61 +18,95 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal
 
-from privacy.accounting import Accountant, Composition, Mechanism, epsilon
+from privacy.accounting import Accountant, Composition, Kind, Mechanism, Neighbours, Sampling, epsilon
 from privacy.errors import LedgerError
 from privacy.stage import Unit
 
-EVERYONE = "*"
-"""The client of a release that concerns everybody's data, such as noise on a total."""
-
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """``steps`` equal noisy releases made in one attempt of one round about one client's data.
+    """``steps`` equal noisy releases made in one attempt of one round about the data of each of ``clients``.
 
-    ``unit`` is what the noise hides: one example, or the client's whole data. ``noise_multiplier`` is
-    the standard deviation divided by the sensitivity. ``sampling`` "poisson" means that each unit took
-    part independently at ``sampling_rate``. ``delta`` is a note for readers; epsilon is computed at
-    whatever delta is asked.
-    """
+    ``unit`` is what the noise hides: one example, or a client's whole data. What was drawn and how is said in
+    the terms of `Mechanism`. Noise on a sum concerns all who could have been drawn for it, whether they were
+    or not. ``delta`` is a note for readers; epsilon is computed at whatever delta is asked."""
 
     round_id: int
     branch: str
-    client: str
+    clients: tuple[str, ...]
     unit: Unit
     noise_multiplier: float
-    mechanism: Literal["gaussian"] = "gaussian"
-    sampling: Literal["poisson", "none"] = "poisson"
+    mechanism: Kind = "gaussian"
+    sampling: Sampling = "poisson"
     sampling_rate: float = 1.0
+    population: int = 0
+    sample_size: int = 0
+    neighbours: Neighbours = "add_remove"
+    excess: float = 0.0
     steps: int = 1
     attempt: int = 0
     delta: float | None = None
 
     def __post_init__(self) -> None:
-        choices = {
-            "unit": ("example", "client"),
-            "mechanism": ("gaussian",),
-            "sampling": ("poisson", "none"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise LedgerError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}")
-        if self.sampling == "none" and self.sampling_rate != 1.0:
-            raise LedgerError(f"sampling_rate={self.sampling_rate} without sampling must be 1")
+        if self.unit not in ("example", "client"):
+            raise LedgerError(f"unit={self.unit!r} is unknown; choose 'example' or 'client'")
         if type(self.steps) is not int or self.steps < 1:
             raise LedgerError(f"steps={self.steps} must be a whole number of at least 1")
+        names = all(isinstance(name, str) for name in self.clients)
+        if not self.clients or not names or len(set(self.clients)) != len(self.clients):
+            raise LedgerError(f"clients={self.clients} must be one or more names, each once")
         try:
             self.charge()
         except (TypeError, ValueError) as error:
             raise LedgerError(str(error)) from error
 
+    @classmethod
+    def of(
+        cls,
+        mechanism: Mechanism,
+        *,
+        round_id: int,
+        branch: str,
+        attempt: int,
+        clients: tuple[str, ...],
+        unit: Unit,
+        steps: int = 1,
+        delta: float | None = None,
+    ) -> Release:
+        """The release of a mechanism's noise about these clients."""
+        return cls(
+            round_id=round_id,
+            branch=branch,
+            attempt=attempt,
+            clients=clients,
+            unit=unit,
+            steps=steps,
+            delta=delta,
+            noise_multiplier=mechanism.noise_multiplier,
+            mechanism=mechanism.kind,
+            sampling=mechanism.sampling,
+            sampling_rate=mechanism.sampling_rate,
+            population=mechanism.population,
+            sample_size=mechanism.sample_size,
+            neighbours=mechanism.neighbours,
+            excess=mechanism.excess,
+        )
+
     def charge(self) -> Mechanism:
         """What one of the steps costs."""
-        return Mechanism(noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate)
+        return Mechanism(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            sampling=self.sampling,
+            population=self.population,
+            sample_size=self.sample_size,
+            neighbours=self.neighbours,
+            kind=self.mechanism,
+            excess=self.excess,
+        )
 
 
 class Ledger:
@@ -81,7 +115,7 @@ class Ledger:
     *Guarantees.* Nothing is ever removed or changed, so epsilon never falls. Two ledgers with the same
     releases give the same JSON, in whatever order they were written.
 
-    *Edge cases.* A client without releases has epsilon 0. Releases of `EVERYONE` count for each client.
+    *Edge cases.* A client without releases has epsilon 0.
     """
 
     def __init__(self, releases: Iterable[Release] = ()) -> None:
@@ -93,8 +127,9 @@ class Ledger:
         """Record a release."""
         key = replace(release, steps=1)
         self._steps[key] = self._steps.get(key, 0) + release.steps
-        counts = self._counts.setdefault((release.client, release.unit), Counter())
-        counts[release.charge()] += release.steps
+        charge = release.charge()
+        for client in release.clients:
+            self._counts.setdefault((client, release.unit), Counter())[charge] += release.steps
 
     def extend(self, releases: Iterable[Release]) -> None:
         """Record several, such as those that a client sends back from its own ledger."""
@@ -102,12 +137,18 @@ class Ledger:
             self.append(release)
 
     def releases(self, client: str | None = None) -> tuple[Release, ...]:
-        """All releases, or those about one client."""
+        """All releases; or those about one client, with no other client named."""
+        if client is None:
+            return tuple(replace(key, steps=steps) for key, steps in self._steps.items())
         return tuple(
-            replace(key, steps=steps)
+            replace(key, clients=(client,), steps=steps)
             for key, steps in self._steps.items()
-            if client is None or key.client in (client, EVERYONE)
+            if client in key.clients
         )
+
+    def clients(self, *, unit: Unit) -> tuple[str, ...]:
+        """Who was charged for a unit at least once."""
+        return tuple(sorted(client for client, charged in self._counts if charged == unit))
 
     def since(self, known: Collection[Release]) -> tuple[Release, ...]:
         """The releases that are not among those ``known`` earlier."""
@@ -115,11 +156,9 @@ class Ledger:
 
     def composition(self, client: str, *, unit: Unit, extra: Iterable[Release] = ()) -> Composition:
         """How often each mechanism touched this client's unit, with ``extra`` on top."""
-        total: Counter[Mechanism] = Counter()
-        for name in {client, EVERYONE}:
-            total.update(self._counts.get((name, unit), Counter()))
+        total = Counter(self._counts.get((client, unit), Counter()))
         for release in extra:
-            if release.client in (client, EVERYONE) and release.unit == unit:
+            if client in release.clients and release.unit == unit:
                 total[release.charge()] += release.steps
         return tuple(sorted(total.items()))
 
@@ -135,10 +174,10 @@ class Ledger:
         delta: float,
         accountant: Accountant = "pld",
     ) -> bool:
-        """Whether ``release`` (a whole training of ``steps`` steps) would lift its client's epsilon above
-        ``max_epsilon``. Changes nothing."""
-        total = self.composition(release.client, unit=release.unit, extra=(release,))
-        return epsilon(total, delta=delta, accountant=accountant) > max_epsilon
+        """Whether ``release`` (a whole training of ``steps`` steps) would lift the epsilon of one of its
+        clients above ``max_epsilon``. Changes nothing."""
+        totals = {self.composition(client, unit=release.unit, extra=(release,)) for client in release.clients}
+        return any(epsilon(total, delta=delta, accountant=accountant) > max_epsilon for total in totals)
 
     def fork(self) -> Ledger:
         """A copy for a branch; neither sees what the other appends."""
@@ -162,6 +201,6 @@ class Ledger:
             raise LedgerError(f"version={version!r} is unknown; this reads version {VERSION}")
         known = {field.name for field in fields(Release)}
         for row in rows:
-            if not isinstance(row, dict) or set(row) != known:
+            if not isinstance(row, dict) or set(row) != known or not isinstance(row["clients"], list):
                 raise LedgerError(f"release {row} must have exactly the fields {sorted(known)}")
-        return cls(Release(**row) for row in rows)
+        return cls(Release(**{**row, "clients": tuple(row["clients"])}) for row in rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,17 +43,18 @@ class Prepared(NamedTuple):
 class RoundResult:
     """What comes out of a round.
 
-    ``update`` is the mean (or weighted sum), fp32 (d,). ``metrics`` holds the contributors' mean of
-    each declared metric and "contributors", their number, and under masks "quantisation_error", a
-    bound on the error of each coordinate of the update. ``rejected`` names clients of whom a message
-    could not be used, with reasons; one that was asked last may have contributed.
-    """
+    ``update`` is the mean (or weighted sum), fp32 (d,). ``metrics`` holds the contributors' mean of each
+    declared metric and "contributors", their number, and under masks "quantisation_error", a bound on the
+    error of each coordinate of the update. ``rejected`` names clients of whom a message could not be used,
+    with reasons; one that was asked last may have contributed. ``state`` is what the stages keep for the next
+    round of the branch."""
 
     update: Update
     total_weight: float
     metrics: Metrics
     contributors: tuple[str, ...]
     rejected: Mapping[str, str]
+    state: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,13 +102,13 @@ class ClientParty:
         their difference would be bare.
         """
         value: Vector = _checked(update, self.nominal.dimension).astype(np.float64)
+        reported = self._reported(metrics or {})
+        context = replace(self.context, weight=self._weight(weight))
         local: Metrics = {}
         for stage in self.stages:
-            value, found = stage.client(value, self.context)
+            value, found = stage.client(value, context)
             local |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
-        contribution = Contribution(
-            update=value, weight=self._weight(weight), metrics=self._reported(metrics or {})
-        )
+        contribution = Contribution(update=value, weight=context.weight, metrics=reported)
         return Prepared(self.channel.seal(contribution, delivery), local)
 
     def _weight(self, given: float) -> float:
@@ -199,21 +200,23 @@ class ServerRound:
                 f"{len(total.contributors)} contributors, below min_cohort={self.min_cohort}"
             )
         self._check_plan(total)
-        divisor = total.weight if self.normalise else 1.0
-        if not divisor > 0:
-            raise RoundAborted(f"weights add up to {divisor}; a mean needs a positive total")
+        context = replace(self.context, contributors=total.contributors)
+        divisor = self._divisor(total, context)
         value = total.update
         metrics = self._means(total)
         if total.error:
             metrics["quantisation_error"] = total.error / divisor
         for stage in self.stages:
-            value, found = stage.sum(value, self.context)
+            value, found = stage.sum(value, context)
             metrics |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
         value = value / divisor
+        state: dict[str, float] = {}
         for stage in reversed(self.stages):
-            value, found = stage.server(value, self.context)
+            state |= stage.next_state(value, context)
+            value, found = stage.server(value, context)
             metrics |= {f"{stage.facts.name}.{name}": number for name, number in found.items()}
         return RoundResult(
+            state=state,
             update=value.astype(np.float32),
             total_weight=total.weight,
             metrics=metrics,
@@ -221,8 +224,16 @@ class ServerRound:
             rejected=dict(self.channel.rejected),
         )
 
+    def _divisor(self, total: Total, context: RoundContext) -> float:
+        """What makes a mean of the sum: a stage's public constant, or the total weight."""
+        constants = [value for stage in self.stages if (value := stage.divisor(context)) is not None]
+        divisor = (constants or [total.weight])[0] if self.normalise else 1.0
+        if not divisor > 0:
+            raise RoundAborted(f"weights add up to {divisor}; a mean needs a positive total")
+        return divisor
+
     def _means(self, total: Total) -> Metrics:
-        count = len(total.contributors)
+        count = max(len(total.contributors), 1)
         metrics = {
             metric.name: value / count
             for metric, value in zip(self.nominal.metrics, total.metrics, strict=True)

@@ -30,6 +30,7 @@ from privacy.parties import ClientParty, ServerRound, Weighting
 from privacy.stage import (
     Channel,
     ClientContext,
+    Draw,
     Facts,
     LocalRule,
     Metric,
@@ -76,6 +77,9 @@ class Pipeline:
         metrics: Sequence[Metric] = (),
         public_counts: bool = False,
         session: str = "",
+        rounds: int | None = None,
+        draw: Draw | None = None,
+        invitations: int = 0,
     ) -> None:
         if weighting not in ("uniform", "examples"):
             raise PipelineError(f"weighting={weighting!r} is unknown; choose 'uniform' or 'examples'")
@@ -93,12 +97,17 @@ class Pipeline:
             min_cohort=min_cohort,
             metrics=tuple(metrics),
             session=session,
+            rounds=rounds,
+            draw=draw,
+            invitations=invitations,
         )
         _check_order(self.facts)
         _check_accounted(self.facts, weighting, self.nominal.metrics, public_counts)
         self.wires, channel = _fold(self.stages, self.nominal)
         self.channel: Channel = channel or PlainChannel(
-            min_cohort=min_cohort, metric_names=tuple(m.name for m in metrics), dimension=dimension
+            min_cohort=0 if self.releases_anyway else min_cohort,
+            metric_names=tuple(m.name for m in metrics),
+            dimension=self.wires[-1].dimension,
         )
         self.min_cohort = self.channel.min_cohort
 
@@ -118,6 +127,16 @@ class Pipeline:
         return "sum" if any(fact.reveals == "sum" for fact in self.facts) else "individual"
 
     @property
+    def central(self) -> bool:
+        """Whether the server adds noise for whoever could have taken part."""
+        return any(fact.central for fact in self.facts)
+
+    @property
+    def releases_anyway(self) -> bool:
+        """Whether a round to which nobody comes is released like any other, since that is private, too."""
+        return self.reveals == "individual" and self.central
+
+    @property
     def protects(self) -> frozenset[Unit]:
         """The units for which a stage releases with differential privacy."""
         return frozenset(fact.charges for fact in self.facts if fact.charges is not None)
@@ -132,6 +151,34 @@ class Pipeline:
         rules = [rule for stage in self.stages if (rule := stage.local()) is not None]
         return rules[0] if rules else None
 
+    def affordable(
+        self, client: str, *, ledger: Ledger, round_id: int, branch: str, draw: Draw, invited: bool = False
+    ) -> bool:
+        """Whether a client's budget allows it to be drawn in a round, or to be invited to it. Changes
+        nothing."""
+        masked = self.reveals == "sum"
+        context = RoundContext(
+            round_id=round_id,
+            branch=branch,
+            attempt=0,
+            roster=() if masked else (client,),
+            invited=(client,) if invited else (),
+            draw=Draw() if masked else draw,
+        )
+        return all(stage.affordable(client, context, ledger) for stage in self.stages)
+
+    def spent(self, ledger: Ledger) -> dict[str, dict[Unit, float]]:
+        """By client, the epsilon spent for each unit that a stage protects, at that stage's delta."""
+        found: dict[str, dict[Unit, float]] = {}
+        for fact in self.facts:
+            if fact.charges is None or fact.delta is None:
+                continue
+            unit, delta, accountant = fact.charges, fact.delta, fact.accountant
+            for client in ledger.clients(unit=unit):
+                value = ledger.epsilon(client, unit=unit, delta=delta, accountant=accountant)
+                found.setdefault(client, {})[unit] = value
+        return found
+
     def client(
         self,
         client: str,
@@ -143,6 +190,8 @@ class Pipeline:
         memory: bytes = b"",
         generator: np.random.Generator | None = None,
         planned_weight: float | None = None,
+        ledger: Ledger | None = None,
+        state: Mapping[str, float] | None = None,
     ) -> ClientParty:
         """One client's party; rebuilt from its ``memory`` (see `ClientParty.memory`) after a message."""
         context = ClientContext(
@@ -155,6 +204,8 @@ class Pipeline:
             memory=memory,
             generator=generator,
             planned_weight=planned_weight,
+            ledger=ledger,
+            state=dict(state or {}),
         )
         return ClientParty(
             stages=self.stages,
@@ -175,8 +226,16 @@ class Pipeline:
         normalise: bool = True,
         ledger: Ledger | None = None,
         generator: np.random.Generator | None = None,
+        roster: Sequence[str] = (),
+        invited: Sequence[str] = (),
+        draw: Draw | None = None,
+        planned_total: float | None = None,
+        state: Mapping[str, float] | None = None,
     ) -> ServerRound:
         """The server's party for one attempt.
+
+        ``roster``, ``draw``, ``invited`` say from whom the cohort was drawn and how (see `RoundContext`).
+        Under masks they are not used: too small a cohort is refused, so who takes part is known.
 
         ``planned_weights`` are public weights by client that replace the pipeline's weighting (an
         unlearning round's gamma for the target and alpha/n for each helper); clients must be given
@@ -201,6 +260,13 @@ class Pipeline:
             cohort=tuple(sorted(cohort)),
             ledger=ledger,
             generator=generator,
+            roster=() if self.reveals == "sum" else tuple(sorted(roster)),
+            invited=tuple(sorted(invited)),
+            draw=Draw() if self.reveals == "sum" or draw is None else draw,
+            planned=planned_weights is not None,
+            planned_total=planned_total,
+            largest_weight=max([1.0] if planned_weights is None else map(abs, planned_weights.values())),
+            state=dict(state or {}),
         )
         return ServerRound(
             stages=self.stages,
@@ -247,6 +313,12 @@ def _check_accounted(
             f"metrics={leaking} depend on records and {private[0]} does not account for them; drop them, or "
             "declare public=True if they do not"
         )
+    central = [fact.name for fact in facts if fact.central]
+    if weighting == "examples" and central:
+        raise PipelineError(
+            f"weighting='examples' beside {central[0]} gives clients with many records more weight than its "
+            "noise is sized for; use weighting='uniform'"
+        )
     if weighting == "examples" and not public_counts:
         raise PipelineError(
             f"weighting='examples' beside {private[0]} sends the number of records, which is not accounted "
@@ -256,11 +328,19 @@ def _check_accounted(
 
 def _fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], Channel | None]:
     """The wire before the first stage and after each one, and the channel that a stage provides."""
-    wires = [Wire(kind="float", l2_bound=None)]
+    wires = [Wire(kind="float", l2_bound=None, dimension=nominal.dimension, min_cohort=nominal.min_cohort)]
     channel: Channel | None = None
     for stage in stages:
-        if stage.facts.takes != wires[-1].kind:
-            raise PipelineError(f"{stage.facts.name} takes {stage.facts.takes}, but gets {wires[-1].kind}")
+        if wires[-1].kind not in stage.facts.takes:
+            raise PipelineError(
+                f"{stage.facts.name} takes {' or '.join(stage.facts.takes)}, but gets {wires[-1].kind}"
+            )
         channel = stage.channel(wires[-1], nominal) or channel
         wires.append(stage.wire(wires[-1], nominal))
+    if wires[-1].kind == "grid":
+        name = stages[-1].facts.name
+        raise PipelineError(
+            f"{name} without secure_aggregation: one client's share of the noise protects little; put "
+            "secure_aggregation behind it, or use local_dp"
+        )
     return tuple(wires), channel

@@ -15,21 +15,32 @@ from typing import Annotated
 
 from pydantic import Field
 
-from privacy.clipping import ClipConfig, ClipStage
+from privacy.client_dp import ClientDpConfig, ClientDpStage
+from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
+from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
+from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.parties import Weighting
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Nominal, Stage
 
-StageConfig = Annotated[
-    ExampleDpConfig | ClipConfig | SecureAggregationConfig,
-    Field(discriminator="stage"),
-]
+AnyConfig = (
+    ExampleDpConfig
+    | ClipConfig
+    | ClientDpConfig
+    | LocalDpConfig
+    | DistributedDpConfig
+    | SecureAggregationConfig
+)
+StageConfig = Annotated[AnyConfig, Field(discriminator="stage")]
 
-CONFIGS: dict[str, type[ExampleDpConfig] | type[ClipConfig] | type[SecureAggregationConfig]] = {
+CONFIGS: dict[str, type[AnyConfig]] = {
     "example_dp": ExampleDpConfig,
     "clip": ClipConfig,
+    "client_dp": ClientDpConfig,
+    "local_dp": LocalDpConfig,
+    "distributed_dp": DistributedDpConfig,
     "secure_aggregation": SecureAggregationConfig,
 }
 """Configuration classes by stage name, in the order in which stages may stand."""
@@ -40,19 +51,25 @@ def summaries() -> dict[str, str]:
     return {name: (config.__doc__ or "").strip().splitlines()[0] for name, config in CONFIGS.items()}
 
 
-def build_stage(config: ExampleDpConfig | ClipConfig | SecureAggregationConfig) -> Stage:
+def build_stage(config: AnyConfig) -> Stage:
     """The stage that a configuration describes."""
     match config:
         case ExampleDpConfig():
             return ExampleDpStage(config)
         case ClipConfig():
-            return ClipStage(config)
+            return ClipStage(config) if config.quantile is None else AdaptiveClipStage(config)
+        case ClientDpConfig():
+            return ClientDpStage(config)
+        case LocalDpConfig():
+            return LocalDpStage(config)
+        case DistributedDpConfig():
+            return DistributedDpStage(config)
         case SecureAggregationConfig():
             return SecureAggregationStage(config)
 
 
 def build_pipeline(
-    configs: Sequence[ExampleDpConfig | ClipConfig | SecureAggregationConfig],
+    configs: Sequence[AnyConfig],
     *,
     nominal: Nominal | None = None,
     weighting: Weighting = "uniform",
@@ -70,4 +87,7 @@ def build_pipeline(
         metrics=worst.metrics,
         public_counts=public_counts,
         session=worst.session,
+        rounds=worst.rounds,
+        draw=worst.draw,
+        invitations=worst.invitations,
     )

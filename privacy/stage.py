@@ -15,8 +15,8 @@ A stage also declares `facts`, from which the pipeline derives what is legal and
 `wire`, the type-check: given what comes in, what goes out. The stage that adds clients up (secure
 aggregation) provides a `channel`; without one, vectors are added in the clear.
 
->>> Wire(kind="float", l2_bound=1.0)
-Wire(kind='float', l2_bound=1.0)
+>>> Wire(kind="float", l2_bound=1.0).dimension is None
+True
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.accounting import Accountant, Sampling
+
 if TYPE_CHECKING:
     import torch
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 Vector = NDArray[np.float64]
 Update = NDArray[np.float32]
 Metrics = dict[str, float]
-WireKind = Literal["float", "modular"]
+WireKind = Literal["float", "grid", "modular"]
 Reveals = Literal["individual", "sum"]
 Unit = Literal["example", "client"]
 Place = Literal["local", "update", "channel"]
@@ -46,12 +48,17 @@ Place = Literal["local", "update", "channel"]
 class Wire:
     """What travels between two stages of one client.
 
-    ``l2_bound`` is the sensitivity: the largest L2 norm of one client's unweighted update; None if
-    nothing bounds it. ``modular`` means integers modulo 2^32.
-    """
+    ``l2_bound`` is the sensitivity: the largest L2 norm of one client's unweighted update; None if nothing
+    bounds it. ``grid`` means whole multiples of ``step``, weighted already, each at most ``largest`` in size
+    but for a chance that can be neglected; ``modular`` integers modulo 2^32. ``dimension`` is the length,
+    None if it is not known beforehand; ``min_cohort`` the fewest contributors that a stage was sized for."""
 
     kind: WireKind
     l2_bound: float | None
+    step: float | None = None
+    largest: float | None = None
+    dimension: int | None = None
+    min_cohort: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +79,32 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """How a round's cohort is drawn from those who are there: public, the same whoever is drawn.
+
+    ``kind`` as in `privacy.accounting.Mechanism`; ``rate`` is the chance of each; ``population`` how many are
+    there, ``size`` the largest or fixed size of a cohort (both 0 where nothing bounds it).
+    """
+
+    kind: Sampling = "none"
+    rate: float = 1.0
+    population: int = 0
+    size: int = 0
+
+    def expected(self) -> float:
+        """Clients of a cohort on average."""
+        if self.kind == "without_replacement":
+            return float(min(self.size, self.population))
+        return self.rate * self.population
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Nominal:
-    """The public numbers that a pipeline is checked against: worst cases, never this round's values."""
+    """The public numbers that a pipeline is checked against: worst cases, never this round's values.
+
+    ``rounds`` is how many there will be in the whole life, ``draw`` how the least amplified of them is drawn;
+    ``invitations`` to how many of them one client may be asked whatever the draw.
+    """
 
     max_cohort: int | None = None
     max_weight: float | None = None
@@ -81,6 +112,9 @@ class Nominal:
     min_cohort: int = 1
     metrics: tuple[Metric, ...] = ()
     session: str = ""
+    rounds: int | None = None
+    draw: Draw | None = None
+    invitations: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,24 +122,31 @@ class Facts:
     """What a stage declares about itself, apart from its `wire`.
 
     ``reveals`` is what the server sees after it; ``charges`` the unit that its releases are charged
-    to (None: no release).
+    to (None: no release), whose epsilon is quoted at ``delta`` by ``accountant``. ``noised_by`` says who adds
+    noise, hence against whom it protects. ``central`` stages need one weight for all, divide by a public
+    constant, and release noise even if nobody contributes.
     """
 
     name: str
     place: Place
-    takes: WireKind = "float"
-    gives: WireKind = "float"
+    takes: tuple[WireKind, ...] = ("float",)
     reveals: Reveals = "individual"
     charges: Unit | None = None
-    mechanism: str | None = None
+    delta: float | None = None
+    accountant: Accountant = "pld"
+    noised_by: Literal["client", "clients together", "server"] | None = None
+    central: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundContext:
     """Which round this is, for the server's hooks. ``attempt`` counts repetitions of one round.
 
-    ``generator`` and ``ledger`` are for stages whose noise is drawn at the server.
-    """
+    ``generator`` and ``ledger`` are for stages whose noise is drawn at the server. ``roster`` names those
+    from whom the cohort was drawn by ``draw``, ``invited`` those who were asked whatever the draw;
+    ``contributors`` is known once the sum is. ``planned`` tells that weights were fixed by a plan,
+    ``largest_weight`` bounds them, and ``planned_total`` is what they add up to if as many come as expected.
+    ``state`` is what the stages of a branch keep from round to round, by name."""
 
     round_id: int
     branch: str
@@ -114,6 +155,14 @@ class RoundContext:
     cohort: tuple[str, ...] = ()
     generator: np.random.Generator | None = None
     ledger: Ledger | None = None
+    roster: tuple[str, ...] = ()
+    invited: tuple[str, ...] = ()
+    draw: Draw = Draw()
+    contributors: tuple[str, ...] = ()
+    planned: bool = False
+    largest_weight: float = 1.0
+    planned_total: float | None = None
+    state: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +171,9 @@ class ClientContext:
 
     ``secret`` is 32 bytes of key material, unique to (client, round, branch, attempt); None asks the
     operating system. ``memory`` is what the client's end of the channel remembered after its last message;
-    empty at the first. ``generator`` feeds whatever a stage draws at the client. ``planned_weight`` is
-    a public weight fixed by the server's plan; it replaces the pipeline's weighting.
-    """
+    empty at the first. ``generator`` feeds whatever a stage draws at the client, whose releases go into
+    ``ledger``. ``planned_weight`` is a public weight fixed by the server's plan; it replaces the pipeline's
+    weighting. ``weight`` is what came of that. ``state`` is as in `RoundContext`."""
 
     client: str
     round_id: int
@@ -135,6 +184,9 @@ class ClientContext:
     memory: bytes = field(default=b"", repr=False)
     generator: np.random.Generator | None = None
     planned_weight: float | None = None
+    ledger: Ledger | None = None
+    weight: float = 1.0
+    state: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +199,10 @@ class Payload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribution:
-    """What a client adds to the sum: weight * update (d,), weight, and its declared metrics in order."""
+    """What a client adds to the sum: weight * update (d,), weight, and its declared metrics in order.
+
+    ``update`` is not weighted yet, unless it travels on a grid.
+    """
 
     update: Vector
     weight: float
@@ -335,3 +390,15 @@ class Stage(Protocol):
     def channel(self, incoming: Wire, nominal: Nominal) -> Channel | None:
         """The channel this stage provides, or None."""
         return None
+
+    def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
+        """Whether a client's budget allows it to be drawn in this round. Changes nothing."""
+        return True
+
+    def divisor(self, context: RoundContext) -> float | None:
+        """A public number by which the total is divided in place of its weight, or None."""
+        return None
+
+    def next_state(self, update: Vector, context: RoundContext) -> Mapping[str, float]:
+        """What this stage keeps for the next round, from the mean as its `server` hook gets it."""
+        return {}

@@ -29,12 +29,14 @@ class Layout:
     weight: FixedPoint
     metrics: tuple[FixedPoint, ...]
     max_cohort: int
+    weighted: bool = False
+    """Whether updates come weighted, and on the grid of their integers."""
 
     @classmethod
     def plan(cls, incoming: Wire, nominal: Nominal) -> Layout:
         """Finest coders that cannot overflow; errors name what to lower."""
         bound, cohort, weight = incoming.l2_bound, nominal.max_cohort, nominal.max_weight
-        if bound is None:
+        if bound is None and incoming.kind != "grid":
             raise PipelineError(
                 "secure_aggregation cannot rule out overflow of updates that nothing bounds; put clip before"
             )
@@ -43,12 +45,24 @@ class Layout:
                 f"secure_aggregation cannot rule out overflow with max_cohort={cohort}, max_weight={weight}; "
                 "give both"
             )
-        coarsest = 2 * COARSEST_MEAN * bound
         weights = FixedPoint.fit(bound=weight, max_terms=cohort, coarsest=1.0)
-        largest = weights.largest_code * weights.step  # a rounded weight may lie above max_weight
-        update = FixedPoint.fit(bound=largest * bound, max_terms=cohort, coarsest=coarsest)
         metrics = tuple(FixedPoint.fit(bound=m.bound, max_terms=cohort) for m in nominal.metrics)
-        return cls(update=update, weight=weights, metrics=metrics, max_cohort=cohort)
+        if incoming.kind == "grid":
+            assert incoming.step is not None, "a grid has a step"
+            assert incoming.largest is not None, "a grid has a largest size"
+            update = FixedPoint(bound=incoming.largest, step=incoming.step, max_terms=cohort)
+        else:
+            assert bound is not None, "checked above"
+            largest = weights.largest_code * weights.step  # a rounded weight may lie above max_weight
+            coarsest = 2 * COARSEST_MEAN * bound
+            update = FixedPoint.fit(bound=largest * bound, max_terms=cohort, coarsest=coarsest)
+        return cls(
+            update=update,
+            weight=weights,
+            metrics=metrics,
+            max_cohort=cohort,
+            weighted=incoming.kind == "grid",
+        )
 
     @property
     def tail(self) -> int:
@@ -62,9 +76,8 @@ class Layout:
         values = zip(self.metrics, contribution.metrics, strict=True)
         numbers = [coder.encode(np.array([value])) for coder, value in values]
         count = np.ones(1, dtype=np.uint32)
-        return np.concatenate(
-            [self.update.encode(contribution.update * weight), weight_code, *numbers, count]
-        )
+        update = contribution.update if self.weighted else contribution.update * weight
+        return np.concatenate([self.update.encode(update), weight_code, *numbers, count])
 
     def decode(self, total: NDArray[np.uint32], contributors: tuple[str, ...]) -> Total:
         """The sum of encoded contributions -> numbers; `RoundAborted` if masks did not cancel."""
@@ -77,7 +90,7 @@ class Layout:
             weight=float(self.weight.decode(total[size : size + 1])[0]),
             metrics=tuple(float(coder.decode(metrics[i : i + 1])[0]) for i, coder in enumerate(self.metrics)),
             contributors=contributors,
-            error=len(contributors) * self.update.step / 2,
+            error=0.0 if self.weighted else len(contributors) * self.update.step / 2,
         )
 
 

@@ -28,7 +28,7 @@ True
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,22 +81,22 @@ class SecureAggregationStage(Stage):
 
     @property
     def facts(self) -> Facts:
-        return Facts(name="secure_aggregation", place="channel", gives="modular", reveals="sum")
+        return Facts(name="secure_aggregation", place="channel", takes=("float", "grid"), reveals="sum")
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
         Layout.plan(incoming, nominal)
-        return Wire(kind="modular", l2_bound=incoming.l2_bound)
+        return replace(incoming, kind="modular")
 
     def channel(self, incoming: Wire, nominal: Nominal) -> Channel:
         layout = Layout.plan(incoming, nominal)
-        least = max(self.config.min_cohort, nominal.min_cohort)
+        least = max(self.config.min_cohort, nominal.min_cohort, incoming.min_cohort)
         if layout.max_cohort < least:
             raise PipelineError(f"max_cohort={layout.max_cohort} is below min_cohort={least}")
         terms = Terms(
             layout=layout,
             min_cohort=least,
             threshold=self.config.threshold,
-            dimension=nominal.dimension,
+            dimension=incoming.dimension,
             neighbours=self.config.neighbours,
         )
         return MaskedChannel(terms=terms)

@@ -190,7 +190,7 @@ def test_a_fork_goes_its_own_way(name: str, grid) -> None:
     for one in (federation, twin):
         live(one, grid, 2)
     fork = federation.fork(make_strategy(StrategyConfig(name=name)))
-    release = Release(round_id=1, branch="keep", client="1", unit="example", noise_multiplier=1.0)
+    release = Release(round_id=1, branch="keep", clients=("1",), unit="example", noise_multiplier=1.0)
     fork.ledger.append(release)
     fork.remember(1)
     live(fork, grid, 3, seed=2)
@@ -214,7 +214,7 @@ def test_what_is_saved_comes_back_bit_by_bit(
         federation.replace(edited(federation), server_state=edit)
     federation.remember(2)
     federation.ledger.append(
-        Release(round_id=1, branch="keep", client="1", unit="example", noise_multiplier=1.0)
+        Release(round_id=1, branch="keep", clients=("1",), unit="example", noise_multiplier=1.0)
     )
     directory = tmp_path_factory.mktemp("state")
     federation.save(directory)

@@ -349,10 +349,10 @@ def test_a_client_that_fails_to_advertise_is_left_out(model, start, monkeypatch)
     world = make_world(model, privacy=MASKED)
     party = type(world.engine.runtime).party
 
-    def unreachable(self, client, order, carried=b""):
+    def unreachable(self, client, order, *more):
         if client == 2:
             raise ConnectionError("no route")
-        return party(self, client, order, carried)
+        return party(self, client, order, *more)
 
     monkeypatch.setattr(type(world.engine.runtime), "party", unreachable)
     federation, outcome = one_round(world, start, [0, 1, 2])
@@ -410,7 +410,7 @@ def test_only_what_was_summed_is_charged(model, start, threshold: float, attempt
     world = make_world(model, privacy=[*BUDGET, *masks], weighting="uniform", more=0, faults={1: raises})
     federation, outcome = one_round(world, start, [0, 1, 2])
     assert outcome.contributors == (0, 2)
-    assert {release.client for release in federation.ledger.releases()} == {"0", "2"}
+    assert {release.clients for release in federation.ledger.releases()} == {("0",), ("2",)}
     assert {release.attempt for release in federation.ledger.releases()} == {attempt}
     assert [release.steps for release in federation.ledger.releases()] == [4, 4]
 

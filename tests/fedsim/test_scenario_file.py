@@ -48,11 +48,11 @@ TOP = (
     "name, description, seeds, model, data, federation, privacy, timeline, compare, probes, execution, sweep"
 )
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
-EVENTS = "join, train, forget, leave, rejoin, probe"
+EVENTS = "join, train, forget, leave, rejoin, drop, probe"
 ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi"
 METHODS = "keep, leave, retrain, grad_ascent, grad_diff, npo, simnpo"
-STAGES = "example_dp, clip, secure_aggregation"
-SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, replacement"
+STAGES = "example_dp, clip, client_dp, local_dp, distributed_dp, secure_aggregation"
+SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
 CLIENTS = "must be an id from 0 to 999999, a range like 0-19, or a list of these"
 
 WRONG = {
@@ -85,7 +85,7 @@ WRONG = {
     "federation: {participation: {cohort: 0}}": "s.yaml:5: federation.participation.cohort: found 0; must be a "
     "whole number of at least 1",
     "federation: {participation: {cohrt: 4}}": "s.yaml:5: federation.participation.cohrt: unknown key 'cohrt'; did "
-    "you mean 'cohort'? choices: cohort, replacement",
+    "you mean 'cohort'? choices: cohort, rate, replacement",
     "execution: {threads: many}": "s.yaml:5: execution.threads: found 'many'; must be a whole number from 1 to 256 "
     "or 'auto'",
     "model: {lora: {target_modules: [3, q]}}": "s.yaml:5: model.lora.target_modules[0]: found 3; must be text; put "
@@ -115,7 +115,7 @@ WRONG = {
     "privacy:\n  - {stage: clip, norm: -1}": "s.yaml:6: privacy[0].norm: found -1; must be a number above 0",
     "privacy:\n  - {stage: clip}": "s.yaml:6: privacy[0].norm: the key 'norm' is required; it must be a number above 0",
     "privacy:\n  - stage: clip\n    nrm: 1": "s.yaml:7: privacy[0].nrm: unknown key 'nrm'; did you mean 'norm'? "
-    "choices: stage, norm",
+    "choices: stage, norm, quantile, learning_rate, quantile_weight",
     "privacy: [{norm: 1}]": f"s.yaml:5: privacy[0]: the key 'stage' is required; choices: {STAGES}",
     "privacy: [clip]": f"s.yaml:5: privacy[0]: found 'clip'; must be a mapping with the key stage; choices: {STAGES}",
     # data

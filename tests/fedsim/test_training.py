@@ -311,7 +311,7 @@ def test_private_steps_write_releases(executor, model, start) -> None:
     (result,) = executor.train_clients([make_private(model, start, noise=1.0, ledger=ledger)])
     assert result.error is None
     (release,) = ledger.releases()
-    assert (release.steps, release.client, release.unit) == (6, "1", "example")
+    assert (release.steps, release.clients, release.unit) == (6, ("1",), "example")
     assert release.sampling_rate == pytest.approx(0.4)
     assert result.steps == 6
 

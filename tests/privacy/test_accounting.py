@@ -76,9 +76,7 @@ def test_more_steps_or_less_noise_never_cost_less(noise, rate, steps):
 
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
 def test_calibration_is_within_and_tight(accountant):
-    noise = calibrate_noise(
-        target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=60, accountant=accountant
-    )
+    noise = calibrate_noise(((step(rate=0.2), 60),), target_epsilon=4.0, delta=1e-5, accountant=accountant)
     at = epsilon(((step(noise, 0.2), 60),), delta=1e-5, accountant=accountant)
     below = epsilon(((step(noise - 1e-3, 0.2), 60),), delta=1e-5, accountant=accountant)
     assert at <= 4.0 < below
@@ -86,8 +84,8 @@ def test_calibration_is_within_and_tight(accountant):
 
 def test_calibrating_each_round_afresh_breaks_the_budget():
     """Trap: epsilon=4 per round is not 4 after ten rounds."""
-    per_round = calibrate_noise(target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=10)
-    whole_life = calibrate_noise(target_epsilon=4.0, delta=1e-5, sampling_rate=0.2, steps=100)
+    per_round = calibrate_noise(((step(rate=0.2), 10),), target_epsilon=4.0, delta=1e-5)
+    whole_life = calibrate_noise(((step(rate=0.2), 100),), target_epsilon=4.0, delta=1e-5)
     assert epsilon(((step(per_round, 0.2), 100),), delta=1e-5) > 8.0
     assert epsilon(((step(whole_life, 0.2), 100),), delta=1e-5) <= 4.0
 
@@ -127,3 +125,99 @@ def test_queries_are_fast():
         for _ in range(24):
             epsilon(((mechanism, steps),), delta=1e-5)
     assert (time.perf_counter() - begin) / 240 < 0.05
+
+
+def life(rounds=50, **fields):
+    return ((Mechanism(noise_multiplier=fields.pop("noise", 1.0), **fields), rounds),)
+
+
+@pytest.mark.parametrize(
+    ("composition", "accountant", "expected"),
+    [
+        (life(sampling="none"), "rdp", 49.4),
+        (life(sampling="none"), "pld", 46.0),
+        (life(sampling_rate=0.1), "pld", 3.31),
+        (
+            life(sampling="truncated_poisson", sampling_rate=0.1, population=100, sample_size=20),
+            "pld",
+            3.47,
+        ),
+        (life(sampling_rate=0.1, neighbours="replace_one"), "pld", 5.07),
+        (
+            life(
+                noise=2.0,
+                sampling="without_replacement",
+                population=100,
+                sample_size=10,
+                neighbours="replace_one",
+            ),
+            "rdp",
+            7.13,
+        ),
+        (
+            life(sampling="without_replacement", population=100, sample_size=10, neighbours="replace_one"),
+            "rdp",
+            42.4,
+        ),
+    ],
+    ids=["none rdp", "none pld", "poisson", "capped", "poisson exchange", "fixed z=1", "fixed z=0.5"],
+)
+def test_cohorts_of_clients_by_how_they_were_drawn(composition, accountant, expected):
+    """n=100, m=10, T=50, sigma=1 (2 in one row), delta=1e-3; computed by dp-accounting 0.6 apart from this
+    code."""
+    assert epsilon(composition, delta=1e-3, accountant=accountant) == pytest.approx(expected, abs=0.05)
+
+
+def test_exchanging_a_unit_doubles_the_sensitivity_once_whichever_accountant():
+    exchange = life(5, noise=4.0, sampling="none", neighbours="replace_one")
+    halved = life(5, noise=2.0, sampling="none")
+    for accountant in ("rdp", "pld"):
+        ours = epsilon(exchange, delta=1e-5, accountant=accountant)
+        assert ours == pytest.approx(epsilon(halved, delta=1e-5, accountant=accountant), abs=2e-3)
+
+
+def test_a_sample_of_everybody_is_no_sample():
+    whole = life(sampling="without_replacement", population=10, sample_size=10, neighbours="replace_one")
+    bare = life(sampling="none", neighbours="replace_one")
+    assert epsilon(whole, delta=1e-5) == epsilon(bare, delta=1e-5)
+
+
+def test_skellam_noise_against_dp_accounting_over_whole_orders():
+    """zCDP with rho = 1 / (2 z^2) and xi, by the RDP accountant over whole orders alone."""
+    ours = epsilon(life(20, noise=3.0, sampling="none", kind="skellam", excess=1e-3), delta=1e-5)
+    orders = [order for order in rdp.RdpAccountant().orders if order == int(order) and order >= 2]
+    accountant = rdp.RdpAccountant(orders).compose(dp_accounting.ZCDpEvent(1 / 18, 1e-3), 20)
+    assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    assert ours > epsilon(life(20, noise=3.0, sampling="none"), delta=1e-5)
+
+
+def test_neighbours_do_not_mix():
+    with pytest.raises(ValueError, match="do not compose"):
+        epsilon((*life(sampling="none"), *life(sampling="none", neighbours="replace_one")), delta=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampling": "shuffled"}, "sampling='shuffled'"),
+        ({"neighbours": "friends"}, "neighbours='friends'"),
+        ({"kind": "laplace"}, "kind='laplace'"),
+        ({"sampling": "none", "sampling_rate": 0.5}, "sampling_rate=0.5"),
+        ({"sampling": "without_replacement", "population": 5, "sample_size": 2}, "replace_one"),
+        ({"sampling": "truncated_poisson", "sampling_rate": 0.5}, "bounded size"),
+        ({"population": 5}, "bounded size"),
+        ({"kind": "skellam", "excess": 0.1}, "skellam"),
+        ({"kind": "skellam", "sampling": "none"}, "excess=0"),
+        ({"excess": 0.1}, "excess=0.1"),
+    ],
+)
+def test_mechanisms_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Mechanism(noise_multiplier=1.0, **fields)
+
+
+def test_a_cap_that_hardly_ever_binds_costs_hardly_anything():
+    fields = {"sampling": "truncated_poisson", "sampling_rate": 0.1, "population": 100}
+    free, capped = life(sampling_rate=0.1), life(sample_size=30, **fields)
+    assert epsilon(free, delta=1e-3) <= epsilon(capped, delta=1e-3) <= epsilon(free, delta=1e-3) + 0.02
+    assert epsilon(life(sample_size=12, **fields), delta=1e-3) > epsilon(free, delta=1e-3) + 0.1

@@ -4,8 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from privacy.clipping import clip
-from privacy.errors import ClientUpdateError
+from privacy.client_dp import ClientDpConfig, ClientDpStage
+from privacy.clipping import AdaptiveClipStage, ClipConfig, clip
+from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
+from privacy.errors import ClientUpdateError, PipelineError
+from privacy.ledger import Ledger
+from privacy.pipeline import Pipeline
+from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
+from privacy.stage import Draw, Nominal, Wire
+from tests.privacy.rounds import HERE, Round
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -51,3 +58,80 @@ def test_non_finite_raises(bad):
 def test_norm_must_be_positive(norm):
     with pytest.raises(ValueError, match="norm="):
         clip(np.ones(2, dtype=np.float32), norm=norm)
+
+
+# ------------------------------------------------------------------- a norm that follows a quantile
+
+
+def follow(lengths, *, start, rounds, noise=0.0, quantile=0.5, seed=0):
+    """Norms by round when clients send updates of the given lengths."""
+    config = ClipConfig(norm=start, quantile=quantile)
+    stages = [AdaptiveClipStage(config)]
+    if noise:
+        stages.append(ClientDpStage(ClientDpConfig(noise_multiplier=noise, delta=1e-5)))
+    draw = Draw(kind="poisson", rate=1.0, population=len(lengths))
+    pipeline = Pipeline(stages, dimension=2, draw=draw)
+    updates = {f"c{i:03d}": np.float32([length, 0.0]) for i, length in enumerate(lengths)}
+    generator, ledger, state, norms = np.random.default_rng(seed), Ledger(), {}, [start]
+    for _ in range(rounds):
+        running = Round(pipeline, updates)
+        running.server = pipeline.open_round(
+            cohort=list(updates), state=state, generator=generator, ledger=ledger, draw=draw, **HERE
+        )
+        running.client = lambda name, state=state: pipeline.client(name, state=state, **HERE)
+        state = dict(running.result().state)
+        norms.append(state["clip.norm"])
+    return norms
+
+
+def test_the_norm_rises_to_where_the_updates_are():
+    """All updates have norm 5 and clipping starts at 0.1: the norm must grow to 5, and hover there."""
+    norms = follow([5.0] * 20, start=0.1, rounds=60)
+    assert norms[0] < norms[20] < norms[-1]
+    assert norms[-1] == pytest.approx(5.0, rel=0.15)
+
+
+def test_the_norm_falls_to_where_the_updates_are():
+    assert follow([5.0] * 20, start=100.0, rounds=60)[-1] == pytest.approx(5.0, rel=0.15)
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.8])
+def test_the_norm_finds_the_quantile_under_noise(quantile):
+    lengths = np.linspace(1.0, 10.0, 100)
+    norms = follow(lengths, start=1.0, rounds=80, noise=0.5, quantile=quantile)
+    found = (lengths <= np.median(norms[-20:])).mean()
+    assert found == pytest.approx(quantile, abs=0.15)
+
+
+def test_updates_come_back_in_their_own_units():
+    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], dimension=2)
+    updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
+    running = Round(pipeline, updates)
+    assert running.result().update.tolist() == pytest.approx([0.6, 0.8])
+    payload = pipeline.client("a", **HERE).prepare(updates["a"]).payload
+    assert np.linalg.norm(payload.array) <= pipeline.l2_bound + 1e-7
+    assert pipeline.l2_bound == pytest.approx((1 + 0.1**2) ** 0.5)
+
+
+def test_planned_rounds_leave_the_norm():
+    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], dimension=2)
+    updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
+    result = Round(pipeline, updates, planned={"a": -1.0, "b": 1.0}, normalise=False).result()
+    assert result.state == {"clip.norm": 2.0}
+
+
+def test_an_adaptive_norm_under_masks_and_noise_of_clients():
+    dp = DistributedDpStage(DistributedDpConfig(noise_multiplier=1e-3, delta=1e-5, min_survivors=2))
+    masks = SecureAggregationStage(SecureAggregationConfig())
+    stages = [AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5)), dp, masks]
+    pipeline = Pipeline(stages, dimension=2, max_cohort=4)
+    updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
+    running = Round(pipeline, updates, generators={n: np.random.default_rng(0) for n in updates})
+    running.server = pipeline.open_round(cohort=list(updates), ledger=Ledger(), **HERE)
+    assert running.result().update.tolist() == pytest.approx([0.6, 0.8], abs=0.02)
+
+
+def test_an_adaptive_clip_comes_first():
+    adaptive = AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))
+    with pytest.raises(PipelineError, match="bounded"):
+        adaptive.wire(Wire(kind="float", l2_bound=1.0), Nominal())

@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 
 from privacy.accounting import Mechanism, epsilon
 from privacy.errors import LedgerError
-from privacy.ledger import EVERYONE, Ledger, Release
+from privacy.ledger import Ledger, Release
 
-BASE = Release(round_id=1, branch="main", client="a", unit="example", noise_multiplier=1.0, sampling_rate=0.1)
+BASE = Release(
+    round_id=1, branch="main", clients=("a",), unit="example", noise_multiplier=1.0, sampling_rate=0.1
+)
 
 releases = st.builds(
     Release,
     round_id=st.integers(0, 5),
     branch=st.sampled_from(["main", "leave"]),
-    client=st.sampled_from(["a", "b", EVERYONE]),
+    clients=st.sampled_from([("a",), ("b",), ("a", "b")]),
     unit=st.sampled_from(["example", "client"]),
     noise_multiplier=st.sampled_from([1.0, 1.5]),
     sampling_rate=st.sampled_from([0.1, 0.25]),
@@ -37,11 +39,13 @@ def test_equal_steps_are_kept_as_one():
     assert ledger.releases() == (replace(BASE, steps=7),)
 
 
-def test_a_release_on_everyone_counts_for_each_client():
-    ledger = Ledger([replace(BASE, client=EVERYONE, unit="client", steps=3)])
+def test_a_release_on_several_counts_for_each_of_them():
+    ledger = Ledger([replace(BASE, clients=("a", "c"), unit="client", steps=3)])
     expected = epsilon(((Mechanism(noise_multiplier=1.0, sampling_rate=0.1), 3),), delta=1e-5)
     assert ledger.epsilon("a", unit="client", delta=1e-5) == expected
-    assert ledger.epsilon(EVERYONE, unit="client", delta=1e-5) == expected
+    assert ledger.epsilon("b", unit="client", delta=1e-5) == 0.0
+    assert ledger.releases("c") == (replace(BASE, clients=("c",), unit="client", steps=3),)
+    assert ledger.clients(unit="client") == ("a", "c")
 
 
 @settings(max_examples=15, deadline=None)
@@ -97,7 +101,10 @@ def test_anyone_can_account_again_from_the_json():
         "[]",
         "{}",
         '{"version": 99, "releases": []}',
-        '{"version": 1, "releases": [{"client": "a"}]}',
+        '{"version": 2, "releases": [{"clients": ["a"]}]}',
+        Ledger([BASE]).to_json().replace('["a"]', '"a"'),
+        Ledger([BASE]).to_json().replace('["a"]', "[]"),
+        Ledger([BASE]).to_json().replace('["a"]', '["a", "a"]'),
         Ledger([BASE]).to_json().replace("1.0", "-1.0"),
         Ledger([BASE]).to_json().replace('"steps": 1', '"steps": 0'),
         Ledger([BASE]).to_json().replace('"gaussian"', '"magic"'),
@@ -141,6 +148,8 @@ def test_releases_travel_back_from_a_clients_own_ledger():
         {"noise_multiplier": 0.0},
         {"sampling_rate": 0.0},
         {"sampling": "none"},
+        {"clients": ()},
+        {"clients": ("a", "a")},
         {"sampling": "shuffled"},
         {"unit": "user"},
         {"steps": 0},

@@ -1,0 +1,117 @@
+"""Client-level DP at the server: noise on the sum hides whether any one client was there at all.
+
+McMahan et al., "Learning Differentially Private Recurrent Language Models" (2018). Every client counts the
+same, the sum of clipped updates gets Gaussian noise of standard deviation ``noise_multiplier * sensitivity``,
+and it is divided by a public constant, the expected size of a cohort; a mean over those who came would tell
+how many.
+
+>>> from privacy.clipping import ClipConfig, ClipStage
+>>> from privacy.pipeline import Pipeline
+>>> stage = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-5))
+>>> pipeline = Pipeline([ClipStage(ClipConfig(norm=1.0)), stage], dimension=2)
+>>> sorted(pipeline.protects)
+['client']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from privacy.errors import PipelineError
+from privacy.ledger import Ledger, Release
+from privacy.noise import Budget, charged
+from privacy.stage import Draw, Facts, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+
+
+class ClientDpConfig(Budget):
+    """Adds noise to the sum at the server, so that no client's presence shows in the model."""
+
+    stage: Literal["client_dp"] = "client_dp"
+    expected_cohort: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="public divisor of the sum; default: the expected size of the round's cohort",
+    )
+
+
+class ClientDpStage(Stage):
+    """Central Gaussian noise, accounted as the cohorts were really drawn.
+
+    *Guarantees.* One client changes the noiseless sum by at most the sensitivity, the clip norm times the
+    largest weight. A round is charged to all who could have been drawn for it, by the draw that was made:
+    Poisson sampling, with a cap or without, or a fixed number without replacement, for which neighbours
+    exchange a client. Whoever is asked whatever the draw (a forgetting client in its unlearning) is charged
+    once more, without amplification. Noise is drawn and charged even if nobody came: that nobody came is
+    private, too.
+
+    *Edge cases.* Under secure aggregation it is known who takes part, since too small a cohort is refused:
+    the contributors are charged without amplification. Unbounded updates, weights that differ:
+    `PipelineError`. A client whose charge would exceed ``target_epsilon`` is left out of the draw from then
+    on."""
+
+    def __init__(self, config: ClientDpConfig) -> None:
+        self.config = config
+        self.sensitivity = 0.0
+        self.noise_multiplier = 0.0
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            name="client_dp",
+            place="update",
+            charges="client",
+            delta=self.config.delta,
+            accountant=self.config.accountant,
+            noised_by="server",
+            central=True,
+        )
+
+    def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
+        if incoming.l2_bound is None:
+            raise PipelineError(
+                "client_dp cannot size noise for updates that nothing bounds; put clip before"
+            )
+        draw = nominal.draw or Draw()
+        ordinary, invited = (charged(draw, noise_multiplier=1.0, invited=asked) for asked in (False, True))
+        life = ((ordinary, nominal.rounds or 0), (invited, nominal.invitations))
+        self.sensitivity = incoming.l2_bound
+        self.noise_multiplier = self.config.multiplier(life if nominal.rounds else ())
+        return incoming
+
+    def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
+        return all(self.config.allows(r, ledger) for r in self._releases([client], context))
+
+    def divisor(self, context: RoundContext) -> float | None:
+        if context.planned:
+            return context.planned_total
+        return self.config.expected_cohort or max(context.draw.expected(), 1.0)
+
+    def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
+        if context.generator is None or context.ledger is None:
+            raise ValueError("client_dp needs a generator and a ledger; give both to open_round")
+        std = self.noise_multiplier * self.sensitivity * context.largest_weight
+        for release in self._releases(context.roster or context.contributors, context):
+            context.ledger.append(release)
+        return total + context.generator.normal(0.0, std, total.shape), {"noise_std": std}
+
+    def _releases(self, concerned: Sequence[str], context: RoundContext) -> list[Release]:
+        """What a round costs those who could have been drawn, and those who were invited."""
+        here = [name for name in concerned if name in context.roster or not context.roster]
+        invited = [name for name in concerned if name in context.invited]
+        return [
+            Release.of(
+                charged(context.draw, noise_multiplier=self.noise_multiplier, invited=asked),
+                round_id=context.round_id,
+                branch=context.branch,
+                attempt=context.attempt,
+                clients=tuple(names),
+                unit="client",
+                delta=self.config.delta,
+            )
+            for names, asked in ((here, False), (invited, True))
+            if names
+        ]

@@ -1,0 +1,95 @@
+"""How much noise: a noise multiplier, or a target epsilon over the whole life from which one follows.
+
+>>> life = ((Mechanism(noise_multiplier=1.0, sampling_rate=0.1), 50),)
+>>> Budget(target_epsilon=3.31, delta=1e-3).multiplier(life)
+1.001
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise
+from privacy.errors import PipelineError
+from privacy.ledger import Ledger, Release
+from privacy.stage import Draw
+
+
+def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False) -> Mechanism:
+    """What noise on the sum over a cohort costs whoever could have been drawn, or was invited to it
+    anyway."""
+    fixed = draw.kind == "without_replacement"
+    bare = Mechanism(
+        noise_multiplier=noise_multiplier,
+        sampling="none",
+        neighbours="replace_one" if fixed else "add_remove",
+    )
+    capped = draw.kind == "truncated_poisson" and draw.size < draw.population
+    if invited or draw.kind == "none":
+        return bare
+    if fixed or capped:
+        size = min(draw.size, draw.population)
+        rate = 1.0 if fixed else draw.rate
+        return replace(
+            bare, sampling=draw.kind, sampling_rate=rate, population=draw.population, sample_size=size
+        )
+    return replace(bare, sampling="poisson", sampling_rate=draw.rate)
+
+
+class Budget(BaseModel):
+    """How much noise a stage adds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noise_multiplier: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="noise std over sensitivity; or give target_epsilon",
+    )
+    target_epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="epsilon over the whole life; noise follows from it",
+    )
+    delta: float = Field(gt=0, lt=1, description="delta at which epsilon is quoted")
+    accountant: Accountant = Field(default="pld", description="calibrates the noise and guards the budget")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError(
+                f"noise_multiplier={self.noise_multiplier} and target_epsilon={self.target_epsilon}: give "
+                "exactly one"
+            )
+        return self
+
+    def multiplier(self, life: Composition) -> float:
+        """As configured, or calibrated for all releases of a life; `PipelineError` if out of reach."""
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
+        assert self.target_epsilon is not None
+        if not life:
+            raise PipelineError(
+                f"target_epsilon={self.target_epsilon} needs the number of rounds of the whole life; give "
+                "rounds, or noise_multiplier"
+            )
+        try:
+            return calibrate_noise(
+                life, target_epsilon=self.target_epsilon, delta=self.delta, accountant=self.accountant
+            )
+        except ValueError as error:
+            raise PipelineError(str(error)) from error
+
+    def allows(self, release: Release, ledger: Ledger) -> bool:
+        """Whether a release keeps everybody it concerns within ``target_epsilon``; always, if there is
+        none."""
+        if self.target_epsilon is None:
+            return True
+        return not ledger.would_exceed(
+            release, max_epsilon=self.target_epsilon, delta=self.delta, accountant=self.accountant
+        )
