@@ -276,6 +276,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         seed=seed,
         scenario=scenario,
         life=life,
+        branches=branches,
         tree=tree,
         probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
         replay_from=replay_from(branches, life),

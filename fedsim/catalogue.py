@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.build import check, make_context
-from fedsim.conclusions import privacy_sentences
 from fedsim.federation import STRATEGIES
+from fedsim.guarantees import differencing_rows, differencing_sentences, view_sentences
 from fedsim.scenario import AuthorsData, JsonlData, TofuData
 from fedsim.scenario_file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.unlearning.registry import METHODS
@@ -28,7 +28,9 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
-        lines.extend(f"  privacy: {sentence}" for sentence in privacy_sentences(context))
+        lines.extend(f"  privacy: {sentence}" for sentence in view_sentences(context))
+        rows = differencing_rows(context, context.branches)
+        lines.extend(f"  warning: {sentence}" for sentence in differencing_sentences(rows))
     return lines
 
 

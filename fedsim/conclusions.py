@@ -13,15 +13,15 @@ from fedsim.evidence import (
     trajectories,
     trust_rows,
 )
+from fedsim.guarantees import differencing_rows, differencing_sentences, forgetting_rows, view_rows
 from fedsim.life import Life, unlearning_spans
 from fedsim.results import RunDirectory
 from fedsim.scenario import Scenario
 from fedsim.scenario_file import Variant
-from fedsim.simulation import LifeContext, LifeRunner
+from fedsim.simulation import LifeRunner
 from fedsim.timeline import retrain_name
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.verdict import qualify, verdict_rows
-from privacy import honest_server
 
 
 def conclude(
@@ -53,8 +53,8 @@ def conclude(
             [row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)],
             informative,
         ),
-        "privacy": _privacy_by_variant(contexts),
     }
+    directory.write_json("privacy", _privacy_json(runners, branches))
     directory.write_json("verdict", verdict)
 
 
@@ -137,18 +137,19 @@ def _ledger_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict
     return {"entries": entries}
 
 
-def _privacy_by_variant(contexts: Sequence[LifeContext]) -> list[str]:
-    """The privacy sentences of a run, each with its variant where there are several."""
-    of_variant = {context.variant: privacy_sentences(context) for context in contexts}
-    if len(of_variant) == 1:
-        return next(iter(of_variant.values()))
-    return [f"{variant}: {sentence}" for variant, told in of_variant.items() for sentence in told]
-
-
-def privacy_sentences(context: LifeContext) -> list[str]:
-    """What the server sees of this pipeline, in words."""
-    pipeline = context.engine.runtime.pipeline
-    if not pipeline.stages:
-        return ["No privacy stage: the server sees every client's update."]
-    view = honest_server(pipeline)
-    return [f"The server sees {thing}." for thing in view.sees]
+def _privacy_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict[str, Any]:
+    """Who sees what in each variant, what DP alone promises to each request, and which sums tell too much."""
+    first = {runner.context.variant: runner.context for runner in reversed(runners)}
+    differing = [row for r in runners for row in differencing_rows(r.context, r.context.branches)]
+    return {
+        "views": [row for context in reversed(first.values()) for row in view_rows(context)],
+        "forgetting": [
+            row
+            for runner in runners
+            for branch in branches
+            if branch != "retrain"
+            for row in forgetting_rows(runner.context, branch, runner.final_federation(branch))
+        ],
+        "differencing": differing,
+        "sentences": differencing_sentences(differing),
+    }

@@ -28,7 +28,7 @@ from fedsim.progress import Progress
 from fedsim.results import Row, RunDirectory
 from fedsim.rounds import RoundOutcome, run_rounds
 from fedsim.scenario import Scenario
-from fedsim.timeline import Segment, Step, milestones, retrain_name
+from fedsim.timeline import Branch, Segment, Step, milestones, retrain_name
 from privacy import Ledger, Unit
 
 EPSILON_OF: Mapping[Unit, str] = {"example": "epsilon", "client": "client_epsilon"}
@@ -43,6 +43,7 @@ class LifeContext:
     seed: int
     scenario: Scenario
     life: Life
+    branches: tuple[Branch, ...]
     tree: Segment
     probe_rounds: Mapping[str, frozenset[int]]
     replay_from: Mapping[int, int]

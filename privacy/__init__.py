@@ -1,5 +1,6 @@
 """A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
 
+from privacy.accounting import group_guarantee
 from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, RoundAborted
@@ -7,8 +8,18 @@ from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import Draw, LocalRule, LocalSession, LocalTask, Nominal, Payload, SampleGradients, Unit
-from privacy.views import Capability, honest_server, require
+from privacy.stage import (
+    Draw,
+    Facts,
+    LocalRule,
+    LocalSession,
+    LocalTask,
+    Nominal,
+    Payload,
+    SampleGradients,
+    Unit,
+)
+from privacy.views import Capability, View, honest_server, require, views
 
 __all__ = [
     "Capability",
@@ -16,6 +27,7 @@ __all__ = [
     "ClientUpdateError",
     "DenseGradients",
     "Draw",
+    "Facts",
     "Ledger",
     "LocalRule",
     "LocalSession",
@@ -30,10 +42,13 @@ __all__ = [
     "ServerRound",
     "StageConfig",
     "Unit",
+    "View",
     "build_pipeline",
+    "group_guarantee",
     "honest_server",
     "l2_norm",
     "require",
     "sample_norms",
     "summaries",
+    "views",
 ]

@@ -55,6 +55,10 @@ class PlainChannel:
     def interactive(self) -> bool:
         return False
 
+    @property
+    def bearable_colluders(self) -> int:
+        return 0
+
     def client(self, context: ClientContext) -> ClientChannel:
         return _PlainClient(context=context, metric_names=self.metric_names)
 

@@ -20,10 +20,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from privacy.accounting import Composition
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.noise import Budget, charged
-from privacy.stage import Draw, Facts, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import Draw, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
 
 
 class ClientDpConfig(Budget):
@@ -75,12 +76,12 @@ class ClientDpStage(Stage):
             raise PipelineError(
                 "client_dp cannot size noise for updates that nothing bounds; put clip before"
             )
-        draw = nominal.draw or Draw()
-        ordinary, invited = (charged(draw, noise_multiplier=1.0, invited=asked) for asked in (False, True))
-        life = ((ordinary, nominal.rounds or 0), (invited, nominal.invitations))
         self.sensitivity = incoming.l2_bound
-        self.noise_multiplier = self.config.multiplier(life if nominal.rounds else ())
+        self.noise_multiplier = self.config.multiplier(_life(nominal, 1.0))
         return incoming
+
+    def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
+        return self.config.bound(_life(nominal, self.noise_multiplier))
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         return all(self.config.allows(r, ledger) for r in self._releases([client], context))
@@ -115,3 +116,13 @@ class ClientDpStage(Stage):
             for names, asked in ((here, False), (invited, True))
             if names
         ]
+
+
+def _life(nominal: Nominal, noise_multiplier: float) -> Composition:
+    """What a client is charged at most: every round by its draw, and the rounds to which it is invited."""
+    if not nominal.rounds:
+        return ()
+    draw = nominal.draw or Draw()
+    ordinary = charged(draw, noise_multiplier=noise_multiplier)
+    invited = charged(draw, noise_multiplier=noise_multiplier, invited=True)
+    return ((ordinary, nominal.rounds), (invited, nominal.invitations))

@@ -16,17 +16,18 @@ noise, and rotates back.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from privacy.accounting import Mechanism
+from privacy.accounting import Mechanism, epsilon
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.noise import Budget
 from privacy.rotation import padded, rotate, rotate_back
-from privacy.stage import ClientContext, Facts, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import ClientContext, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
 
 ROUNDING = math.exp(-0.5)
 """Chance that unconditional rounding would leave the norm bound; at a retry each, a few tries are enough."""
@@ -119,6 +120,18 @@ class DistributedDpStage(Stage):
         context.ledger.append(self._release(context.contributors, context, strength))
         back = rotate_back(total, sign_key=_sign_key(context), dimension=self.dimension)
         return back, {"noise_std": self._share_std() * math.sqrt(len(context.contributors)) / self.scale}
+
+    def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
+        honest = self.config.min_survivors - colluders
+        if honest < 1 or not nominal.rounds:
+            return math.inf
+        strength = self.noise_multiplier * math.sqrt(honest / self.config.min_survivors)
+        release = self._mechanism(strength, padded(self.dimension), scale=self.scale)
+        if colluders == 0:
+            return self.config.bound(((release, nominal.rounds),))
+        return epsilon(
+            ((release, nominal.rounds),), delta=self.config.delta, accountant=self.config.accountant
+        )
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         return self.config.allows(self._release((client,), context, self.noise_multiplier), ledger)

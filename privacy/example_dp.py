@@ -19,6 +19,7 @@ deviation ``noise_multiplier * clip_norm``, and divides by the public expected b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self, cast
@@ -28,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from privacy.accounting import Mechanism
+from privacy.accounting import Mechanism, epsilon
 from privacy.dp_sgd import DenseGradients, clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
@@ -40,6 +41,7 @@ from privacy.stage import (
     LocalSession,
     LocalTask,
     Metrics,
+    Nominal,
     PerSampleLoss,
     SampleGradients,
     Stage,
@@ -232,3 +234,12 @@ class ExampleDpStage(Stage):
 
     def local(self) -> LocalRule:
         return self.rule
+
+    def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
+        if self.config.target_epsilon is not None:
+            return self.config.target_epsilon
+        lives = {
+            ((self.rule.release(task).charge(), task.planned_steps),) for task in tasks if task.planned_steps
+        }
+        delta, accountant = self.config.delta, self.config.accountant
+        return max((epsilon(life, delta=delta, accountant=accountant) for life in lives), default=math.inf)

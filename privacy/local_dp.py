@@ -19,13 +19,14 @@ cohort.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from privacy.accounting import Mechanism
 from privacy.errors import BudgetExceededError, PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.noise import Budget
-from privacy.stage import ClientContext, Facts, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import ClientContext, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
 
 
 class LocalDpConfig(Budget):
@@ -67,6 +68,11 @@ class LocalDpStage(Stage):
         self.sensitivity = incoming.l2_bound
         self.noise_multiplier = self.config.multiplier(((_exchange(1.0), rounds),) if rounds else ())
         return Wire(kind="float", l2_bound=None, dimension=incoming.dimension)
+
+    def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
+        return self.config.bound(
+            ((_exchange(self.noise_multiplier), nominal.rounds),) if nominal.rounds else ()
+        )
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         return self.config.allows(self._release(client, context), ledger)

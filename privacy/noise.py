@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise
+from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise, epsilon
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.stage import Draw
@@ -84,6 +85,15 @@ class Budget(BaseModel):
             )
         except ValueError as error:
             raise PipelineError(str(error)) from error
+
+    def bound(self, life: Composition) -> float:
+        """Epsilon of a whole life whose noise is known; infinite without a number of rounds."""
+        if self.target_epsilon is not None and life:
+            return self.target_epsilon
+        if not life:
+            return math.inf
+        parts = tuple(sorted((mechanism, count) for mechanism, count in life if count))
+        return epsilon(parts, delta=self.delta, accountant=self.accountant)
 
     def allows(self, release: Release, ledger: Ledger) -> bool:
         """Whether a release keeps everybody it concerns within ``target_epsilon``; always, if there is

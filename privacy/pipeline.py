@@ -127,6 +127,11 @@ class Pipeline:
         return "sum" if any(fact.reveals == "sum" for fact in self.facts) else "individual"
 
     @property
+    def bearable_colluders(self) -> int:
+        """Clients that may collude with the server without giving away another's update."""
+        return self.channel.bearable_colluders
+
+    @property
     def central(self) -> bool:
         """Whether the server adds noise for whoever could have taken part."""
         return any(fact.central for fact in self.facts)

@@ -276,6 +276,10 @@ class Channel(Protocol):
     def min_cohort(self) -> int:
         """Fewest contributors of which a sum may be formed."""
 
+    @property
+    def bearable_colluders(self) -> int:
+        """Clients that may tell the server all they know without giving away another's update."""
+
     def client(self, context: ClientContext) -> ClientChannel:
         """A client's end."""
 
@@ -394,6 +398,14 @@ class Stage(Protocol):
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         """Whether a client's budget allows it to be drawn in this round. Changes nothing."""
         return True
+
+    def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
+        """The most epsilon that a whole life may cost one unit, infinite if nothing bounds it; None: no
+        release.
+
+        ``tasks`` are the local trainings, one a client; ``colluders`` clients tell the server all they know.
+        """
+        return None
 
     def divisor(self, context: RoundContext) -> float | None:
         """A public number by which the total is divided in place of its weight, or None."""

@@ -116,6 +116,14 @@ class MaskedChannel:
     def min_cohort(self) -> int:
         return self.terms.min_cohort
 
+    @property
+    def bearable_colluders(self) -> int:
+        """One less than the shares that unmask a client in the smallest cohort."""
+        terms = self.terms
+        others = terms.min_cohort - 1
+        holders = 1 + (others if terms.neighbours is None else min(terms.neighbours, others))
+        return terms.shares_needed(holders) - 1
+
     def client(self, context: ClientContext) -> ClientChannel:
         if context.memory:
             return SecAggClient.restored(self.terms, context)

@@ -1,0 +1,209 @@
+"""What privacy says about forgetting: who sees what, what DP alone promises to a request, which sums tell too
+much.
+
+A model that is (epsilon, delta)-DP for a unit is, without any unlearning, (epsilon, delta)-close to the one
+that never saw that unit. A request for more than one unit, or after other requests, gets the guarantee of the
+whole group, which is soon worth nothing; then that is what is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.client import local_task
+from fedsim.federation import Federation
+from fedsim.orders import WorkOrder
+from fedsim.simulation import LifeContext
+from fedsim.timeline import Branch
+from fedsim.unlearning.protocol import Request
+from privacy import Facts, LocalTask, Unit, View, group_guarantee, views
+
+Row = dict[str, Any]
+
+
+# --------------------------------------------------------------------------------- who sees what
+
+
+def life_tasks(context: LifeContext) -> list[LocalTask]:
+    """One local training of each client, as the accountant sees it."""
+    planner, records = context.engine.planner, context.engine.runtime.records
+    tasks = []
+    for client, held in records.items():
+        steps = planner.planned_steps.get(client, 0)
+        if held and steps:
+            order = WorkOrder(round=0, seed=0, branch="", version=0, local=planner.local, planned_steps=steps)
+            tasks.append(local_task(client, order, nominal_records=len(held)))
+    return tasks
+
+
+def view_rows(context: LifeContext) -> list[Row]:
+    """Each adversary: what it sees, among how many clients an update is hidden, which epsilon holds against
+    it."""
+    found = views(context.engine.runtime.pipeline, life_tasks(context))
+    return [{"variant": context.variant, **_view_row(view)} for view in found]
+
+
+def _view_row(view: View) -> Row:
+    row: Row = {
+        "adversary": view.adversary,
+        "colluders": view.colluders,
+        "sees": list(view.sees),
+        "hidden_among": view.hidden_among,
+    }
+    units: tuple[Unit, ...] = ("example", "client")
+    for unit in units:
+        best = view.guarantee(unit)
+        row[unit] = None if best is None else {"epsilon": best.epsilon, "delta": best.delta, "by": best.by}
+    return row
+
+
+def view_sentences(context: LifeContext) -> list[str]:
+    """The same in words, a line for each adversary."""
+    pipeline = context.engine.runtime.pipeline
+    if not pipeline.stages:
+        return ["No privacy stage: the server sees every client's update."]
+    found = {view.adversary: view for view in views(pipeline, life_tasks(context))}
+    if found["curious server"].sees != found["honest server"].sees:
+        return [_in_words(view.adversary, view) for view in found.values()]
+    server = found["honest server"]
+    reader = found["reader of the models"]
+    return [_in_words(reader.adversary, reader), _in_words("server, honest or curious", server)]
+
+
+def _in_words(who: str, view: View) -> str:
+    if view.colluders:
+        who = f"server and {view.colluders} colluding client{'s' if view.colluders > 1 else ''}"
+    hidden = f"; an update hides among {view.hidden_among} or more" if view.hidden_among > 1 else ""
+    promises = []
+    units: tuple[Unit, ...] = ("example", "client")
+    for unit in units:
+        best = view.guarantee(unit)
+        if best is not None:
+            promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by})")
+    guarantee = " and ".join(promises) or "no differential privacy"
+    return f"{who.capitalize()}: sees {', '.join(view.sees)}{hidden}; {guarantee}."
+
+
+# ------------------------------------------------------------------ what DP promises to a request
+
+
+def forgetting_rows(context: LifeContext, branch: str, federation: Federation) -> Iterator[Row]:
+    """For each request and protected unit, the guarantee that the branch's ledger alone implies at its
+    end."""
+    pipeline = context.engine.runtime.pipeline
+    for fact in pipeline.facts:
+        if fact.charges is None or fact.delta is None:
+            continue
+        for request in context.life.requests:
+            row = _promise(context, fact, request, federation)
+            yield {"variant": context.variant, "seed": context.seed, "branch": branch, **row}
+
+
+def _promise(context: LifeContext, fact: Facts, request: Request, federation: Federation) -> Row:
+    assert fact.charges is not None
+    assert fact.delta is not None
+    unit, delta = fact.charges, fact.delta
+    before = [r for r in context.life.requests if r.number <= request.number]
+    names = [str(r.client) for r in before]
+    spent = max(
+        federation.ledger.epsilon(name, unit=unit, delta=delta, accountant=fact.accountant) for name in names
+    )
+    size = len(set(names)) if unit == "client" else sum(len(r.record_ids) for r in before)
+    group = group_guarantee(epsilon=spent, delta=delta, size=size)
+    numbers = {"epsilon": group.epsilon, "delta": group.delta}
+    return {
+        "request": request.number,
+        "unit": unit,
+        "by": fact.name,
+        "size": size,
+        "epsilon_of_one": spent,
+        "vacuous": group.vacuous,
+        **numbers,
+        "sentence": promise_in_words(unit=unit, size=size, spent=spent, **numbers),
+    }
+
+
+def promise_in_words(*, unit: Unit, size: int, spent: float, epsilon: float, delta: float) -> str:
+    """One sentence on the guarantee of a group of units, of which one has spent ``spent``."""
+    units = f"{size} {unit}{'s' if size != 1 else ''}"
+    if spent == 0:
+        return f"nothing about the {units} was ever released, so there is nothing to forget"
+    if delta >= 1 or not math.isfinite(epsilon):
+        return f"vacuous: ε = {spent:.3g} for one {unit} promises nothing for {units} together"
+    return f"({epsilon:.3g}, {delta:.2g})-unlearning of {units} together, from DP alone"
+
+
+# ------------------------------------------------------------------------- sums that tell too much
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differing:
+    """Two rounds of one branch whose cohorts are the same but for one client."""
+
+    branch: str
+    rounds: tuple[int, int]
+    client: int
+
+
+def differing(branch: Branch, *, apart: int = 1) -> list[Differing]:
+    """Pairs of rounds, at most ``apart`` from each other, whose sums differ by one client's update.
+
+    The other clients' updates change from round to round, too, but little while the model does; what the one
+    client sent then stands out in the difference."""
+    cohorts = {step.round: frozenset(p.client for p in step.cohort) for step in branch.steps}
+    found = []
+    for earlier in cohorts:
+        for later in range(earlier + 1, earlier + apart + 1):
+            odd = cohorts[earlier] ^ cohorts.get(later, frozenset())
+            if later in cohorts and len(odd) == 1 and len(cohorts[earlier] & cohorts[later]) > 0:
+                found.append(Differing(branch=branch.name, rounds=(earlier, later), client=next(iter(odd))))
+    return found
+
+
+def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[Row]:
+    """Where masked sums of neighbouring rounds give a single client away, unless noise of clients' own covers
+    it."""
+    pipeline = context.engine.runtime.pipeline
+    if pipeline.reveals != "sum":
+        return []
+    covered = [f.name for f in pipeline.facts if f.noised_by in ("client", "clients together")]
+    around: Mapping[int, set[int]] = {}
+    for event in context.life.events:
+        if event.kind in ("leave", "forget", "join", "rejoin"):
+            around = {**around, event.round: around.get(event.round, set()) | set(event.clients)}
+    rows = []
+    for branch in branches:
+        for one in differing(branch):
+            leaves = one.client in around.get(one.rounds[0], set())
+            rows.append(
+                {
+                    "variant": context.variant,
+                    "seed": context.seed,
+                    "branch": one.branch,
+                    "rounds": list(one.rounds),
+                    "client": one.client,
+                    "event": leaves,
+                    "covered_by": covered,
+                }
+            )
+    return rows
+
+
+def differencing_sentences(rows: Sequence[Row]) -> list[str]:
+    """A line for each client that comes or goes between two sums, and one on all others together."""
+    bare = [row for row in rows if not row["covered_by"]]
+    told = []
+    for row in bare:
+        if row["event"]:
+            text = (
+                f"Rounds {row['rounds'][0]} and {row['rounds'][1]} of {row['branch']} differ by client "
+                f"{row['client']} alone: the difference of their sums is close to its update."
+            )
+            if text not in told:
+                told.append(text)
+    rest = len({(row["branch"], *row["rounds"]) for row in bare if not row["event"]})
+    if rest:
+        told.append(f"{rest} more pairs of rounds differ by one client by chance of the draw.")
+    return told
