@@ -160,7 +160,7 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     rough = any(mechanism.rough for mechanism, _ in composition)
     if not all(m.tight for m, _ in composition) or (not rough and (accountant == "rdp" or loose > VACUOUS)):
         return loose
-    parts = [_pld_of(mechanism).self_compose(steps) for mechanism, steps in composition]
+    parts = [loss_of(mechanism).self_compose(steps) for mechanism, steps in composition]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
@@ -192,22 +192,24 @@ def _rdp_of(mechanism: Mechanism) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=128)
-def _pld_of(mechanism: Mechanism) -> Any:
-    """Privacy loss distribution of one release; it doubles the sensitivity itself when a unit is
-    exchanged."""
+def loss_of(mechanism: Mechanism, *, grid: float = PLD_GRID) -> Any:
+    """Privacy loss distribution of one release of Gaussian noise, on a grid in nats.
+
+    dp-accounting doubles the sensitivity itself when a unit is exchanged. A fixed-size sample counts as none.
+    """
     if mechanism.sampling == "truncated_poisson":
         return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
             dataset_size=mechanism.population,
             sampling_probability=mechanism.sampling_rate,
             truncated_batch_size=mechanism.sample_size,
             noise_multiplier=mechanism.noise_multiplier,
-            value_discretization_interval=PLD_GRID,
+            value_discretization_interval=grid,
             neighboring_relation=mechanism.relation,
         )
     return privacy_loss_distribution.from_gaussian_mechanism(
         mechanism.noise_multiplier,
         sampling_prob=mechanism.sampling_rate,
-        value_discretization_interval=PLD_GRID,
+        value_discretization_interval=grid,
         use_connect_dots=True,
         neighboring_relation=mechanism.relation,
     )

@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dp_accounting.pld import privacy_loss_distribution
 from scipy import stats
 
-from privacy.accounting import Composition, Mechanism, epsilon
+from privacy.accounting import Composition, epsilon, loss_of
 from privacy.audit.bounds import LARGEST, check_confidence
 from privacy.ledger import Ledger
 from privacy.stage import Unit
@@ -72,17 +71,10 @@ class Claim:
 
     def member(self, index: int) -> Composition:
         """The family's member with noise ``RATIO ** index`` times what is claimed."""
-        scaled = (
-            (
-                Mechanism(
-                    noise_multiplier=mechanism.noise_multiplier * RATIO**index,
-                    sampling_rate=mechanism.sampling_rate,
-                ),
-                steps,
-            )
+        return tuple(
+            (replace(mechanism, noise_multiplier=mechanism.noise_multiplier * RATIO**index), steps)
             for mechanism, steps in self.composition
         )
-        return tuple(scaled)
 
     def accuracy(self, index: int) -> float:
         """Best accuracy against a member, an upper bound. 1 where its epsilon is above `LARGEST`."""
@@ -131,8 +123,8 @@ class Measure:
 def measured(composition: Composition, delta: float) -> Measure:
     """What one unit changes, from the privacy loss distribution of all releases together.
 
-    Total variation is the delta at epsilon 0. The grid is as fine as the number of releases asks for, so that
-    its error is below 1e-3 of the distance.
+    Total variation is the delta at epsilon 0. Skellam noise counts as Gaussian of its variance. The grid is
+    as fine as the number of releases asks for, so that its error is below 1e-3 of the distance.
 
     *Edge cases.* No releases: 0 and 0. Noise below `LEAST_NOISE` hides nothing: 1 and infinity, unmeasured.
     """
@@ -141,12 +133,7 @@ def measured(composition: Composition, delta: float) -> Measure:
     grid = math.sqrt(1e-3 / max(10, sum(steps for _, steps in composition)))
     whole = None
     for mechanism, steps in composition:
-        part = privacy_loss_distribution.from_gaussian_mechanism(
-            mechanism.noise_multiplier,
-            sampling_prob=mechanism.sampling_rate,
-            value_discretization_interval=grid,
-            use_connect_dots=True,
-        ).self_compose(steps)
+        part = loss_of(replace(mechanism, kind="gaussian", excess=0.0), grid=grid).self_compose(steps)
         whole = part if whole is None else whole.compose(part)
     if whole is None:
         return Measure(0.0, 0.0)

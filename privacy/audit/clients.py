@@ -3,9 +3,8 @@
 As in `canaries`, with whole clients for units (Andrew et al., "One-shot Empirical Privacy Estimation for
 Federated Learning", 2024, audit client-level DP by canary clients in one run). Each of M clients exists for
 all rounds or for none, by a fair coin. In every round the caller's sampler forms a cohort from those that
-exist; each of them prepares a vector ten times as long as the pipeline's bound along its own coordinate;
-the server receives and aggregates. A canary's score is the sum over rounds of its coordinate of the
-published mean times the published weight.
+exist; each of them prepares a vector ten times as long as the pipeline's bound along its own coordinate; the
+server receives and aggregates. A canary's score is the sum over rounds of its coordinate of the noisy sum.
 
 The pipeline's stages write into the game's own ledger and draw from the game's own generator.
 
@@ -20,8 +19,8 @@ The pipeline's stages write into the game's own ledger and draw from the game's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
 from privacy.errors import RoundAborted
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
-from privacy.stage import Update
+from privacy.stage import Draw, Update
 
 Cohorts = Callable[[int, Sequence[str]], Sequence[str]]
 """(round, clients that exist) -> the round's cohort, drawn as a run draws it."""
@@ -48,6 +47,7 @@ def client_game(
     rounds: int,
     delta: float,
     generator: np.random.Generator,
+    draw: Draw | None = None,
     canaries: int = 2_000,
     confidence: float = CONFIDENCE,
     bound: Bound = "accuracy",
@@ -55,16 +55,16 @@ def client_game(
 ) -> AuditResult:
     """Play ``rounds`` rounds and compare what leaks of a client with what the ledger says.
 
-    The claim is the weakest that the ledger makes about any canary. Time and memory of a round grow with the
-    square of ``canaries``: about a second and 100 MB for 5,000.
+    The claim is the weakest that the ledger makes about any canary; ``draw`` is how ``cohorts`` draws. Time
+    and memory of a round grow with the square of ``canaries``: about a second and 100 MB for 5,000.
 
     *Guarantees.* As `canaries.example_game`, if ``cohorts`` samples each client on its own. A sampler of a
     fixed or capped size ties canaries together; use ``bound="one_run"`` for those.
 
     *Edge cases.* A round that aborts (an empty cohort, say) releases nothing and shows nothing. A pipeline
-    without a bound, one with masks, or a ledger without releases: ``ValueError``.
-    """
-    game = Dirac(pipeline, rounds=rounds, canaries=canaries)
+    without a bound, or a ledger without releases: ``ValueError``. Noise of each client's own is audited where
+    it is seen, in what each sends: all canaries send, those that are out send nothing but noise."""
+    game = Dirac(pipeline, rounds=rounds, canaries=canaries, draw=draw or Draw())
     ledger = Ledger()
     included_M = generator.random(canaries) < 0.5
     scores_M = game.scores(included_M, cohorts, ledger, generator)
@@ -88,10 +88,9 @@ class Dirac:
     pipeline: Pipeline
     rounds: int
     canaries: int
+    draw: Draw = field(default_factory=Draw)
 
     def __post_init__(self) -> None:
-        if self.pipeline.interactive:
-            raise ValueError("masks leave sums as they are: give the pipeline without its secure channel")
         if self.rounds < 1 or self.canaries < 1:
             raise ValueError(f"rounds={self.rounds} and canaries={self.canaries} must be at least 1")
         _ = self.norm
@@ -99,15 +98,23 @@ class Dirac:
     @property
     def norm(self) -> float:
         """L2 norm that a canary's update should have after the pipeline's clipping."""
-        bound = self.pipeline.l2_bound
-        if bound is None:
+        bounds = [wire.l2_bound for wire in self.pipeline.wires if wire.l2_bound is not None]
+        if not bounds:
             raise ValueError("l2_bound=None: nothing bounds an update here; put clip into the pipeline")
-        return bound
+        return min(bounds)
 
     @property
     def names(self) -> list[str]:
         """Client ids, canary i at position i."""
         return [f"canary-{i:06d}" for i in range(self.canaries)]
+
+    @property
+    def seen_alone(self) -> bool:
+        """Whether each client adds its own noise to what the server sees of it."""
+        facts = self.pipeline.facts
+        return self.pipeline.reveals == "individual" and any(
+            fact.place == "update" and fact.noised_by == "client" for fact in facts
+        )
 
     def scores(
         self,
@@ -117,40 +124,64 @@ class Dirac:
         generator: np.random.Generator,
     ) -> NDArray[np.float64]:
         """What all rounds show of each canary, (M,)."""
-        positions = {name: i for i, name in enumerate(self.names) if included_M[i]}
+        positions = {name: i for i, name in enumerate(self.names) if self.seen_alone or included_M[i]}
         scores_M = np.zeros(self.canaries)
         for round_id in range(1, self.rounds + 1):
             cohort = list(cohorts(round_id, list(positions)))
-            scores_M += self._round(round_id, {name: positions[name] for name in cohort}, ledger, generator)
+            updates = {name: self._update(positions[name], included_M) for name in cohort}
+            try:
+                scores_M += self._round(round_id, updates, positions, ledger, generator)
+            except RoundAborted:
+                continue
         return scores_M
 
     def _round(
-        self, round_id: int, cohort: dict[str, int], ledger: Ledger, generator: np.random.Generator
+        self,
+        round_id: int,
+        updates: Mapping[str, Update],
+        positions: Mapping[str, int],
+        ledger: Ledger,
+        generator: np.random.Generator,
     ) -> NDArray[np.float64]:
-        noise = np.random.default_rng(int(generator.integers(2**63)))
-        try:
-            server = self.pipeline.open_round(
-                round_id=round_id, branch=BRANCH, cohort=list(cohort), ledger=ledger, generator=noise
+        """The noisy sum of a round, or each client's own coordinate of what it sends."""
+        server = self.pipeline.open_round(
+            round_id=round_id,
+            branch=BRANCH,
+            cohort=list(updates),
+            roster=self.names,
+            draw=self.draw,
+            ledger=ledger,
+            generator=_fresh(generator),
+            normalise=False,
+        )
+        parties = {
+            name: self.pipeline.client(
+                name, round_id=round_id, branch=BRANCH, generator=_fresh(generator), ledger=ledger
             )
-            server.receive(
-                {
-                    name: self.pipeline.client(
-                        name,
-                        round_id=round_id,
-                        branch=BRANCH,
-                        generator=np.random.default_rng(int(generator.integers(2**63))),
-                    )
-                    .prepare(self._update(position))
-                    .payload
-                    for name, position in cohort.items()
-                }
-            )
-            result = server.aggregate({})
-        except RoundAborted:
-            return np.zeros(self.canaries)
-        return result.update.astype(np.float64) * result.total_weight
+            for name in updates
+        }
+        deliveries: Mapping[str, bytes] = {}
+        if self.pipeline.interactive:
+            roster = server.collect({name: party.advertise() for name, party in parties.items()})
+            deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
+        payloads = {
+            name: party.prepare(updates[name], delivery=deliveries.get(name, b"")).payload
+            for name, party in parties.items()
+        }
+        if self.seen_alone:
+            shown_M = np.zeros(self.canaries)
+            for name, payload in payloads.items():
+                shown_M[positions[name]] = payload.array[positions[name]]
+            return shown_M
+        requests = server.receive(payloads)
+        result = server.aggregate({name: parties[name].unmask(asked) for name, asked in requests.items()})
+        return result.update.astype(np.float64)
 
-    def _update(self, position: int) -> Update:
+    def _update(self, position: int, included_M: NDArray[np.bool_]) -> Update:
         update_D = np.zeros(self.canaries, dtype=np.float32)
-        update_D[position] = OVERSHOOT * self.norm
+        update_D[position] = OVERSHOOT * self.norm if included_M[position] else 0.0
         return update_D
+
+
+def _fresh(generator: np.random.Generator) -> np.random.Generator:
+    return np.random.default_rng(int(generator.integers(2**63)))

@@ -7,7 +7,7 @@ from privacy.accounting import Mechanism, epsilon
 from privacy.audit.bounds import LARGEST
 from privacy.audit.claims import RATIO, REACH, Claim, claim_of, measured
 from privacy.audit.planning import planned_guesses
-from privacy.ledger import EVERYONE, Ledger, Release
+from privacy.ledger import Ledger, Release
 
 
 def gaussian(noise_multiplier, steps=1, rate=1.0):
@@ -108,13 +108,13 @@ def test_certifiable_grows_with_canaries():
 def test_the_weakest_claim_counts():
     def release(client, noise, steps):
         return Release(
-            round_id=1, branch="main", client=client, unit="client", noise_multiplier=noise, steps=steps
+            round_id=1, branch="main", clients=(client,), unit="client", noise_multiplier=noise, steps=steps
         )
 
     ledger = Ledger([release("a", 4.0, 1), release("b", 4.0, 3)])
     claim = claim_of(ledger, ["a", "b", "c"], unit="client", delta=1e-5)
     assert claim.epsilon == ledger.epsilon("b", unit="client", delta=1e-5)
-    ledger.append(release(EVERYONE, 4.0, 1))
+    ledger.append(release("a", 4.0, 1))
     assert claim_of(ledger, ["a", "c"], unit="client", delta=1e-5).composition == gaussian(4.0, 2)
     with pytest.raises(ValueError, match="no claim"):
         claim_of(ledger, ["a"], unit="example", delta=1e-5)

@@ -1,43 +1,36 @@
-"""The client-level game, on a pipeline with noise at the server that exists only here."""
+"""The client-level game, on pipelines that keep their claims and on broken ones."""
 
 import numpy as np
 import pytest
 
 from privacy.audit import client_game
+from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
-from privacy.ledger import EVERYONE, Ledger, Release
+from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
+from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
-from privacy.stage import Facts, Stage
-from tests.privacy.rounds import masked_pipeline
+from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
+from privacy.stage import Draw
 
 ROUNDS, RATE, NORM = 3, 0.5, 2.0
 NOISE = {1.0: 3.8, 4.0: 1.28}
 """Noise multipliers for about these epsilons at delta 1e-5 over all rounds."""
 
 
-class Noise(Stage):
-    """Gaussian noise on the sum; ``drawn`` is the share of the noise charged that is really drawn."""
+class Weak(ClientDpStage):
+    """Draws only a share of the noise that it charges."""
 
-    def __init__(self, noise_multiplier, drawn=1.0):
-        self.noise_multiplier, self.drawn = noise_multiplier, drawn
-
-    @property
-    def facts(self):
-        return Facts(name="noise", place="update", charges="client")
+    def __init__(self, config, drawn):
+        super().__init__(config)
+        self.drawn = drawn
 
     def sum(self, total, context):
-        context.ledger.append(
-            Release(
-                round_id=context.round_id,
-                branch=context.branch,
-                client=EVERYONE,
-                unit="client",
-                noise_multiplier=self.noise_multiplier,
-                sampling_rate=RATE,
-            )
-        )
-        noise = context.generator.normal(size=total.size) * self.noise_multiplier * NORM
-        return total + self.drawn * noise, {}
+        noisy, metrics = super().sum(total, context)
+        return total + self.drawn * (noisy - total), metrics
+
+
+def stage(noise, drawn=1.0):
+    return Weak(ClientDpConfig(noise_multiplier=noise, delta=1e-5), drawn)
 
 
 class NoClip(ClipStage):
@@ -53,7 +46,7 @@ def poisson(rate, seed):
 
 
 def play(epsilon, *, drawn=1.0, rate=RATE, clip=ClipStage, canaries=1000, seeds=range(3), **rest):
-    pipeline = Pipeline([clip(ClipConfig(norm=NORM)), Noise(NOISE[epsilon], drawn)])
+    pipeline = Pipeline([clip(ClipConfig(norm=NORM)), stage(NOISE[epsilon], drawn)], dimension=canaries)
     return [
         client_game(
             pipeline,
@@ -62,6 +55,7 @@ def play(epsilon, *, drawn=1.0, rate=RATE, clip=ClipStage, canaries=1000, seeds=
             delta=1e-5,
             generator=np.random.default_rng(100 + seed),
             canaries=canaries,
+            draw=Draw(kind="poisson", rate=RATE, population=canaries),
             **rest,
         )
         for seed in seeds
@@ -98,28 +92,54 @@ def test_a_rate_above_the_claimed_one_is_caught():
     assert count_broken(play(4.0, rate=2 * RATE)) == 3
 
 
-def test_a_round_without_a_cohort_shows_nothing():
-    pipeline = Pipeline([ClipStage(ClipConfig(norm=NORM)), Noise(NOISE[4.0])])
-    cohorts = [[], None]
-    told = client_game(
+def game(stages, *, canaries, seed=0, noise=None, **fields):
+    pipeline = Pipeline(
+        [ClipStage(ClipConfig(norm=NORM)), *stages], dimension=canaries, max_cohort=canaries, **fields
+    )
+    return client_game(
         pipeline,
-        lambda round_id, present: present if cohorts[round_id - 1] is None else cohorts[round_id - 1],
-        rounds=2,
+        poisson(1.0, 0),
+        rounds=ROUNDS,
         delta=1e-5,
-        generator=np.random.default_rng(0),
-        canaries=50,
+        generator=np.random.default_rng(seed),
+        canaries=canaries,
     )
-    once = Release(
-        round_id=2, branch="b", client="a", unit="client", noise_multiplier=NOISE[4.0], sampling_rate=RATE
-    )
-    assert told.claimed_epsilon == Ledger([once]).epsilon("a", unit="client", delta=1e-5)
 
 
-def test_bad_pipelines():
+class Quiet(LocalDpStage):
+    """Half the noise that it charges, at the client."""
+
+    def client(self, update, context):
+        noisy, metrics = super().client(update, context)
+        return update + (noisy - update) / 4, metrics
+
+
+def test_noise_of_each_client_is_audited_where_it_is_seen():
+    config = LocalDpConfig(noise_multiplier=4.0, delta=1e-5)
+    assert not game([LocalDpStage(config)], canaries=1000).broken
+    told = game([Quiet(config)], canaries=1000)
+    assert told.broken
+    assert told.audited_epsilon > told.claimed_epsilon
+
+
+class Miserly(DistributedDpStage):
+    """Shares of noise of a quarter the size."""
+
+    def _share_std(self):
+        return super()._share_std() / 4
+
+
+def test_noise_shared_under_masks_is_audited_in_the_sum():
+    config = DistributedDpConfig(noise_multiplier=0.3, delta=1e-5, min_survivors=60)
+    masks = SecureAggregationStage(SecureAggregationConfig(neighbours=4))
+    assert not game([DistributedDpStage(config), masks], canaries=200).broken
+    assert game([Miserly(config), masks], canaries=200).broken
+
+
+def test_what_cannot_be_played():
     rest = {"rounds": 1, "delta": 1e-5, "generator": np.random.default_rng(0), "canaries": 5}
     for pipeline, message in (
-        (Pipeline([Noise(1.0)]), "l2_bound=None"),
-        (masked_pipeline(), "secure channel"),
+        (Pipeline([]), "l2_bound=None"),
         (Pipeline([ClipStage(ClipConfig(norm=1.0))]), "no claim"),
     ):
         with pytest.raises(ValueError, match=message):
