@@ -14,10 +14,10 @@ several steps tokens are still found, for what enters the first block does not d
 mostly not their order, for what enters later blocks does. Several clients add up their batches.
 
 Contributing are all tokens up to the last one that is fed, those of the prompt too, since answers attend to
-them. The end-of-sequence marker is never fed, and a last token after which the model is already certain of the
-marker leaves a gradient below the rounding of fp32; ``completion.match_next`` may find it as a label. Fewer
-positions may contribute than the adapted query, key and value layers have ranks together (through A, once B is
-not zero), or than one layer has (through B: a fresh adapter).
+them. The end-of-sequence marker is never fed, and a last token after which the model is already certain of
+the marker leaves a gradient below the rounding of fp32; ``completion.match_next`` may find it as a label.
+Fewer positions may contribute than the adapted query, key and value layers have ranks together (through A,
+once B is not zero), or than one layer has (through B: a fresh adapter).
 
 >>> recovered = Recovered(tokens=frozenset({5, 6, 9}), sequences=((5, 6),), residuals=(0.1,), factor="A",
 ...                       ranks=(3, 2), capacity=(16, 16))
