@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fedsim.audits.runner import audits_json
 from fedsim.evidence import (
     LifeTables,
     forget_quality_rows,
@@ -15,6 +16,7 @@ from fedsim.evidence import (
 )
 from fedsim.guarantees import differencing_rows, differencing_sentences, forgetting_rows, view_rows
 from fedsim.life import Life, unlearning_spans
+from fedsim.progress import Progress
 from fedsim.results import RunDirectory
 from fedsim.scenario import Scenario
 from fedsim.scenario_file import Variant
@@ -29,6 +31,7 @@ def conclude(
     variants: Sequence[Variant],
     runners: Sequence[LifeRunner],
     directory: RunDirectory,
+    progress: Progress,
 ) -> None:
     """Write what follows from the tables: life, ledgers, trajectories, and the verdict last."""
     contexts = [runner.context for runner in runners]
@@ -55,6 +58,8 @@ def conclude(
         ),
     }
     directory.write_json("privacy", _privacy_json(runners, branches))
+    if scenario.audits:
+        directory.write_json("audits", audits_json(runners, progress))
     directory.write_json("verdict", verdict)
 
 

@@ -137,7 +137,7 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
     for runner in runners:
         runner.run()
     assemble(runners, directory)
-    conclude(scenario, simulation.loaded.variants, runners, directory)
+    conclude(scenario, simulation.loaded.variants, runners, directory, progress)
     directory.log("finished", time=_now())
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from fedsim.audits.config import AuditConfig
 from fedsim.compared import MethodList
 from fedsim.config import Config, ConfigError, Float, Int, Rule
 from fedsim.events import Event
@@ -334,6 +335,8 @@ class Scenario(Config):
     timeline: tuple[Event, ...] = Field(min_length=1)
     compare: MethodList = ()
     """Unlearning methods to compare; keep, leave and retrain are always there."""
+    audits: tuple[AuditConfig, ...] = ()
+    """Attacks on the run's privacy, once it has ended."""
     probes: ProbesConfig = ProbesConfig()
     execution: ExecutionConfig = ExecutionConfig()
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)

@@ -4,6 +4,7 @@ from privacy.accounting import group_guarantee
 from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, RoundAborted
+from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
@@ -18,6 +19,7 @@ from privacy.stage import (
     Payload,
     SampleGradients,
     Unit,
+    Update,
 )
 from privacy.views import Capability, View, honest_server, require, views
 
@@ -27,6 +29,7 @@ __all__ = [
     "ClientUpdateError",
     "DenseGradients",
     "Draw",
+    "ExampleDpRule",
     "Facts",
     "Ledger",
     "LocalRule",
@@ -42,6 +45,7 @@ __all__ = [
     "ServerRound",
     "StageConfig",
     "Unit",
+    "Update",
     "View",
     "build_pipeline",
     "group_guarantee",

@@ -14,6 +14,7 @@ of the family (1%) below what the ledger says. The number is an epsilon of this 
 was not there is a fact whatever the mechanism, but another mechanism as easy to guess may have another
 epsilon.
 
+>>> from privacy.accounting import Mechanism
 >>> claim = Claim(composition=((Mechanism(noise_multiplier=1.0), 1),), delta=1e-5)
 >>> round(claim.epsilon, 2), round(claim.accuracy(0), 3)
 (4.38, 0.691)

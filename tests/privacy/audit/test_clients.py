@@ -130,7 +130,7 @@ class Miserly(DistributedDpStage):
 
 
 def test_noise_shared_under_masks_is_audited_in_the_sum():
-    config = DistributedDpConfig(noise_multiplier=0.3, delta=1e-5, min_survivors=60)
+    config = DistributedDpConfig(noise_multiplier=1.0, delta=1e-5, min_survivors=60)
     masks = SecureAggregationStage(SecureAggregationConfig(neighbours=4))
     assert not game([DistributedDpStage(config), masks], canaries=200).broken
     assert game([Miserly(config), masks], canaries=200).broken

@@ -1,0 +1,153 @@
+"""Plays a run's claims: canary records and canary clients against its noise, its own loss against its
+clipping.
+
+Each game has noise of its own, keyed apart from the training's, and a ledger of its own, from which the claim
+comes. An audited epsilon above the claimed one means that the noise is not what the ledger says. Not to find
+a breach says little where the number that so many canaries could certify at best is small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.audits.config import CanaryAudit
+from fedsim.client import local_task
+from fedsim.forward import forward
+from fedsim.guarantees import life_tasks
+from fedsim.model import AdapterModel, isolated_torch_rng
+from fedsim.orders import WorkOrder
+from fedsim.rng import stream, torch_stream, uniform
+from fedsim.simulation import LifeContext
+from fedsim.text import Pair, collate
+from fedsim.unlearning.protocol import MeanNll
+from privacy import Draw, ExampleDpRule, LocalTask, build_pipeline
+from privacy.audit import AuditResult, LossGame, client_game, example_game
+
+MASKED_CLIENTS, MASKED_ROUNDS = 200, 3
+"""Most canary clients and rounds under masks, where each pair of neighbours computes."""
+BACKGROUND = 8
+"""Short records beside the long one in the game about the loss."""
+Row = dict[str, Any]
+
+
+def canary_rows(context: LifeContext, config: CanaryAudit) -> Iterator[Row]:
+    """One row a game; none without a stage that claims anything."""
+    pipeline = context.engine.runtime.pipeline
+    rule = pipeline.local_rule()
+    tasks = life_tasks(context)
+    if isinstance(rule, ExampleDpRule) and tasks:
+        busiest = max(tasks, key=lambda task: (task.planned_steps, -int(task.client)))
+        life = _trainings(context, busiest)
+        told = example_game(
+            rule,
+            life,
+            generator=stream(context.seed, "audit", "records"),
+            canaries=config.records,
+            confidence=config.confidence,
+        )
+        yield _row(context, "canary records", "example_dp", told)
+        yield _row(context, "long record", "example_dp", *_loss_game(context, config, rule, life[0]))
+    for fact in pipeline.facts:
+        if fact.charges == "client":
+            yield _row(context, "canary clients", fact.name, _client_game(context, config))
+
+
+def _row(
+    context: LifeContext, game: str, stage: str, told: AuditResult, sensitivity: float | None = None
+) -> Row:
+    fields = asdict(told)
+    return {
+        "variant": context.variant,
+        "seed": context.seed,
+        "game": game,
+        "stage": stage,
+        "sensitivity": sensitivity,
+        **{name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()},
+    }
+
+
+def _trainings(context: LifeContext, task: LocalTask) -> list[LocalTask]:
+    """The trainings of a client's whole life, one a round."""
+    planner, client = context.engine.planner, int(task.client)
+    rounds = max(task.planned_steps // max(task.steps, 1), 1)
+    order = WorkOrder(
+        round=0, seed=0, branch="audit", version=0, local=planner.local, planned_steps=task.planned_steps
+    )
+    return [
+        local_task(client, order.model_copy(update={"round": round_}), nominal_records=task.nominal_records)
+        for round_ in range(1, rounds + 1)
+    ]
+
+
+def _client_game(context: LifeContext, config: CanaryAudit) -> AuditResult:
+    """Canary clients through the stages behind local training, in rounds drawn as the run's are."""
+    own = context.engine.runtime.pipeline
+    masked = own.reveals == "sum"
+    canaries = min(config.clients, MASKED_CLIENTS) if masked else config.clients
+    rounds = min(context.life.horizon, MASKED_ROUNDS) if masked else context.life.horizon
+    draw = own.nominal.draw or Draw()
+    rate = draw.size / draw.population if draw.kind == "without_replacement" else draw.rate
+    stages = [stage for stage in context.scenario.privacy if stage.stage != "example_dp"]
+    pipeline = build_pipeline(
+        stages,
+        nominal=replace(own.nominal, dimension=canaries, max_cohort=canaries, max_weight=1.0, metrics=()),
+    )
+
+    def cohorts(round_id: int, present: Sequence[str]) -> list[str]:
+        return [name for name in present if uniform(context.seed, "audit", "draw", round_id, name) < rate]
+
+    return client_game(
+        pipeline,
+        cohorts,
+        rounds=rounds,
+        delta=next(f.delta for f in own.facts if f.charges == "client" and f.delta is not None),
+        draw=draw,
+        generator=stream(context.seed, "audit", "clients"),
+        canaries=canaries,
+        confidence=config.confidence,
+        bound="accuracy" if draw.kind in ("none", "poisson") else "one_run",
+    )
+
+
+def _loss_game(
+    context: LifeContext, config: CanaryAudit, rule: ExampleDpRule, task: LocalTask
+) -> tuple[AuditResult, float]:
+    """The run's model and loss with a few short records and one long one, which is in by a fair coin."""
+    noise = rule.noise_multiplier(task)
+    settings = {
+        "noise_multiplier": noise,
+        "target_epsilon": None,
+        "batch_size": None,
+        "sample_rate": 1.0,
+    }
+    bare = ExampleDpRule(rule.config.model_copy(update=settings))
+    model = context.model
+    everybody = [pair for pairs in context.engine.runtime.pairs.values() for pair in pairs]
+    by_length = sorted(everybody, key=lambda pair: (len(pair.input_ids), pair.input_ids))
+    scene = [*by_length[:BACKGROUND], by_length[-1]]
+    model.load(model.fresh(context.seed))
+    with isolated_torch_rng(torch_stream(context.seed, "audit", "dropout")), model.training():
+        game = LossGame(
+            bare, model.module, _loss_of(model, scene), np.arange(len(scene) - 1), canary=len(scene) - 1
+        )
+        told = game.play(
+            generator=stream(context.seed, "audit", "loss"),
+            games=config.games,
+            confidence=config.confidence,
+        )
+        return told, game.sensitivity
+
+
+def _loss_of(model: AdapterModel, scene: Sequence[Pair]) -> Any:
+    """Losses (B,) of the records at some positions of a scene, as local training computes them."""
+
+    def losses(module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
+        batch = collate([scene[position] for position in positions], pad_id=model.pad_id)
+        return MeanNll()(forward(module, batch.to(model.device)), None)
+
+    return losses

@@ -1,0 +1,45 @@
+"""The audits that a scenario may ask for, as they are written.
+
+>>> InversionAudit(audit="gradient_inversion", clients=2).records
+1
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedsim.config import Config, Float, Int
+from privacy import StageConfig
+
+
+class CanaryAudit(Config):
+    """Plays the run's noise against canaries that are in by a fair coin: the claimed epsilon must hold."""
+
+    audit: Literal["canaries"]
+    records: Int = Field(default=20_000, ge=100, le=1_000_000)
+    """Canary records, for what protects examples."""
+    clients: Int = Field(default=1000, ge=50, le=20_000)
+    """Canary clients, for what protects clients; at most 200 under masks."""
+    games: Int = Field(default=200, ge=20, le=10_000)
+    """Steps played with the run's own loss, to see whether records change each other's gradients."""
+    confidence: Float = Field(default=0.99, gt=0.5, lt=1)
+    """Chance with which a claim that is kept is not called broken."""
+
+
+class InversionAudit(Config):
+    """Reads clients' records off what the server sees of one step of training (DAGER)."""
+
+    audit: Literal["gradient_inversion"]
+    clients: Int = Field(default=3, ge=1, le=100)
+    """Clients attacked, the first ones that hold records."""
+    records: Int = Field(default=1, ge=1, le=64)
+    """Records in the step."""
+    lr: Float = Field(default=0.05, gt=0)
+    """Learning rate of the step, plain SGD; AdamW's first step hides the gradient."""
+    under: dict[str, tuple[StageConfig, ...]] = Field(default_factory=dict)
+    """Other pipelines to attack by the side, by name; the run's own always is."""
+
+
+AuditConfig = Annotated[CanaryAudit | InversionAudit, Field(discriminator="audit")]

@@ -1,0 +1,154 @@
+"""Attacks clients' updates as the server gets them: with no privacy, and behind each stage.
+
+A victim takes one step on a few of its records from the run's last model; what it sends passes a pipeline,
+the server's end of which does all that a curious server can: it decodes, undoes what is public, and reads
+what it can by `fedsim.audits.gradient_inversion`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedsim.audits.completion import complete, secrets_told
+from fedsim.audits.config import InversionAudit
+from fedsim.audits.gradient_inversion import invert, score
+from fedsim.client import local_task
+from fedsim.model import Arrays
+from fedsim.orders import WorkOrder
+from fedsim.predictor import CausalPredictor
+from fedsim.rng import stream
+from fedsim.scenario import LocalConfig
+from fedsim.simulation import LifeContext
+from fedsim.training import SequentialExecutor, TrainJob
+from fedsim.unlearning.protocol import MeanNll
+from privacy import ExampleDpRule, Ledger, Pipeline, Update, build_pipeline
+
+OWN = "this run"
+COHORT = 4
+"""Clients of a masked round, if it needs no more."""
+Row = dict[str, Any]
+
+
+def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays) -> Iterator[Row]:
+    """One row a victim and pipeline: how much of its records the attack recovered."""
+    own = context.engine.runtime.pipeline
+    nominal = replace(own.nominal, max_weight=1.0)
+    pipelines = {OWN: own} | {
+        name: build_pipeline(stages, nominal=nominal) for name, stages in config.under.items()
+    }
+    held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
+    for name, pipeline in pipelines.items():
+        for victim in held[: config.clients]:
+            others = [client for client in held if client != victim]
+            count = max(pipeline.min_cohort, COHORT) - 1 if pipeline.reveals == "sum" else 0
+            cohort = [victim, *others[:count]]
+            seen = _seen(context, config, pipeline, cohort, adapter)
+            who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
+            yield {**who, "cohort": len(cohort), **_read(context, config, adapter, seen, victim)}
+
+
+def _read(
+    context: LifeContext, config: InversionAudit, adapter: Arrays, seen: Update, victim: int
+) -> dict[str, float]:
+    """What the attack recovers from a vector, against the victim's records."""
+    model = context.model
+    pairs = context.engine.runtime.pairs[victim][: config.records]
+    recovered = invert(model, adapter, seen)
+    found = score(recovered, [pair.input_ids[:-1] for pair in pairs])
+    secrets = [pair.input_ids[pair.answer_start : pair.answer_end] for pair in pairs]
+    best = [list(ids) for ids in recovered.sequences[: config.records]]
+    told = {"told": 0.0}
+    if best:
+        model.load(adapter)
+        with model.merged() as module:
+            predictor = CausalPredictor(
+                model=module, pad_id=model.pad_id, eos_id=int(model.tokenizer.eos_token_id)
+            )
+            longest = max(len(secret) for secret in secrets)
+            told = secrets_told(complete(predictor, best, max_new_tokens=longest), secrets)
+    return {**found, "told": told["told"]}
+
+
+def _seen(
+    context: LifeContext,
+    config: InversionAudit,
+    pipeline: Pipeline,
+    cohort: Sequence[int],
+    adapter: Arrays,
+) -> Update:
+    """What a curious server can make of what these clients send: an update, or the sum of several."""
+    names = [str(client) for client in cohort]
+    here: dict[str, Any] = {"round_id": 0, "branch": "audit"}
+    ledger = Ledger()
+    server = pipeline.open_round(cohort=names, ledger=ledger, normalise=False, **here)
+    parties = {
+        name: pipeline.client(
+            name,
+            generator=stream(context.seed, "audit", "stage", name),
+            secret=stream(context.seed, "audit", "mask", name).bytes(32),
+            ledger=ledger,
+            **here,
+        )
+        for name in names
+    }
+    deliveries: Mapping[str, bytes] = {}
+    if pipeline.interactive:
+        roster = server.collect({name: party.advertise() for name, party in parties.items()})
+        deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
+    requests = server.receive(
+        {
+            name: party.prepare(
+                _update(context, config, pipeline, int(name), adapter),
+                delivery=deliveries.get(name, b""),
+            ).payload
+            for name, party in parties.items()
+        }
+    )
+    total = server.channel.total({name: parties[name].unmask(asked) for name, asked in requests.items()})
+    value, at = total.update, replace(server.context, contributors=total.contributors)
+    open_stages = [stage for stage in pipeline.stages if not stage.facts.central]
+    for stage in open_stages:
+        value, _ = stage.sum(value, at)
+    for stage in reversed(open_stages):
+        value, _ = stage.server(value, at)
+    return value.astype(np.float32)
+
+
+def _update(
+    context: LifeContext, config: InversionAudit, pipeline: Pipeline, client: int, adapter: Arrays
+) -> Update:
+    """One step of plain SGD on a client's first records, with the pipeline's own way to train."""
+    runtime, planner = context.engine.runtime, context.engine.planner
+    local = LocalConfig(
+        epochs=1, batch_size=config.records, lr=config.lr, optimizer="sgd", max_grad_norm=None
+    )
+    rule, task = pipeline.local_rule(), None
+    if isinstance(rule, ExampleDpRule):
+        planned = planner.planned_steps.get(client, 0)
+        life = WorkOrder(
+            round=0, seed=0, branch="audit", version=0, local=planner.local, planned_steps=planned
+        )
+        noise = rule.noise_multiplier(local_task(client, life, nominal_records=len(runtime.records[client])))
+        changes = {"noise_multiplier": noise, "target_epsilon": None, "batch_size": None, "sample_rate": 1.0}
+        rule = ExampleDpRule(rule.config.model_copy(update=changes))
+        task = local_task(client, life.model_copy(update={"local": local}), nominal_records=config.records)
+    job = TrainJob(
+        client=client,
+        round=0,
+        seed=context.seed,
+        adapter=adapter,
+        pairs=runtime.pairs[client][: config.records],
+        record_ids=tuple(r.record_id for r in runtime.records[client][: config.records]),
+        local=local,
+        objective=MeanNll(),
+        rule=rule,
+        task=task,
+        ledger=Ledger(),
+    )
+    (result,) = SequentialExecutor(model=context.model).train_clients([job])
+    if result.error is not None:
+        raise ValueError(f"the step to attack failed: {result.error}")
+    return result.update
