@@ -33,6 +33,8 @@ class RunData:
     life: Mapping[str, Any]
     verdict: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    privacy: Mapping[str, Any]
+    audits: Mapping[str, Any]
     releases: int
     """Entries in the ledger."""
     metrics: Mapping[Key, Series]
@@ -52,7 +54,9 @@ class RunData:
             path=path,
             life=run.json("life"),
             verdict=run.json("verdict"),
-            provenance=run.json("provenance") if run.file("provenance.json").exists() else {},
+            provenance=_optional(run, "provenance"),
+            privacy=_optional(run, "privacy"),
+            audits=_optional(run, "audits"),
             releases=_releases(run),
             metrics=_series(run.table("metrics").to_pylist()),
             records=_samples(run.table("items").to_pylist()),
@@ -205,6 +209,12 @@ def _distinct(name: str, method: str, title: str, titles: Sequence[str]) -> str:
 def _numbered(subject: str) -> tuple[str, int, str]:
     kind, _, rest = subject.partition(":")
     return kind, int(rest) if rest.isdigit() else -1, rest
+
+
+def _optional(run: RunDirectory, name: str) -> Mapping[str, Any]:
+    """A JSON file of the run, empty where it has none."""
+    found: Mapping[str, Any] = run.json(name) if run.file(f"{name}.json").exists() else {}
+    return found
 
 
 def _releases(run: RunDirectory) -> int:

@@ -16,21 +16,39 @@ CAPTION = (
     "forgotten). Right: the most exposed client in each branch. Unlearning spends budget too. It protects "
     "examples, not whole clients, whose epsilon is far larger."
 )
+CLIENT_CAPTION = (
+    "Epsilon bounds what the released sums can give away about whether a client took part at all, with all "
+    "its data, at the delta of the scenario. Everybody who could have been drawn for a round is charged for"
+    " it. Left: every client in one branch (black: those who asked to be forgotten). Right: the most "
+    "exposed client in each branch."
+)
+METRIC, CLIENT_METRIC = "epsilon", "client_epsilon"
+UNITS = {METRIC: "training example", CLIENT_METRIC: "client"}
 VACUOUS = 10.0
 """Above this epsilon the guarantee allows almost any inference."""
 
 
 @style.styled
 def draw(run: RunData, variant: str) -> Figure | None:
-    """Epsilon by round; None when the run spent no privacy budget that was accounted."""
-    subjects = run.subjects(variant, "epsilon", "client:")
-    branches = [b for b in run.branches if largest(run, variant, b.name)]
+    """Epsilon per example by round; None when the run spent no such budget."""
+    return _draw(run, variant, METRIC)
+
+
+@style.styled
+def draw_clients(run: RunData, variant: str) -> Figure | None:
+    """Epsilon per client by round; None when the run spent no such budget."""
+    return _draw(run, variant, CLIENT_METRIC)
+
+
+def _draw(run: RunData, variant: str, metric: str) -> Figure | None:
+    subjects = run.subjects(variant, metric, "client:")
+    branches = [b for b in run.branches if largest(run, variant, b.name, metric)]
     if not subjects or not branches:
         return None
-    subtitle = f"ε per training example (no unit), {words.plural(len(run.seeds), 'seed')}"
-    sheet = style.Sheet(finding(run, variant), subtitle, 4.0)
+    subtitle = f"ε per {UNITS[metric]} (no unit), {words.plural(len(run.seeds), 'seed')}"
+    sheet = style.Sheet(finding(run, variant, metric), subtitle, 4.0)
     shown = next((b for b in branches if b.name in {m.name for m in run.methods}), branches[0])
-    top = 1.08 * max(float(np.nanmax(largest(run, variant, b.name).values)) for b in branches)
+    top = 1.08 * max(float(np.nanmax(largest(run, variant, b.name, metric).values)) for b in branches)
     left = sheet.axes(0.75, 0.3, 3.2, 3.1)
     right = sheet.axes(5.2, 0.3, 2.85, 3.1)
     for axes in (left, right):
@@ -39,12 +57,12 @@ def draw(run: RunData, variant: str) -> Figure | None:
         axes.set_axisbelow(True)
         for request in run.requests:
             axes.axvline(request.round, color=style.MUTED, linewidth=1)
-    left.set_ylabel("ε spent (per example)")
-    _clients(left, run, variant, shown.name, subjects)
+    left.set_ylabel(f"ε spent (per {UNITS[metric].split()[-1]})")
+    _clients(left, run, variant, shown.name, subjects, metric)
     left.set_title(f"Every client, branch {words.short(shown.title, 20)}", pad=6)
     ends = []
     for branch in branches:
-        look, series = run.looks[branch.name], largest(run, variant, branch.name)
+        look, series = run.looks[branch.name], largest(run, variant, branch.name, metric)
         right.plot(series.rounds, series.values, color=look.colour, linestyle=look.dash, zorder=look.order)
         ends.append((series.last, branch.title, look))
     labels.line_ends(right, float(run.horizon), _together(ends))
@@ -66,12 +84,12 @@ def _together(ends: list[tuple[float, str, style.Look]]) -> list[tuple[float, st
     return found
 
 
-def largest(run: RunData, variant: str, branch: str) -> Series:
+def largest(run: RunData, variant: str, branch: str, metric: str = METRIC) -> Series:
     """Largest epsilon over clients and seeds, by round, carried forward; empty when there is none."""
     found = [
         s
-        for subject in run.subjects(variant, "epsilon", "client:")
-        if (s := run.series(variant, branch, subject, "epsilon"))
+        for subject in run.subjects(variant, metric, "client:")
+        if (s := run.series(variant, branch, subject, metric))
     ]
     rounds = np.array(sorted({float(r) for s in found for r in s.rounds}))
     tops = np.array([max(_at(s, r) for s in found) for r in rounds])
@@ -84,9 +102,9 @@ def _at(series: Series, at: float) -> float:
     return float(values.max()) if values.size else 0.0
 
 
-def finding(run: RunData, variant: str) -> str:
+def finding(run: RunData, variant: str, metric: str = METRIC) -> str:
     """What the most exposed client has spent, and whether that still bounds anything."""
-    tops = {b.name: largest(run, variant, b.name).last for b in run.branches}
+    tops = {b.name: largest(run, variant, b.name, metric).last for b in run.branches}
     value = max((v for v in tops.values() if np.isfinite(v)), default=NAN)
     text = f"the most exposed client has spent ε = {words.number(value, 1)} by round {run.horizon}"
     if value > VACUOUS:
@@ -98,11 +116,13 @@ def finding(run: RunData, variant: str) -> str:
     return words.capital(text)
 
 
-def _clients(axes: Axes, run: RunData, variant: str, branch: str, subjects: tuple[str, ...]) -> None:
+def _clients(
+    axes: Axes, run: RunData, variant: str, branch: str, subjects: tuple[str, ...], metric: str
+) -> None:
     gone = {f"client:{r.client}" for r in run.requests}
     ends = []
     for subject in subjects:
-        series = run.series(variant, branch, subject, "epsilon")
+        series = run.series(variant, branch, subject, metric)
         if not series:
             continue
         marked = subject in gone

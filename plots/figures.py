@@ -12,7 +12,20 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from plots import clients, epsilon, excess, pareto, quality, ratios, style, timeline, trust
+from plots import (
+    claims,
+    clients,
+    epsilon,
+    excess,
+    inversion,
+    pareto,
+    quality,
+    ratios,
+    style,
+    sweep,
+    timeline,
+    trust,
+)
 from plots.data import RunData
 
 
@@ -31,6 +44,9 @@ FIGURES = (
     Kind("cost", pareto.draw, pareto.CAPTION),
     Kind("clients", clients.draw, clients.CAPTION),
     Kind("epsilon", epsilon.draw, epsilon.CAPTION),
+    Kind("client-epsilon", epsilon.draw_clients, epsilon.CLIENT_CAPTION),
+    Kind("claims", claims.draw, claims.CAPTION),
+    Kind("inversion", inversion.draw, inversion.CAPTION),
     Kind("trust", trust.draw, trust.CAPTION),
 )
 
@@ -56,8 +72,13 @@ def file_name(run: RunData, kind: str, variant: str) -> str:
 
 
 def draw_all(run: RunData, folder: Path) -> list[Drawn]:
-    """Draw and save every figure the run has data for, in all its variants."""
+    """Draw and save every figure the run has data for: across variants (variant ""), then in each."""
     drawn = []
+    across = sweep.draw(run)
+    if across is not None:
+        png, svg = style.save(across, folder, "sweep")
+        title = style.title_of(across)
+        drawn.append(Drawn(name="sweep", variant="", title=title, caption=sweep.CAPTION, png=png, svg=svg))
     for variant in run.variants:
         for kind in FIGURES:
             figure = kind.draw(run, variant)

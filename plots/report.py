@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fedsim.results import whole_file
 from plots import tables, words
 from plots.data import RunData
+from plots.epsilon import UNITS
 from plots.figures import Drawn, draw_all
 from plots.findings import headline
 from plots.parts import Request
@@ -32,6 +33,8 @@ DATA_FILES = (
     "costs.parquet",
     "timings.parquet",
     "ledger.json",
+    "privacy.json",
+    "audits.json",
     "provenance.json",
     "events.jsonl",
 )
@@ -64,7 +67,9 @@ def _content(run: RunData, drawn: Sequence[Drawn]) -> dict[str, Any]:
         "steps": _life(run),
         "columns": tables.COLUMNS,
         "variants": [_variant(run, v, [d for d in drawn if d.variant == v]) for v in run.variants],
+        "across": [_figure(d) for d in drawn if not d.variant],
         "privacy": _privacy(run),
+        "unaccounted": bool(run.releases) and not any(key[4] in UNITS for key in run.metrics),
         "provenance": tables.flat(run.provenance),
         "scenario": scenario.read_text(encoding="utf-8") if scenario.exists() else "",
         "files": [name for name in DATA_FILES if (run.path / name).exists()],
@@ -97,7 +102,13 @@ def _variant(run: RunData, variant: str, drawn: Sequence[Drawn]) -> dict[str, An
         "untrusted": [words.metric_name(m) for m, (_, good) in run.trust(variant).items() if not good],
         "utility_heads": heads,
         "utilities": utilities,
-        "epsilons": tables.epsilon_rows(run, variant),
+        "epsilons": [
+            (unit, rows)
+            for metric, unit in UNITS.items()
+            if (rows := tables.epsilon_rows(run, variant, metric))
+        ],
+        "views": tables.view_rows(run, variant),
+        "promises": tables.promise_rows(run, variant),
         "figures": [_figure(d) for d in drawn],
     }
 
@@ -147,13 +158,11 @@ def _life(run: RunData) -> list[dict[str, Any]]:
 
 
 def _privacy(run: RunData) -> list[str]:
-    """What the run says about its guarantees; silence counts as no protection only if nothing was spent."""
-    sentences = [str(sentence) for sentence in run.verdict.get("privacy") or ()]
-    if sentences:
-        return sentences
-    if run.releases or any(key[4] == "epsilon" for key in run.metrics):
-        return []
-    return [UNPROTECTED]
+    """What stands above the tables: that nothing protects, or which sums tell too much."""
+    views = run.privacy.get("views", ())
+    protected = any(view["example"] or view["client"] or view["hidden_among"] > 1 for view in views)
+    bare = [] if protected or run.releases else [UNPROTECTED]
+    return [*bare, *(str(sentence) for sentence in run.privacy.get("sentences", ()))]
 
 
 def _figure(drawn: Drawn) -> dict[str, str]:

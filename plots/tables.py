@@ -152,12 +152,12 @@ def _component(part: str) -> str:
     return f"{words.capital(words.subject_name(subject))}: {words.metric_name(metric)}"
 
 
-def epsilon_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str]]:
+def epsilon_rows(run: RunData, variant: str, metric: str) -> list[tuple[str, str, str, str]]:
     """(branch, largest, median, forgotten clients' epsilons) at the horizon; empty without accounting."""
-    subjects = run.subjects(variant, "epsilon", "client:")
+    subjects = run.subjects(variant, metric, "client:")
     rows = []
     for branch in run.branches:
-        spent = {s: run.final(variant, branch.name, s, "epsilon") for s in subjects}
+        spent = {s: run.final(variant, branch.name, s, metric) for s in subjects}
         known = [v for v in spent.values() if np.isfinite(v)]
         if known:
             gone = [(r.client, spent.get(f"client:{r.client}")) for r in run.requests]
@@ -165,6 +165,42 @@ def epsilon_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str]]:
             middle = float(np.median(known))
             rows.append((branch.title, words.number(max(known)), words.number(middle), asked))
     return rows
+
+
+def view_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str, str]]:
+    """(adversary, what it sees, hidden among, epsilon per example, epsilon per client) over a life."""
+    rows = []
+    for view in run.privacy.get("views", ()):
+        if view["variant"] != variant:
+            continue
+        who = words.capital(str(view["adversary"]))
+        if view["colluders"]:
+            who = f"Server and {words.plural(view['colluders'], 'colluding client')}"
+        many = view["hidden_among"]
+        hidden = words.plural(many, "client") if many > 1 else words.NOTHING
+        promised = [_guarantee(view[unit]) for unit in ("example", "client")]
+        rows.append((who, "; ".join(view["sees"]), hidden, promised[0], promised[1]))
+    return rows
+
+
+def _guarantee(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "no guarantee"
+    return f"ε ≤ {found['epsilon']:.3g} at δ = {found['delta']:g} ({found['by']})"
+
+
+def promise_rows(run: RunData, variant: str) -> list[tuple[str, str, str]]:
+    """(request, branch, what DP alone promises about it); branches and seeds with one answer share a row."""
+    said: dict[tuple[int, str], list[str]] = {}
+    titles = {branch.name: branch.title for branch in run.branches}
+    for row in run.privacy.get("forgetting", ()):
+        if row["variant"] == variant:
+            key = (int(row["request"]), str(row["sentence"]))
+            said.setdefault(key, []).append(titles.get(row["branch"], row["branch"]))
+    return [
+        (f"Request {number}", words.listing(list(dict.fromkeys(who)), 9), sentence)
+        for (number, sentence), who in sorted(said.items())
+    ]
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
