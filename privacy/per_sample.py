@@ -13,6 +13,8 @@ not wrapped: parameter names stay as they are, and everything that Opacus hangs 
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,7 +66,10 @@ def per_sample_gradients(
                 f"per_sample_loss returned shape {tuple(losses_B.shape)}, expected ({positions.size},): each "
                 "sample's own mean, not reduced over the batch"
             )
-        torch.autograd.backward(losses_B.sum())
+        with warnings.catch_warnings():
+            # A frozen embedding feeds the first layer, so its inputs have no gradient: that is as it should be.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(losses_B.sum())
         return {name: _taken(p, name, positions.size) for name, p in parameters.items()}
     finally:
         hooks.cleanup()

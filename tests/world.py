@@ -179,11 +179,13 @@ def make_world(
     rounds: int = 3,
     sized: bool = True,
     simulated: bool = True,
+    nominal: dict | None = None,
 ) -> World:
     """``records`` per client; client c has c times ``more`` extra ones, so that weights differ.
 
     ``rounds`` is how many each client may take part in; ``sized`` whether the pipeline knows the
-    adapter's dimension; without ``simulated`` clients behave as in a deployment.
+    adapter's dimension; without ``simulated`` clients behave as in a deployment. ``nominal`` is what else the
+    pipeline is checked against.
     """
     strategy = strategy or StrategyConfig()
     held = {client: make_records(client, records + more * client) for client in range(clients)}
@@ -194,6 +196,7 @@ def make_world(
             max_cohort=clients,
             max_weight=float(records + clients) if weighting == "examples" else 4.0,
             dimension=dimension if sized else None,
+            **(nominal or {}),
         ),
         weighting=weighting,
     )

@@ -12,7 +12,7 @@ from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
 
 TABLES = ("metrics.parquet", "items.parquet", "trajectories.parquet", "costs.parquet")
-RESULTS = (*TABLES, "verdict.json", "ledger.json", "life.json", "scenario.yaml")
+RESULTS = (*TABLES, "verdict.json", "privacy.json", "ledger.json", "life.json", "scenario.yaml")
 
 FEW_PROBES = {
     "every": 100,

@@ -338,20 +338,29 @@ def test_a_private_run_reports_what_it_spent(tmp_path: Path) -> None:
     entries = {entry["branch"]: entry["releases"] for entry in directory.json("ledger")["entries"]}
     assert set(entries) == {"keep", "leave", "retrain", "grad_diff"}
     for branch, releases in entries.items():
-        ledger = Ledger(Release(**release) for release in releases)
+        ledger = Ledger(Release(**{**r, "clients": tuple(r["clients"])}) for r in releases)
         for row in rows(directory, "metrics", metric="epsilon", branch=branch, round=2):
             client = row["subject"].removeprefix("client:")
             assert ledger.epsilon(client, unit="example", delta=DELTA) == row["value"]
     oracle = pld_privacy_accountant.PLDAccountant()
     for release in entries["keep"]:
-        if release["client"] == "0":
+        if release["clients"] == ["0"]:
             gaussian = dp_accounting.GaussianDpEvent(release["noise_multiplier"])
             step = dp_accounting.PoissonSampledDpEvent(release["sampling_rate"], gaussian)
             oracle.compose(step, release["steps"])
     assert spent[0]["value"] == pytest.approx(oracle.get_epsilon(DELTA), rel=0.02)
-    assert {release["client"] for release in entries["retrain"]} == {"0", "2"}
-    assert "1" in {release["client"] for release in entries["grad_diff"] if release["round_id"] == 2}
-    assert directory.json("verdict")["privacy"]
+    charged = {
+        branch: {name for r in releases for name in r["clients"]} for branch, releases in entries.items()
+    }
+    assert charged["retrain"] == {"0", "2"}
+    assert ["1"] in [release["clients"] for release in entries["grad_diff"] if release["round_id"] == 2]
+    privacy = directory.json("privacy")
+    assert {view["adversary"] for view in privacy["views"]} >= {"reader of the models", "curious server"}
+    assert all(view["example"]["epsilon"] == 6.0 for view in privacy["views"])
+    promises = {row["branch"]: row for row in privacy["forgetting"]}
+    assert promises["keep"]["size"] > 1
+    assert promises["keep"]["vacuous"]
+    assert "vacuous" in promises["keep"]["sentence"]
 
 
 def test_a_private_run_is_resumed_with_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +374,36 @@ def test_a_private_run_is_resumed_with_its_ledger(tmp_path: Path, monkeypatch: p
     broken = RunDirectory(tmp_path / "broken" / "run")
     finish(broken)
     assert differences(whole, broken) == []
+
+
+def test_a_finished_run_is_audited(tmp_path: Path) -> None:
+    """The claims stand, and what a server reads off an update depends on what stands before it."""
+    noisy = [{"stage": "clip", "norm": 1.0}, {"stage": "local_dp", "noise_multiplier": 1.0, "delta": DELTA}]
+    scenario = merged(
+        BRIEF,
+        model__lora={"r": 16, "alpha": 16},
+        federation__weighting="uniform",
+        privacy=[
+            {"stage": "clip", "norm": 1.0},
+            {"stage": "client_dp", "noise_multiplier": 2.0, "delta": DELTA},
+        ],
+        audits=[
+            {"audit": "canaries", "clients": 200},
+            {"audit": "gradient_inversion", "clients": 1, "under": {"none": [], "noise": noisy}},
+        ],
+    )
+    directory = run(tmp_path, scenario)
+    audits = directory.json("audits")
+    (game,) = audits["canaries"]
+    assert (game["stage"], game["level"], game["broken"]) == ("client_dp", "client", False)
+    assert game["audited_epsilon"] <= game["claimed_epsilon"]
+    assert game["claimed_epsilon"] == pytest.approx(
+        rows(directory, "metrics", metric="client_epsilon")[-1]["value"]
+    )
+    read = {row["pipeline"]: row["rouge_l"] for row in audits["gradient_inversion"]}
+    assert read["none"] > 0.8
+    assert read["this run"] > 0.8, "noise that the server adds hides nothing from it"
+    assert read["noise"] == 0.0
 
 
 # ------------------------------------------------------------------------------ what can be chosen

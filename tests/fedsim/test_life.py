@@ -215,3 +215,24 @@ def test_unlearning_spans_wait_in_line() -> None:
     life = life_of([JOIN, TRAIN, forget(1), {"train": {"rounds": 1}}, forget(2), TRAIN, TRAIN], RECORDS)
     assert unlearning_spans(life, 3) == {1: (5, 7), 2: (8, 10)}
     assert {7, 10} <= milestones(life, [Npo(rounds=3)])
+
+
+def test_dropping_out_is_told() -> None:
+    life = life_of(
+        [
+            {"join": {"clients": "0-3"}},
+            {"drop": {"clients": "1-2", "stage": "before_keys"}},
+            {"train": {"rounds": 2}},
+        ],
+        records_of(4),
+    )
+    assert [event.text for event in life.events] == ["clients 0-3 join", "clients 1-2 drop out before keys"]
+    assert life.drops(1) == {1: "before_keys", 2: "before_keys"}
+    assert life.drops(2) == {}
+
+
+def test_only_who_is_there_drops_out() -> None:
+    with pytest.raises(ScenarioError, match=r"s\.yaml:2: timeline.*client 3 cannot drop out after round 0"):
+        life_of(
+            [{"join": {"clients": "0-2"}}, {"drop": {"clients": 3}}, {"train": {"rounds": 1}}], records_of(5)
+        )

@@ -697,3 +697,101 @@ def test_branches_that_send_together_come_out_as_alone(model, start, privacy, fa
         assert same(alone.adapter, federation.adapter)
         assert (2 in outcome.failures) == (faults is not None and branch != "leave")
     assert [outcome.kind for outcome in outcomes] == ["train", "unlearn", "empty"]
+
+
+# -------------------------------------------------------------------- noise for whole clients
+
+CENTRAL = [*CLIP, {"stage": "client_dp", "noise_multiplier": 0.5, "delta": 1e-5, "expected_cohort": 2}]
+
+
+def spent(federation: Federation, client: int) -> float:
+    return federation.ledger.epsilon(str(client), unit="client", delta=1e-5)
+
+
+def test_a_round_to_which_nobody_comes_is_released_under_central_noise(model, start) -> None:
+    world = make_world(model, privacy=CENTRAL, weighting="uniform")
+    world = replace(
+        world, engine=replace(world.engine, planner=replace(world.engine.planner, rosters={"keep": [(0, 1)]}))
+    )
+    federation, outcome = one_round(world, start, [])
+    assert (outcome.kind, outcome.contributors, outcome.aborted) == ("train", (), None)
+    assert np.linalg.norm(moved(federation, start)) > 0
+    assert spent(federation, 0) == spent(federation, 1) > 0
+    assert spent(federation, 2) == 0
+
+
+def test_the_same_noise_of_the_server_in_every_branch_and_other_noise_in_every_round(model, start) -> None:
+    world = make_world(model, privacy=CENTRAL, weighting="uniform")
+    moves = []
+    for branch, round_ in (("keep", 1), ("leave", 1), ("keep", 2)):
+        federation = born(world, start)
+        run_round(federation, make_step(round_, [0, 1]), branch, world.engine)
+        moves.append(moved(federation, start))
+    assert np.array_equal(moves[0], moves[1])
+    assert not np.allclose(moves[0], moves[2])
+
+
+def test_noise_of_the_server_is_charged_even_if_everybody_fails(model, start) -> None:
+    world = make_world(model, privacy=CENTRAL, weighting="uniform", faults={0: raises, 1: gives_nan})
+    federation, outcome = one_round(world, start, [0, 1])
+    assert sorted(outcome.failures) == [0, 1]
+    assert spent(federation, 0) > 0
+
+
+def test_whoever_has_spent_its_budget_is_neither_drawn_nor_charged(model, start) -> None:
+    # One ordinary round fits the budget, a second one does not.
+    budget = [*CLIP, {"stage": "client_dp", "target_epsilon": 1.0, "delta": 1e-5}]
+    nominal = {"rounds": 1}
+    world = make_world(model, privacy=budget, weighting="uniform", nominal=nominal)
+    federation = born(world, start)
+    kinds = []
+    for round_ in (1, 2):
+        outcome = run_round(federation, make_step(round_, [0, 1]), "keep", world.engine)
+        kinds.append((outcome.kind, outcome.exhausted))
+    assert kinds == [("train", ()), ("empty", (0, 1))]
+    assert 0.9 < spent(federation, 0) <= 1.0
+
+
+def test_local_noise_is_charged_to_whoever_sends(model, start) -> None:
+    local = [*CLIP, {"stage": "local_dp", "noise_multiplier": 2.0, "delta": 1e-5}]
+    federation, _ = one_round(make_world(model, privacy=local, weighting="uniform"), start, [0, 2])
+    assert spent(federation, 0) == spent(federation, 2) > 0
+    assert spent(federation, 1) == 0
+
+
+def test_shares_of_noise_are_charged_to_the_contributors_of_the_sum(model, start) -> None:
+    shared = [
+        *CLIP,
+        {"stage": "distributed_dp", "noise_multiplier": 1.0, "delta": 1e-5, "min_survivors": 2},
+        {"stage": "secure_aggregation"},
+    ]
+    world = make_world(model, privacy=shared, weighting="uniform", faults={1: raises})
+    federation, outcome = one_round(world, start, [0, 1, 2, 3])
+    assert outcome.contributors == (0, 2, 3)
+    assert spent(federation, 1) == 0
+    assert spent(federation, 0) > 0
+    (release,) = federation.ledger.releases()
+    assert release.noise_multiplier == pytest.approx(1.5**0.5)
+
+
+def test_what_stages_keep_is_the_branchs_own(model, start, tmp_path) -> None:
+    adaptive = [{"stage": "clip", "norm": 0.01, "quantile": 0.5}]
+    world = make_world(model, privacy=adaptive, weighting="uniform")
+    federation = born(world, start)
+    other = federation.fork(world.federation().strategy)
+    norms = []
+    for round_ in (1, 2):
+        run_round(federation, make_step(round_, [0, 1, 2]), "keep", world.engine)
+        norms.append(federation.privacy_state["clip.norm"])
+    assert 0.01 < norms[0] < norms[1]
+    assert other.privacy_state == {}
+    federation.save(tmp_path)
+    again = Federation.load(tmp_path, world.federation().strategy, federation.adapter)
+    assert again.privacy_state == federation.privacy_state
+
+
+@pytest.mark.parametrize("privacy", [CENTRAL, MASKED], ids=["central", "masked"])
+def test_every_message_can_be_serialised(model, start, privacy) -> None:
+    plain, _ = one_round(make_world(model, privacy=privacy, weighting="uniform"), start, [0, 1, 2])
+    through = make_world(model, privacy=privacy, weighting="uniform", serialise=True)
+    assert same(one_round(through, start, [0, 1, 2])[0].adapter, plain.adapter)

@@ -519,3 +519,63 @@ def test_a_segment_is_a_value(participation: float | FixedCohort) -> None:
     one, two = (live(BACK, RECORDS, participation=participation).tree for _ in range(2))
     assert isinstance(one, Segment)
     assert one == two
+
+
+def test_a_cohort_with_a_rate_is_drawn_independently_and_cut_at_its_size() -> None:
+    everybody = list(range(40))
+    capped = Participation(seed=3, rule=FixedCohort(cohort=5, rate=0.3))
+    free = Participation(seed=3, rule=0.3)
+    sizes = set()
+    for round_ in range(1, 30):
+        drawn = free.cohort(round_, everybody, everybody)
+        kept = capped.cohort(round_, everybody, everybody)
+        assert set(kept) <= set(drawn)
+        assert len(kept) == min(len(drawn), 5)
+        sizes.add(len(drawn))
+    assert max(sizes) > 5
+
+
+def test_who_falls_silent_is_part_of_the_step() -> None:
+    lived = live(
+        [
+            {"join": {"clients": "0-3"}},
+            {"train": {"rounds": 1}},
+            {"drop": {"clients": "1-2", "stage": "after_keys", "rounds": 2}},
+            {"drop": {"clients": 2, "stage": "after_masking"}},
+            {"train": {"rounds": 3}},
+        ],
+        records_of(4),
+        participation=1.0,
+    )
+    drops = [step.drops for step in lived.steps("keep")]
+    assert drops == [
+        (),
+        ((1, "after_keys"), (2, "after_masking")),
+        ((1, "after_keys"), (2, "after_keys")),
+        (),
+    ]
+
+
+def test_only_those_who_are_asked_can_fall_silent() -> None:
+    events = [{"join": {"clients": "0-9"}}, {"drop": {"clients": "0-9"}}, {"train": {"rounds": 1}}]
+    (step,) = live(events, records_of(10), participation=0.5).steps("keep")
+    assert {client for client, _ in step.drops} == {participant.client for participant in step.cohort}
+
+
+def test_rosters_say_who_could_have_been_drawn() -> None:
+    lived = live(
+        [
+            {"join": {"clients": "0-2"}},
+            {"train": {"rounds": 1}},
+            {"forget": {"client": 1}},
+            {"train": {"rounds": 1}},
+        ],
+        records_of(3),
+        participation=0.01,
+    )
+    rosters = {branch.name: branch.rosters for branch in lived.branches}
+    assert rosters == {
+        "keep": ((0, 1, 2), (0, 1, 2)),
+        "leave": ((0, 1, 2), (0, 2)),
+        "retrain#1": ((0, 2), (0, 2)),
+    }
