@@ -14,7 +14,14 @@ from fedsim.evidence import (
     trajectories,
     trust_rows,
 )
-from fedsim.guarantees import differencing_rows, differencing_sentences, forgetting_rows, view_rows
+from fedsim.guarantees import (
+    differencing_rows,
+    differencing_sentences,
+    exhausted_rows,
+    exhausted_sentences,
+    forgetting_rows,
+    view_rows,
+)
 from fedsim.life import Life, unlearning_spans
 from fedsim.progress import Progress
 from fedsim.results import RunDirectory
@@ -57,7 +64,7 @@ def conclude(
             informative,
         ),
     }
-    directory.write_json("privacy", _privacy_json(runners, branches))
+    directory.write_json("privacy", _privacy_json(runners, branches, directory))
     if scenario.audits:
         directory.write_json("audits", audits_json(runners, progress))
     directory.write_json("verdict", verdict)
@@ -142,8 +149,11 @@ def _ledger_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict
     return {"entries": entries}
 
 
-def _privacy_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict[str, Any]:
-    """Who sees what in each variant, what DP alone promises to each request, and which sums tell too much."""
+def _privacy_json(
+    runners: Sequence[LifeRunner], branches: Sequence[str], directory: RunDirectory
+) -> dict[str, Any]:
+    """Who sees what in each variant, what DP alone promises each request, which sums tell too much, whose
+    budget was spent when."""
     first = {runner.context.variant: runner.context for runner in reversed(runners)}
     differing = [row for r in runners for row in differencing_rows(r.context, r.context.branches)]
     return {
@@ -156,5 +166,6 @@ def _privacy_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dic
             for row in forgetting_rows(runner.context, branch, runner.final_federation(branch))
         ],
         "differencing": differing,
-        "sentences": differencing_sentences(differing),
+        "exhausted": (exhausted := exhausted_rows(directory.events())),
+        "sentences": [*differencing_sentences(differing), *exhausted_sentences(exhausted)],
     }

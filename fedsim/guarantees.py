@@ -8,7 +8,7 @@ whole group, which is soon worth nothing; then that is what is said."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,4 +206,36 @@ def differencing_sentences(rows: Sequence[Row]) -> list[str]:
     rest = len({(row["branch"], *row["rounds"]) for row in bare if not row["event"]})
     if rest:
         told.append(f"{rest} more pairs of rounds differ by one client by chance of the draw.")
+    return told
+
+
+# ------------------------------------------------------------------------------- spent budgets
+
+
+def exhausted_rows(events: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """From the log of a run: the first round that each client sat out because its budget was spent."""
+    first: dict[tuple[str, int, str, int], int] = {}
+    for event in events:
+        if event["kind"] == "budget_spent":
+            key = (event["variant"], event["seed"], event["branch"], event["client"])
+            first[key] = min(first.get(key, event["round"]), event["round"])
+    return [
+        {"variant": variant, "seed": seed, "branch": branch, "client": client, "round": round_}
+        for (variant, seed, branch, client), round_ in sorted(first.items())
+    ]
+
+
+def exhausted_sentences(rows: Sequence[Row]) -> list[str]:
+    """A line for each branch in which clients ran out of budget."""
+    by_branch: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_branch.setdefault((row["variant"], row["branch"]), []).append(row)
+    told = []
+    for (variant, branch), found in by_branch.items():
+        clients = sorted({row["client"] for row in found})
+        who = f"client {clients[0]}" if len(clients) == 1 else f"{len(clients)} clients"
+        since = min(row["round"] for row in found)
+        told.append(
+            f"{variant}, {branch}: {who} had spent the budget, the first in round {since}, and sat out."
+        )
     return told

@@ -29,7 +29,7 @@ def draw(run: RunData, variant: str) -> Figure | None:
     height = 0.52 * len(rows) + 0.1
     confidence = words.percent(float(rows[0]["confidence"]))
     sheet = style.Sheet(finding(rows), f"ε (no unit); audited with {confidence} confidence", height + 1.0)
-    axes = sheet.axes(2.6, 0.35, style.WIDTH - 2.6 - 1.1, height)
+    axes = sheet.axes(2.6, 0.35, style.WIDTH - 2.6 - 1.5, height)
     top = 1.15 * max(max(_finite(r["claimed_epsilon"]), r["audited_epsilon"]) for r in rows)
     for at, row in enumerate(rows):
         claimed, audited = _finite(row["claimed_epsilon"]), float(row["audited_epsilon"])
@@ -39,7 +39,8 @@ def draw(run: RunData, variant: str) -> Figure | None:
         if float(row["certifiable_epsilon"]) <= top:
             axes.plot(float(row["certifiable_epsilon"]), at, "|", color=style.MUTED, markersize=13, zorder=2)
         axes.plot(audited, at, "o", color=colour, markersize=9, zorder=3)
-        text = f"claimed {words.number(claimed)}, audited {words.number(audited)}"
+        most = words.number(float(row["certifiable_epsilon"]), 1)
+        text = f"{words.number(audited)} of {words.number(claimed)}; at best {most}"
         axes.annotate(
             text, (max(claimed, audited), at), (9, 0), textcoords="offset points", va="center", size=9,
             color=style.INK, annotation_clip=False,

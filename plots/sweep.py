@@ -22,6 +22,7 @@ CAPTION = (
     "the canaries could prove of it."
 )
 NONE = "none"
+UTILITY = ("model", "model_utility")
 
 
 @style.styled
@@ -37,13 +38,14 @@ def draw(run: RunData) -> Figure | None:
     width = 2.25 if audited else 3.5
     places = [0.65 + i * (width + 0.78) for i in range(3 if audited else 2)]
     at = np.arange(len(points))
+    kept = _kept(run)
     shown = [b for b in run.branches if b.name != "leave"]
     left, middle = (sheet.axes(x, 0.35, width, 2.9) for x in places[:2])
     ends: list[tuple[float, str, style.Look]] = []
     for branch in shown:
         look = run.looks[branch.name]
         known = [_worst(run, variant, branch.name) for variant, _ in points]
-        useful = [run.final(variant, branch.name, "model", "model_utility") for variant, _ in points]
+        useful = [run.final(variant, branch.name, *kept) for variant, _ in points]
         line: dict[str, Any] = {
             "color": look.colour,
             "linestyle": look.dash,
@@ -55,13 +57,25 @@ def draw(run: RunData) -> Figure | None:
         ends.append((useful[-1], branch.title, look))
     left.set(ylim=(-0.03, 1.03), ylabel=words.axis_name(run.headline))
     left.set_title("Knowledge of the forgotten", pad=6)
-    middle.set_title("Model utility", pad=6)
+    middle.set_title(words.capital(_title(kept)), pad=6)
+    if kept != UTILITY:
+        middle.set_ylim(-0.03, 1.03)
     for axes in (left, middle):
         _axis(axes, name, points)
     labels.line_ends(middle, float(at[-1]), ends)
     if audited:
         _claims(sheet.axes(places[2] + 0.35, 0.35, width - 0.35, 2.9), run, name, points)
     return sheet.figure
+
+
+def _kept(run: RunData) -> tuple[str, str]:
+    """(subject, metric) that says what is left of the model's use."""
+    measured = any(math.isfinite(run.final(v, b.name, *UTILITY)) for v in run.variants for b in run.branches)
+    return UTILITY if measured else ("retain", run.headline)
+
+
+def _title(kept: tuple[str, str]) -> str:
+    return "model utility" if kept == UTILITY else "knowledge of those who stayed"
 
 
 def _claims(axes: Axes, run: RunData, name: str, points: Sequence[tuple[str, float]]) -> None:
@@ -74,6 +88,7 @@ def _claims(axes: Axes, run: RunData, name: str, points: Sequence[tuple[str, flo
     axes.plot(at, claimed, color=style.INK, marker="_", markersize=11, linewidth=1.2, label="claimed")
     axes.plot(at, seen, color="#0072b2", marker="o", markersize=6, linewidth=1.2, label="audited")
     axes.set_yscale("symlog", linthresh=1.0)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set(ylabel="ε", ylim=(0, None))
     axes.set_title("Claimed and audited ε", pad=6)
     axes.legend(frameon=False, fontsize=9, loc="upper left")

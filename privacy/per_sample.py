@@ -67,7 +67,7 @@ def per_sample_gradients(
                 "sample's own mean, not reduced over the batch"
             )
         with warnings.catch_warnings():
-            # A frozen embedding feeds the first layer, so its inputs have no gradient: that is as it should be.
+            # A frozen embedding feeds the first layer: that its inputs have no gradient is as it should be.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(losses_B.sum())
         return {name: _taken(p, name, positions.size) for name, p in parameters.items()}

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.guarantees import Differing, differencing_sentences, differing, promise_in_words
+from fedsim.guarantees import (
+    Differing,
+    differencing_sentences,
+    differing,
+    exhausted_rows,
+    exhausted_sentences,
+    promise_in_words,
+)
 from fedsim.timeline import Branch, Participant, Step
 
 
@@ -87,3 +94,22 @@ def test_what_is_said_about_differences() -> None:
 )
 def test_promises_in_words(numbers: dict[str, float], said: str) -> None:
     assert said in promise_in_words(unit="client", **numbers)
+
+
+def test_when_budgets_were_spent() -> None:
+    def event(kind: str, client: int, round_: int) -> dict[str, object]:
+        return {
+            "kind": kind,
+            "variant": "base",
+            "seed": 1,
+            "branch": "keep",
+            "client": client,
+            "round": round_,
+        }
+
+    events = [event("budget_spent", 3, 9), event("budget_spent", 3, 7), event("budget_spent", 5, 8)]
+    rows = exhausted_rows([event("started", 0, 0), *events])
+    assert [(row["client"], row["round"]) for row in rows] == [(3, 7), (5, 8)]
+    assert exhausted_sentences(rows) == [
+        "base, keep: 2 clients had spent the budget, the first in round 7, and sat out."
+    ]
