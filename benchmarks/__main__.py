@@ -22,7 +22,16 @@ from benchmarks.children import QUIET
 from benchmarks.harness import FOLDER, ROOT, Options, Report
 from benchmarks.tables import markdown, show
 
-NAMES = ("messages", "lora_round", "efficiency", "privacy_cost", "branches", "scaling", "gpu")
+NAMES = (
+    "messages",
+    "lora_round",
+    "efficiency",
+    "privacy_cost",
+    "secure_aggregation",
+    "branches",
+    "scaling",
+    "gpu",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

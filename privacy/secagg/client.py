@@ -103,14 +103,16 @@ class SecAggClient:
         self._roster_of("delivery")
         self._take("delivery", delivery)
         roster, me = self._roster, self.context.client
-        held = self._held
+        delivered = self._delivered
         needed = self.terms.shares_needed(len(self._holders))
-        if len(held) < needed:
-            raise CohortTooSmall(f"{len(held)} holders of shares are left, fewer than the {needed} needed")
+        if len(delivered) < needed:
+            raise CohortTooSmall(
+                f"{len(delivered)} holders of shares are left, fewer than the {needed} needed"
+            )
         masked = self.terms.layout.encode(contribution)
         self._take("contribution", checksum(masked).encode())
         np.add(masked, stream(self._self_seed, length=masked.size), out=masked)
-        for peer in held:
+        for peer in delivered:
             if peer != me:
                 add = np.add if me < peer else np.subtract
                 key = agree(self._mask_key, roster.keys[peer].masks, info=pair_info(roster, me, peer))
@@ -127,7 +129,7 @@ class SecAggClient:
         fates = {cast(str, name): fate for name, fate in fields}
         if len(fates) != len(fields) or not set(fates.values()) <= {ALIVE, DROPPED}:
             raise MalformedMessage("a request names a client twice, or says neither alive nor dropped")
-        if set(fates) != set(self._held) or fates[self.context.client] != ALIVE:
+        if set(fates) != set(self._delivered) or fates[self.context.client] != ALIVE:
             raise MalformedMessage("a request is not about those whose shares are held here")
         alive = sum(fate == ALIVE for fate in fates.values())
         least = self.terms.shares_needed(len(self._holders))
@@ -169,22 +171,25 @@ class SecAggClient:
         return holders_of(self._roster, self.context.client, self.terms)
 
     @cached_property
+    def _delivered(self) -> dict[str, bytes]:
+        """By owner: the sealed shares that came for this client."""
+        found = rows(decode(DELIVERY, self._roster.fingerprint, self._seen["delivery"]), str, bytes)
+        owners = [cast(str, owner) for owner, _ in found]
+        if owners != sorted(set(owners)) or not {self.context.client} <= set(owners) <= set(self._holders):
+            raise MalformedMessage("a delivery is not from the neighbours of its receiver, or lacks its own")
+        return dict(cast(list[tuple[str, bytes]], found))
+
+    @cached_property
     def _held(self) -> dict[str, tuple[bytes, bytes]]:
         """By owner: the shares of its mask key and of its self seed that this client holds; empty if
         damaged."""
-        roster, me = self._roster, self.context.client
-        found = rows(decode(DELIVERY, roster.fingerprint, self._seen["delivery"]), str, bytes)
-        owners = [cast(str, owner) for owner, _ in found]
-        if owners != sorted(set(owners)) or not {me} <= set(owners) <= set(self._holders):
-            raise MalformedMessage("a delivery is not from the neighbours of its receiver, or lacks its own")
         held = {}
-        for owner, sealed in found:
-            name = cast(str, owner)
+        for owner, sealed in self._delivered.items():
             try:
-                content = unseal(self._share_key(name, name, me), cast(bytes, sealed))
+                content = unseal(self._share_key(owner, owner, self.context.client), sealed)
             except MalformedMessage:
                 content = b""
-            held[name] = content[:SHARE_BYTES], content[SHARE_BYTES:]
+            held[owner] = content[:SHARE_BYTES], content[SHARE_BYTES:]
         return held
 
     def _share_key(self, peer: str, sender: str, holder: str) -> bytes:
