@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedsim.build import check, make_context
@@ -28,10 +30,16 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
-        lines.extend(f"  privacy: {sentence}" for sentence in view_sentences(context))
+        lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context, context.branches)
-        lines.extend(f"  warning: {sentence}" for sentence in differencing_sentences(rows))
+        lines.extend(_filled("warning", differencing_sentences(rows)))
     return lines
+
+
+def _filled(title: str, sentences: Iterable[str]) -> Iterator[str]:
+    """Sentences under a title, in lines that fit a terminal."""
+    for sentence in sentences:
+        yield textwrap.fill(sentence, 100, initial_indent=f"  {title}: ", subsequent_indent=" " * 11)
 
 
 def catalogue() -> dict[str, list[tuple[str, str]]]:

@@ -16,7 +16,7 @@ from fedsim.client import local_task
 from fedsim.federation import Federation
 from fedsim.orders import WorkOrder
 from fedsim.simulation import LifeContext
-from fedsim.timeline import Branch
+from fedsim.timeline import Branch, Step
 from fedsim.unlearning.protocol import Request
 from privacy import Facts, LocalTask, Unit, View, group_guarantee, views
 
@@ -60,21 +60,26 @@ def _view_row(view: View) -> Row:
 
 
 def view_sentences(context: LifeContext) -> list[str]:
-    """The same in words, a line for each adversary."""
+    """The same in words, a sentence for each adversary that sees more than the one before."""
     pipeline = context.engine.runtime.pipeline
     if not pipeline.stages:
         return ["No privacy stage: the server sees every client's update."]
-    found = {view.adversary: view for view in views(pipeline, life_tasks(context))}
-    if found["curious server"].sees != found["honest server"].sees:
-        return [_in_words(view.adversary, view) for view in found.values()]
-    server = found["honest server"]
-    reader = found["reader of the models"]
-    return [_in_words(reader.adversary, reader), _in_words("server, honest or curious", server)]
+    told: list[str] = []
+    before: View | None = None
+    for view in views(pipeline, life_tasks(context)):
+        if before is None or view.sees != before.sees:
+            told.append(_in_words(view, before))
+        before = view
+    return told
 
 
-def _in_words(who: str, view: View) -> str:
+def _in_words(view: View, before: View | None) -> str:
+    who: str = view.adversary
     if view.colluders:
         who = f"server and {view.colluders} colluding client{'s' if view.colluders > 1 else ''}"
+    sees = ", ".join(view.sees)
+    if before is not None and view.sees[: len(before.sees)] == before.sees:
+        sees = f"all that, and {', '.join(view.sees[len(before.sees) :])}"
     hidden = f"; an update hides among {view.hidden_among} or more" if view.hidden_among > 1 else ""
     promises = []
     units: tuple[Unit, ...] = ("example", "client")
@@ -83,7 +88,7 @@ def _in_words(who: str, view: View) -> str:
         if best is not None:
             promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by})")
     guarantee = " and ".join(promises) or "no differential privacy"
-    return f"{who.capitalize()}: sees {', '.join(view.sees)}{hidden}; {guarantee}."
+    return f"{who.capitalize()}: sees {sees}{hidden}; {guarantee}."
 
 
 # ------------------------------------------------------------------ what DP promises to a request
@@ -152,7 +157,7 @@ def differing(branch: Branch, *, apart: int = 1) -> list[Differing]:
 
     The other clients' updates change from round to round, too, but little while the model does; what the one
     client sent then stands out in the difference."""
-    cohorts = {step.round: frozenset(p.client for p in step.cohort) for step in branch.steps}
+    cohorts = {step.round: _heard(step) for step in branch.steps}
     found = []
     for earlier in cohorts:
         for later in range(earlier + 1, earlier + apart + 1):
@@ -160,6 +165,12 @@ def differing(branch: Branch, *, apart: int = 1) -> list[Differing]:
             if later in cohorts and len(odd) == 1 and len(cohorts[earlier] & cohorts[later]) > 0:
                 found.append(Differing(branch=branch.name, rounds=(earlier, later), client=next(iter(odd))))
     return found
+
+
+def _heard(step: Step) -> frozenset[int]:
+    """Whose updates are in the sum of a round, if nothing fails but by script."""
+    lost = {client for client, stage in step.drops if stage != "during_unmasking"}
+    return frozenset(participant.client for participant in step.cohort) - lost
 
 
 def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[Row]:

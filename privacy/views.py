@@ -183,7 +183,7 @@ def colluders(pipeline: Pipeline, tasks: Sequence[LocalTask] = (), *, count: int
     return View(
         adversary="server and colluders",
         capabilities=curious.capabilities if left > 1 else curious.capabilities | _INDIVIDUAL,
-        sees=(*curious.sees, f"what {count} colluding clients know"),
+        sees=(*curious.sees, f"what {count} of the clients know"),
         hidden_among=left,
         guarantees=_guarantees(pipeline, tasks, server=True, colluders=count),
         colluders=count,

@@ -1,5 +1,7 @@
 """What DP alone promises, and which sums tell too much; by hand."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,13 @@ def test_two_rounds_that_differ_by_one_client() -> None:
         Differing(branch="leave", rounds=(2, 3), client=1),
         Differing(branch="leave", rounds=(3, 4), client=3),
     ]
+
+
+def test_who_drops_out_before_the_sum_is_not_in_it() -> None:
+    steps = branch_of([0, 1, 2], [0, 1, 2]).steps
+    silent = replace(steps[1], drops=((1, "after_masking"), (2, "during_unmasking")))
+    branch = Branch(name="keep", steps=(steps[0], silent))
+    assert differing(branch) == [Differing(branch="keep", rounds=(1, 2), client=1)]
 
 
 def test_a_cohort_of_one_beside_nobody_is_no_pair() -> None:

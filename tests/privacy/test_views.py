@@ -1,8 +1,14 @@
 import pytest
 
+from privacy.client_dp import ClientDpConfig, ClientDpStage
+from privacy.clipping import ClipConfig, ClipStage
+from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ViewError
+from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
-from privacy.views import Capability, colluders, curious_server, honest_server, require
+from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
+from privacy.stage import Draw
+from privacy.views import Capability, colluders, curious_server, honest_server, require, views
 from tests.privacy.rounds import masked_pipeline
 
 
@@ -16,12 +22,58 @@ def test_masks_hide_individuals_from_both_servers():
 
 
 def test_colluders_eat_into_the_crowd():
+    """Of five clients three give away a secret: two colluders leave three hidden, three leave nobody."""
     pipeline = masked_pipeline(min_cohort=5)
-    assert [colluders(pipeline, count=n).hidden_among for n in (0, 2, 3, 4)] == [5, 3, 2, 1]
-    assert Capability.INDIVIDUAL_UPDATES not in colluders(pipeline, count=3).capabilities
-    assert Capability.INDIVIDUAL_UPDATES in colluders(pipeline, count=4).capabilities
+    assert pipeline.bearable_colluders == 2
+    assert [colluders(pipeline, count=n).hidden_among for n in (0, 1, 2, 3, 4)] == [5, 4, 3, 1, 1]
+    assert Capability.INDIVIDUAL_UPDATES not in colluders(pipeline, count=2).capabilities
+    assert Capability.INDIVIDUAL_UPDATES in colluders(pipeline, count=3).capabilities
     with pytest.raises(ValueError, match="count=-1"):
         colluders(pipeline, count=-1)
+
+
+CLIP = ClipStage(ClipConfig(norm=1.0))
+MASKS = SecureAggregationStage(SecureAggregationConfig())
+
+
+def promised(pipeline, unit="client"):
+    """The epsilon that holds against each adversary, None without."""
+    found = {view.adversary: view.guarantee(unit) for view in views(pipeline)}
+    return {who: None if one is None else round(one.epsilon, 3) for who, one in found.items()}
+
+
+def test_noise_of_the_server_holds_against_readers_alone():
+    stage = ClientDpStage(ClientDpConfig(target_epsilon=3.0, delta=1e-5))
+    found = promised(Pipeline([CLIP, stage], rounds=10, dimension=4))
+    assert found == {
+        "reader of the models": 3.0,
+        "honest server": None,
+        "curious server": None,
+        "server and colluders": None,
+    }
+
+
+def test_noise_of_each_client_holds_against_everybody():
+    stage = LocalDpStage(LocalDpConfig(target_epsilon=3.0, delta=1e-5))
+    assert set(promised(Pipeline([CLIP, stage], rounds=10)).values()) == {3.0}
+
+
+def test_shared_noise_is_less_for_those_who_know_shares():
+    config = DistributedDpConfig(target_epsilon=3.0, delta=1e-5, min_survivors=9)
+    pipeline = Pipeline([CLIP, DistributedDpStage(config), MASKS], rounds=10, dimension=8, max_cohort=12)
+    found = promised(pipeline)
+    assert found["honest server"] == 3.0
+    assert found["server and colluders"] > 3.5
+    alone = colluders(pipeline, count=9).guarantee("client")
+    assert alone is None, "nobody's share is left"
+
+
+def test_a_known_multiplier_promises_what_the_whole_life_costs():
+    stage = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-3))
+    draw = Draw(kind="poisson", rate=0.1, population=100)
+    pipeline = Pipeline([CLIP, stage], rounds=50, draw=draw, dimension=4)
+    assert promised(pipeline)["reader of the models"] == pytest.approx(3.31, abs=0.01)
+    assert promised(Pipeline([CLIP, stage], dimension=4))["reader of the models"] is None
 
 
 def test_requirements_are_refused_with_the_reason():
