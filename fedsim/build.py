@@ -47,7 +47,7 @@ from fedsim.scenario_file import (
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat, encode_pair
 from fedsim.timeline import Branch, Participation, build_tree, probe_rounds, replay_from, unroll
-from fedsim.training import SequentialExecutor
+from fedsim.training import NO_GRADIENTS, SequentialExecutor
 from fedsim.trials import check_per_sample
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
@@ -151,7 +151,10 @@ def make_pipeline(
         draw=least_amplified(scenario.federation.participation, branches),
         invitations=most_invitations(scenario, life),
     )
-    return build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
+    pipeline = build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
+    if scenario.federation.local.optimizer == "spsa" and pipeline.local_rule() is not None:
+        raise ValueError(NO_GRADIENTS)
+    return pipeline
 
 
 def resolve_devices(device: str) -> tuple[str, ...]:
@@ -248,7 +251,9 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
         for client, held in corpus.clients.items()
     }
     runtime = ClientRuntime(
-        executor=make_executor(models, simulation.limit(variant.name, model)),
+        executor=make_executor(
+            models, simulation.limit(variant.name, model), optimizer=scenario.federation.local.optimizer
+        ),
         records=corpus.clients,
         pairs=pairs,
         pipeline=pipeline,

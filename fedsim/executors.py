@@ -16,15 +16,20 @@ from fedsim.stacked import why_not_stackable
 from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult
 from fedsim.tuning import cores
 
+WHY_SPSA_ALONE = "spsa moves each client's parameters a direction of its own, twice a step"
 
-def make_executor(models: Sequence[AdapterModel], limit: CohortLimit) -> Executor:
+
+def make_executor(
+    models: Sequence[AdapterModel], limit: CohortLimit, *, optimizer: str = "adamw"
+) -> Executor:
     """An executor over replicas of one model, each on its own device.
 
-    A model that cannot be batched, or a limit of one client, trains one client at a time on the first device.
+    A model that cannot be batched, SPSA, or a limit of one client, trains one client at a time on the first
+    device.
     """
     if limit.clients == 1:
         return SequentialExecutor(model=models[0])
-    reason = why_not_stackable(models[0])
+    reason = WHY_SPSA_ALONE if optimizer == "spsa" else why_not_stackable(models[0])
     if reason is not None:
         return SequentialExecutor(model=models[0], why_alone=reason)
     if len(models) > 1:

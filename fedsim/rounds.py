@@ -31,10 +31,10 @@ class RoundOutcome:
     """What a round did, as its instruments counted it.
 
     ``kind`` is ``train``, ``unlearn`` or ``empty`` (nobody contributed: adapter and momentum stay).
-    ``target`` tells whether the forgetting client of an unlearning round contributed.
-    ``update_norm`` is the L2 norm of the adapter's change. ``failures`` gives each failed client's
-    reason; ``exhausted`` the clients whose privacy budget is spent; ``aborted`` why no sum came out.
-    """
+    ``repeated`` says why each attempt before the last gave no sum. ``target`` tells whether the forgetting
+    client of an unlearning round contributed. ``update_norm`` is the L2 norm of the adapter's change.
+    ``failures`` gives each failed client's reason; ``exhausted`` the clients whose privacy budget is spent;
+    ``aborted`` why no sum came out."""
 
     kind: str
     request: int
@@ -43,6 +43,7 @@ class RoundOutcome:
     failures: Mapping[int, str]
     exhausted: tuple[int, ...]
     aborted: str | None
+    repeated: tuple[str, ...]
     update_norm: float
     taken: Taken
 
@@ -89,7 +90,7 @@ def _round(
     pipeline = engine.runtime.pipeline
     anyway = pipeline.releases_anyway and bool(assignment.roster)
     helpers = assignment.draw.expected() if pipeline.central else None
-    tried = Attempt()
+    tried, repeated = Attempt(), []
     for attempt in itertools.count():
         changes = {"attempt": attempt, "state": federation.privacy_state}
         asked = {client: order.model_copy(update=changes) for client, order in orders.items()}
@@ -100,6 +101,7 @@ def _round(
         orders = {client: order for client, order in orders.items() if client not in tried.failed}
         if tried.result is not None or not tried.failed or not orders:
             break
+        repeated.append(tried.aborted or "nobody's update came")
     result = tried.result
     before = federation.adapter
     if result is not None:
@@ -117,6 +119,7 @@ def _round(
         failures=failures,
         exhausted=exhausted,
         aborted=tried.aborted,
+        repeated=tuple(repeated),
         update_norm=l2_norm(change),
         taken=taken,
     )

@@ -135,12 +135,23 @@ class LocalConfig(Config):
     """Records a step."""
     lr: Float = Field(default=2e-3, gt=0)
     """Learning rate."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
+    """spsa takes no gradients: two forward passes a step give one byte, from which the step is made."""
     weight_decay: Float = Field(default=0.0, ge=0)
+    """AdamW's and SGD's; SPSA takes none."""
     momentum: Float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of SGD; AdamW ignores it."""
+    """Momentum of SGD; AdamW ignores it, SPSA takes none."""
     max_grad_norm: Float | None = Field(default=1.0, gt=0)
-    """L2 norm at which a step's gradient is clipped; null never clips."""
+    """L2 norm at which a step's gradient is clipped; null never clips; SPSA ignores it."""
+
+    @model_validator(mode="after")
+    def _made_of_bytes(self) -> LocalConfig:
+        for name in ("weight_decay", "momentum"):
+            if self.optimizer == "spsa" and getattr(self, name) > 0:
+                raise ConfigError(
+                    f"spsa takes no {name}: its steps are made of their bytes alone; drop it", name
+                )
+        return self
 
 
 class StrategyConfig(Config):

@@ -240,6 +240,9 @@ class LifeRunner:
         for client, reason in outcome.failures.items():
             self.directory.log("client_failed", client=client, reason=reason, **where)
             self.progress.note(f"{segment.owner} round {round_}: client {client} failed: {reason}")
+        for reason in outcome.repeated:
+            self.directory.log("round_repeated", reason=reason, **where)
+            self.progress.note(f"{segment.owner} round {round_}: repeated: {reason}")
         for client in outcome.exhausted:
             self.directory.log("budget_spent", client=client, **where)
         if outcome.kind == "empty":

@@ -16,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.forward import Pass, evaluating, forward
-from fedsim.model import AdapterModel, Arrays, isolated_torch_rng, to_vector
+from fedsim.model import AdapterModel, Arrays, from_vector, isolated_torch_rng, to_vector
 from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
 from fedsim.scenario import LocalConfig
+from fedsim.spsa import Address, Update, descend
 from fedsim.text import Batch, Pair, collate
 from fedsim.unlearning.protocol import Objective
 from privacy import Ledger, LocalRule, LocalTask
+
+NO_GRADIENTS = "example_dp clips gradients, and optimizer: spsa takes none; choose adamw or sgd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class SequentialExecutor:
 
     def _guarded(self, job: TrainJob) -> TrainResult:
         try:
-            return self._train(job)
+            return _one_byte(self, job) if job.local.optimizer == "spsa" else self._train(job)
         except Exception as error:
             return result_of(job, error=f"{type(error).__name__}: {error}")
 
@@ -158,7 +161,12 @@ def result_of(
 def make_optimizer(
     local: LocalConfig, parameters: Sequence[torch.nn.Parameter], *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """A fresh optimiser for one round; element-wise, so that stacked clients do not touch each other."""
+    """A fresh optimiser for one round; element-wise, so that stacked clients do not touch each other.
+
+    SPSA has none: it takes no gradients.
+    """
+    if local.optimizer == "spsa":
+        raise ValueError("optimizer='spsa' takes no gradients; train with a SequentialExecutor")
     if local.optimizer == "sgd":
         return torch.optim.SGD(
             list(parameters),
@@ -224,6 +232,30 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
         for name, parameter in parameters.items():
             parameter.grad = gradients[name].to(parameter.dtype)
         yield loss_of.mean, loss_of.tokens
+
+
+def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
+    """Training by SPSA: two passes a step without dropout, which would differ between them; no gradients.
+
+    FedProx's term is part of the loss.
+    """
+    if job.rule is not None:
+        raise ValueError(NO_GRADIENTS)
+    model, loss_of = executor.model, _SampleLosses(executor, job)
+    start_D, batches, tokens = to_vector(job.adapter, model.names), shuffled_batches(job), 0
+
+    def loss(update_D: Update, step: int) -> float:
+        nonlocal tokens
+        model.load(from_vector(start_D + update_D, job.adapter))
+        found = float(loss_of(model.module, batches[step]).double().mean())
+        tokens += loss_of.tokens
+        return found + job.proximal_mu / 2 * float(np.square(update_D, dtype=np.float64).sum())
+
+    with torch.no_grad(), evaluating(model.module):
+        address = Address(seed=job.seed, round=job.round, client=job.client)
+        descent = descend(loss, address, dimension=start_D.size, lr=job.local.lr, steps=len(batches))
+        model.load(from_vector(start_D + descent.update_D, job.adapter))
+    return result_of(job, update=descent.update_D, losses=descent.losses, tokens=tokens)
 
 
 @dataclass

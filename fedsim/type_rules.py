@@ -81,9 +81,10 @@ class TypeRule:
         if typing.get_origin(self.annotation) is typing.Literal:
             return [str(choice) for choice in typing.get_args(self.annotation)]
         found = []
+        shared = self._tag()
         for each in self.members():
             model = each.model()
-            for name in TAGS:
+            for name in TAGS if shared is None else (shared,):
                 if model is not None and name in model.model_fields:
                     found.extend(TypeRule(model.model_fields[name].annotation).tags())
         return found

@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from privacy.errors import CohortTooSmall, RoundAborted
+from privacy.codecs import pack
+from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
 from privacy.stage import (
     ClientChannel,
     ClientContext,
+    Codec,
     Contribution,
     Payload,
     RoundContext,
@@ -38,10 +40,11 @@ from privacy.stage import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlainChannel:
-    """Adds in float64, in the order of client ids.
+    """Adds in float64, in the order of client ids. With a ``codec``, vectors travel packed.
 
-    *Guarantees.* The order in which payloads arrive changes no bit. One client's NaN, wrong size or
-    missing field is that client's: it is left out and named in ``rejected``.
+    *Guarantees.* The order in which payloads arrive changes no bit. One client's NaN, wrong size, missing
+    field or bytes that cannot be unpacked are that client's: it is left out and named in ``rejected``. A
+    packed vector arrives bit by bit.
 
     *Edge cases.* No usable payload, or fewer than ``min_cohort``: `CohortTooSmall`. Sizes that differ:
     the size of the majority counts, ties go to the smaller id.
@@ -50,6 +53,7 @@ class PlainChannel:
     min_cohort: int = 1
     metric_names: tuple[str, ...] = ()
     dimension: int | None = None
+    codec: Codec | None = None
 
     @property
     def interactive(self) -> bool:
@@ -60,7 +64,7 @@ class PlainChannel:
         return 0
 
     def client(self, context: ClientContext) -> ClientChannel:
-        return _PlainClient(context=context, metric_names=self.metric_names)
+        return _PlainClient(context=context, metric_names=self.metric_names, codec=self.codec)
 
     def server(self, context: RoundContext) -> ServerChannel:
         return _PlainServer(channel=self, context=context)
@@ -70,6 +74,7 @@ class PlainChannel:
 class _PlainClient:
     context: ClientContext
     metric_names: tuple[str, ...]
+    codec: Codec | None
 
     @property
     def memory(self) -> bytes:
@@ -93,7 +98,8 @@ class _PlainClient:
             "weight": contribution.weight,
         }
         fields |= {f"metric.{n}": v for n, v in zip(self.metric_names, contribution.metrics, strict=True)}
-        return Payload(array=contribution.update.astype(np.float32), fields=fields)
+        update = contribution.update.astype(np.float32)
+        return Payload(array=update if self.codec is None else pack(self.codec, update), fields=fields)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,13 +116,26 @@ class _PlainServer:
         return {}
 
     def receive(self, payloads: Mapping[str, Payload]) -> dict[str, bytes]:
-        self._total = self._added(payloads)
+        self._total = self._added(self._unpacked(payloads))
         return {}
 
     def total(self, answers: Mapping[str, bytes]) -> Total:
         if self._total is None:
             raise RoundAborted("no payloads in this attempt: call receive before aggregate")
         return self._total
+
+    def _unpacked(self, payloads: Mapping[str, Payload]) -> Mapping[str, Payload]:
+        """Payloads as vectors, without those that cannot be unpacked."""
+        if self.channel.codec is None:
+            return payloads
+        vectors = {}
+        for client in sorted(payloads):
+            try:
+                array = self.channel.codec.decode(payloads[client].array)
+                vectors[client] = replace(payloads[client], array=array)
+            except ClientUpdateError as error:
+                self.rejected[client] = str(error)
+        return vectors
 
     def _added(self, payloads: Mapping[str, Payload]) -> Total:
         size = self._expected_size(payloads)

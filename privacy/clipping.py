@@ -103,6 +103,8 @@ class ClipStage(Stage):
             raise PipelineError(
                 "clip after secure_aggregation: masked integers have no norm; put clip before it"
             )
+        if incoming.codec is not None:
+            raise PipelineError("clip after compression undoes it; put clip before it")
         bound = incoming.l2_bound
         return replace(incoming, l2_bound=self.config.norm if bound is None else min(bound, self.config.norm))
 
@@ -133,6 +135,8 @@ class AdaptiveClipStage(Stage):
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
         if incoming.kind != "float":
             raise PipelineError("clip takes updates as they are; put it before whatever encodes them")
+        if incoming.codec is not None:
+            raise PipelineError("clip after compression undoes it; put clip before it")
         if incoming.l2_bound is not None:
             raise PipelineError("clip with a quantile must come first: updates are bounded already")
         size = incoming.dimension
@@ -141,6 +145,7 @@ class AdaptiveClipStage(Stage):
             l2_bound=math.hypot(1.0, self.config.quantile_weight / 2),
             dimension=None if size is None else size + 1,
             min_cohort=incoming.min_cohort,
+            extra=1,
         )
 
     def norm(self, context: RoundContext | ClientContext) -> float:

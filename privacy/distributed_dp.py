@@ -83,6 +83,10 @@ class DistributedDpStage(Stage):
             raise PipelineError(
                 "distributed_dp cannot size noise for updates that nothing bounds; put clip before"
             )
+        if incoming.codec is not None:
+            raise PipelineError(
+                "distributed_dp after compression undoes it: it rotates and rounds anew; take compression out"
+            )
         if incoming.dimension is None or nominal.max_cohort is None or nominal.max_weight is None:
             raise PipelineError(
                 f"distributed_dp cannot rule out overflow with dimension={incoming.dimension}, "

@@ -64,6 +64,8 @@ class LocalDpStage(Stage):
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
         if incoming.l2_bound is None:
             raise PipelineError("local_dp cannot size noise for updates that nothing bounds; put clip before")
+        if incoming.codec is not None:
+            raise PipelineError("local_dp after compression undoes it; take one of the two out")
         rounds = nominal.rounds
         self.sensitivity = incoming.l2_bound
         self.noise_multiplier = self.config.multiplier(((_exchange(1.0), rounds),) if rounds else ())

@@ -108,6 +108,7 @@ class Pipeline:
             min_cohort=0 if self.releases_anyway else min_cohort,
             metric_names=tuple(m.name for m in metrics),
             dimension=self.wires[-1].dimension,
+            codec=self.wires[-1].codec,
         )
         self.min_cohort = self.channel.min_cohort
 

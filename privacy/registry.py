@@ -17,6 +17,7 @@ from pydantic import Field
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
+from privacy.compression import CompressionConfig, CompressionStage
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
@@ -28,6 +29,7 @@ from privacy.stage import Nominal, Stage
 AnyConfig = (
     ExampleDpConfig
     | ClipConfig
+    | CompressionConfig
     | ClientDpConfig
     | LocalDpConfig
     | DistributedDpConfig
@@ -38,6 +40,7 @@ StageConfig = Annotated[AnyConfig, Field(discriminator="stage")]
 CONFIGS: dict[str, type[AnyConfig]] = {
     "example_dp": ExampleDpConfig,
     "clip": ClipConfig,
+    "compression": CompressionConfig,
     "client_dp": ClientDpConfig,
     "local_dp": LocalDpConfig,
     "distributed_dp": DistributedDpConfig,
@@ -58,6 +61,8 @@ def build_stage(config: AnyConfig) -> Stage:
             return ExampleDpStage(config)
         case ClipConfig():
             return ClipStage(config) if config.quantile is None else AdaptiveClipStage(config)
+        case CompressionConfig():
+            return CompressionStage(config)
         case ClientDpConfig():
             return ClientDpStage(config)
         case LocalDpConfig():

@@ -37,11 +37,26 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float64]
 Update = NDArray[np.float32]
+Packed = NDArray[np.uint8]
 Metrics = dict[str, float]
 WireKind = Literal["float", "grid", "modular"]
 Reveals = Literal["individual", "sum"]
 Unit = Literal["example", "client"]
 Place = Literal["local", "update", "channel"]
+
+
+class Codec(Protocol):
+    """Packs vectors that a compressing stage made into bytes, and back; see `privacy.codecs`."""
+
+    @property
+    def data_dependent(self) -> bool:
+        """Whether the client's data decide what is sent: which coordinates, or on which grid."""
+
+    def encode(self, vector_D: Update) -> Packed:
+        """The vector (d,) as bytes, its length among them; `ClientUpdateError` if it is not of its kind."""
+
+    def decode(self, packed: NDArray[Any]) -> Update:
+        """The vector, finite, bit by bit; `ClientUpdateError` for bytes that are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +66,9 @@ class Wire:
     ``l2_bound`` is the sensitivity: the largest L2 norm of one client's unweighted update; None if nothing
     bounds it. ``grid`` means whole multiples of ``step``, weighted already, each at most ``largest`` in size
     but for a chance that can be neglected; ``modular`` integers modulo 2^32. ``dimension`` is the length,
-    None if it is not known beforehand; ``min_cohort`` the fewest contributors that a stage was sized for."""
+    None if it is not known beforehand; ``min_cohort`` the fewest contributors that a stage was sized for.
+    ``codec`` packs the vector where it travels in the clear; a stage behind it that changes updates at the
+    client must set it to None or refuse. The last ``extra`` coordinates are no part of the update."""
 
     kind: WireKind
     l2_bound: float | None
@@ -59,6 +76,8 @@ class Wire:
     largest: float | None = None
     dimension: int | None = None
     min_cohort: int = 1
+    codec: Codec | None = None
+    extra: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,9 +210,9 @@ class ClientContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """What a client sends: float32 or uint32 of one dimension, and small public fields."""
+    """What a client sends: float32, uint32 or packed bytes, of one dimension, and small public fields."""
 
-    array: NDArray[np.float32] | NDArray[np.uint32]
+    array: NDArray[np.float32] | NDArray[np.uint32] | Packed
     fields: Mapping[str, int | float | str]
 
 

@@ -85,7 +85,12 @@ class SecureAggregationStage(Stage):
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
         Layout.plan(incoming, nominal)
-        return replace(incoming, kind="modular")
+        if incoming.codec is not None and incoming.codec.data_dependent:
+            raise PipelineError(
+                "compression before secure_aggregation: which coordinates are sent depends on the data, and "
+                "the masked vector is as long as before; take compression out, or quantise behind a clip"
+            )
+        return replace(incoming, kind="modular", codec=None)
 
     def channel(self, incoming: Wire, nominal: Nominal) -> Channel:
         layout = Layout.plan(incoming, nominal)

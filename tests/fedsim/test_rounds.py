@@ -304,6 +304,7 @@ def test_a_masked_round_with_too_few_left_is_repeated_without_those_that_failed(
     assert outcome.contributors == (0, 2, 3)
     assert same(federation.adapter, without.adapter)
     assert outcome.taken.messages == 3 * 4 + 4 * 3
+    assert "1 of 4 masked clients did not report" in outcome.repeated[0]
 
 
 @pytest.mark.parametrize("stage", get_args(DropStage))

@@ -51,7 +51,7 @@ LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_nor
 EVENTS = "join, train, forget, leave, rejoin, drop, probe"
 ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi"
 METHODS = "keep, leave, retrain, grad_ascent, grad_diff, npo, simnpo"
-STAGES = "example_dp, clip, client_dp, local_dp, distributed_dp, secure_aggregation"
+STAGES = "example_dp, clip, compression, client_dp, local_dp, distributed_dp, secure_aggregation"
 SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
 CLIENTS = "must be an id from 0 to 999999, a range like 0-19, or a list of these"
 
