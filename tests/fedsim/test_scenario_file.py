@@ -44,9 +44,7 @@ def test_keys_merged_from_an_anchor_are_read(file: Path) -> None:
     assert load_scenario(file).scenario.probes.every == 3
 
 
-TOP = (
-    "name, description, seeds, model, data, federation, privacy, timeline, compare, probes, execution, sweep"
-)
+TOP = "name, description, seeds, model, data, federation, privacy, timeline, compare, audits, probes, execution, sweep"
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
 EVENTS = "join, train, forget, leave, rejoin, drop, probe"
 ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi"

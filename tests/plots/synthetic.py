@@ -53,6 +53,10 @@ class Plan:
     trusted: bool = True
     epsilon: float = 0.0
     """Scale of the budget spent; 0 for no accounting at all."""
+    audited: float | None = None
+    """Share of the claimed epsilon that canaries prove; None for no audits at all."""
+    swept: Sequence[float] = ()
+    """One value of a budget for each variant."""
     client_metrics: bool = True
     items: bool = True
     variants: Sequence[str] = ("base",)
@@ -69,6 +73,9 @@ def build(path: Path, plan: Plan | None = None) -> Path:
     run.write_json("verdict", verdict(plan))
     run.write_json("provenance", PROVENANCE | {"seeds": list(plan.seeds)})
     run.write_json("ledger", {"entries": []})
+    run.write_json("privacy", privacy(plan))
+    if plan.audited is not None:
+        run.write_json("audits", audits(plan))
     run.file("scenario.yaml").write_text(f"name: quickstart  # <resolved>\nseeds: {list(plan.seeds)}\n")
     run.write_rows("metrics", metrics(plan))
     run.write_rows("items", items(plan) if plan.items else [])
@@ -132,11 +139,99 @@ def life(plan: Plan) -> Row:
         "seeds": list(plan.seeds),
         "headline": "fact_probability",
         "tolerance": 0.05,
-        "variants": [{"name": v, "overrides": {}} for v in plan.variants],
+        "variants": [
+            {"name": v, "overrides": {"privacy.0.target_epsilon": plan.swept[i]} if plan.swept else {}}
+            for i, v in enumerate(plan.variants)
+        ],
         "events": events,
         "requests": requests,
         "branches": branches,
     }
+
+
+def privacy(plan: Plan) -> Row:
+    """Two views, and what DP promises to each request, if a budget is spent at all."""
+    if not plan.epsilon:
+        bare = {"sees": ["each client's updates"], "hidden_among": 1, "colluders": 0}
+        views = [
+            {"variant": v, "adversary": "honest server", "example": None, "client": None, **bare}
+            for v in plan.variants
+        ]
+        return {"views": views, "forgetting": [], "differencing": [], "exhausted": [], "sentences": []}
+    promise = {"epsilon": 8.0, "delta": 1e-5, "by": "example_dp"}
+    views = [
+        {
+            "variant": variant,
+            "adversary": adversary,
+            "sees": ["the sum of updates", "who took part"],
+            "hidden_among": hidden,
+            "colluders": colluders,
+            "example": promise,
+            "client": None,
+        }
+        for variant in plan.variants
+        for adversary, hidden, colluders in (("honest server", 5, 0), ("server and colluders", 3, 2))
+    ]
+    forgetting = [
+        {
+            "variant": v,
+            "seed": s,
+            "branch": b,
+            "request": r,
+            "unit": "example",
+            "sentence": f"vacuous for request {r}",
+        }
+        for v in plan.variants
+        for s in plan.seeds
+        for b in ("keep", "npo")
+        for r, _, _ in REQUESTS
+    ]
+    sentences = ["Rounds 4 and 5 of keep differ by client 7 alone."]
+    return {
+        "views": views,
+        "forgetting": forgetting,
+        "differencing": [],
+        "exhausted": [],
+        "sentences": sentences,
+    }
+
+
+def audits(plan: Plan) -> Row:
+    """A game against one claim, and an attack on two pipelines."""
+    assert plan.audited is not None
+    canaries, inversion = [], []
+    for variant in plan.variants:
+        claimed = plan.swept[list(plan.variants).index(variant)] if plan.swept else 4.0
+        for seed in plan.seeds:
+            who = {"variant": variant, "seed": seed}
+            canaries.append(
+                {
+                    **who,
+                    "game": "canary records",
+                    "stage": "example_dp",
+                    "sensitivity": None,
+                    "canaries": 20_000,
+                    "confidence": 0.99,
+                    "claimed_epsilon": claimed,
+                    "audited_epsilon": plan.audited * claimed,
+                    "certifiable_epsilon": 40.0,
+                    "broken": plan.audited > 1,
+                }
+            )
+            inversion += [
+                {
+                    **who,
+                    "pipeline": name,
+                    "client": c,
+                    "cohort": 1,
+                    "rouge_l": read,
+                    "token_recall": found,
+                    "told": read,
+                }
+                for name, read, found in (("this run", 0.9, 0.95), ("example DP", 0.0, 0.02))
+                for c in (0, 1)
+            ]
+    return {"canaries": canaries, "gradient_inversion": inversion}
 
 
 def reference(seed: int) -> float:
@@ -205,6 +300,7 @@ def _points(plan: Plan, branch: str, seed: int, at: int) -> list[tuple[str, str,
             gone = next((t for _, t, c in REQUESTS if c == client), HORIZON)
             spent = 0.2 * plan.epsilon * min(at, gone) ** 0.5 * (1 + client / 30)
             found.append((f"client:{client}", "epsilon", spent + (0.3 if branch == "npo" else 0.0)))
+            found.append((f"client:{client}", "client_epsilon", 9 * spent))
     return found
 
 

@@ -12,7 +12,21 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from plots import clients, epsilon, excess, figures, pareto, quality, ratios, style, timeline, trust
+from plots import (
+    claims,
+    clients,
+    epsilon,
+    excess,
+    figures,
+    inversion,
+    pareto,
+    quality,
+    ratios,
+    style,
+    sweep,
+    timeline,
+    trust,
+)
 from plots.data import RunData
 from plots.figures import FIGURES, Kind, draw_all
 from tests.plots.conftest import Load
@@ -31,7 +45,7 @@ def drawn_colours(figure: Figure) -> set[str]:
 @pytest.mark.parametrize("kind", FIGURES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
 def test_every_figure_draws_and_states_a_finding(load: Load, kind: Kind, seeds: tuple[int, ...]) -> None:
-    figure = kind.draw(load(seeds=seeds, epsilon=1.0), "base")
+    figure = kind.draw(load(seeds=seeds, epsilon=1.0, audited=0.8), "base")
     assert len(title(figure)) > 20
     assert "removed" not in (title(figure) + kind.caption)
 
@@ -39,6 +53,14 @@ def test_every_figure_draws_and_states_a_finding(load: Load, kind: Kind, seeds: 
 class TestMissingData:
     def test_no_epsilon(self, load: Load) -> None:
         assert epsilon.draw(load(), "base") is None
+
+    def test_no_audits(self, load: Load) -> None:
+        assert claims.draw(load(), "base") is None
+        assert inversion.draw(load(), "base") is None
+
+    def test_nothing_swept(self, load: Load) -> None:
+        assert sweep.draw(load()) is None
+        assert sweep.draw(load(variants=("a", "b"))) is None
 
     def test_no_items(self, load: Load) -> None:
         assert ratios.draw(load(items=False), "base") is None
@@ -112,6 +134,21 @@ class TestTitlesSayWhatTheDataSay:
         assert title(trust.draw(load(), "base")) == "3 of 4 metrics tell keep from retrain on this run"
         assert "headline metric, fact probability, does not" in title(trust.draw(load(trusted=False), "base"))
 
+    def test_a_claim_that_stands_and_one_that_falls(self, load: Load) -> None:
+        assert title(claims.draw(load(audited=0.8), "base")).startswith(
+            "Every audited claim stands (example_dp)"
+        )
+        assert "example_dp is broken" in title(claims.draw(load(audited=1.4), "base"))
+
+    def test_where_text_is_read(self, load: Load) -> None:
+        told = title(inversion.draw(load(audited=0.8), "base"))
+        assert told == "The server reads up to 90 % of a record under this run, and nothing under example DP"
+
+    def test_what_a_sweep_leaves_to_forget(self, load: Load) -> None:
+        run = load(variants=("loose", "strict"), swept=(100.0, 1.0), audited=0.5, epsilon=1.0)
+        assert sweep.values(run) == ("privacy.0.target_epsilon", [("strict", 1.0), ("loose", 100.0)])
+        assert title(sweep.draw(run)).startswith("What there is to forget grows from 0.8")
+
     def test_vacuous_epsilon(self, load: Load) -> None:
         assert "no guarantee" not in title(epsilon.draw(load(epsilon=1.0), "base"))
         assert "no guarantee" in title(epsilon.draw(load(epsilon=10.0), "base"))
@@ -132,7 +169,7 @@ class TestTitlesSayWhatTheDataSay:
 
 class TestLooks:
     def test_one_colour_per_method_in_every_figure(self, load: Load) -> None:
-        run = load(epsilon=1.0)
+        run = load(epsilon=1.0, audited=0.5)
         for kind in FIGURES:
             figure = kind.draw(run, "base")
             assert figure is not None
@@ -160,7 +197,7 @@ class TestLooks:
 
 class TestFiles:
     def test_bytes_are_the_same_twice(self, tmp_path: Path, load: Load) -> None:
-        run = load(epsilon=1.0)
+        run = load(epsilon=1.0, audited=0.5)
         first, again = draw_all(run, tmp_path / "x"), draw_all(run, tmp_path / "y")
         assert len(first) == len(FIGURES)
         for one, two in zip(first, again, strict=True):
@@ -188,7 +225,7 @@ class TestManyAndFew:
         extra = {
             f"m{i}": Fate(0.05 * i, i, 0.02 * i, 0.01 * (i + 1), f"A long method {i} " * 4) for i in range(8)
         }
-        run = load(fates={**FATES, **extra}, epsilon=1.0, seeds=(1, 2))
+        run = load(fates={**FATES, **extra}, epsilon=1.0, seeds=(1, 2), audited=0.5)
         for kind in FIGURES:
             assert len(title(kind.draw(run, "base"))) < 260
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import subprocess
 import sys
@@ -117,17 +116,15 @@ class TestPrivacy:
         assert UNPROTECTED not in html
         assert "Largest ε" in html
 
-    def test_sentences_of_the_verdict(self, tmp_path: Path) -> None:
-        build(tmp_path)
-        verdict = json.loads((tmp_path / "verdict.json").read_text())
-        verdict["privacy"] = ["A curious server sees sums only."]
-        (tmp_path / "verdict.json").write_text(json.dumps(verdict))
-        html = write_report(tmp_path).read_text()
-        assert "A curious server sees sums only." in html
-        assert UNPROTECTED not in html
+    def test_views_promises_and_warnings(self, tmp_path: Path) -> None:
+        page = written(tmp_path, epsilon=1.0)
+        assert "Server and 2 colluding clients" in page
+        assert "ε ≤ 8 at δ = 1e-05 (example_dp)" in page
+        assert "vacuous for request 2" in page
+        assert "differ by client 7 alone" in page
+        assert UNPROTECTED not in page
 
 
-@pytest.mark.usefixtures("bare")
 def test_variants_have_sections(tmp_path: Path) -> None:
     html = written(tmp_path, variants=("plain", "noisy"))
     assert len(verdict_tables(html)) == 2 * len(REQUESTS)
