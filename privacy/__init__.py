@@ -3,12 +3,13 @@
 from privacy.accounting import group_guarantee
 from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
-from privacy.errors import ClientUpdateError, RoundAborted
+from privacy.errors import ClientUpdateError, RoundAborted, ViewError
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
 from privacy.stage import (
+    Contribution,
     Draw,
     Facts,
     LocalRule,
@@ -19,12 +20,13 @@ from privacy.stage import (
     SampleGradients,
     Unit,
 )
-from privacy.views import Capability, View, honest_server, require, views
+from privacy.views import Capability, View, honest_server, require, require_individuals, views
 
 __all__ = [
     "Capability",
     "ClientParty",
     "ClientUpdateError",
+    "Contribution",
     "DenseGradients",
     "Draw",
     "Facts",
@@ -43,11 +45,13 @@ __all__ = [
     "StageConfig",
     "Unit",
     "View",
+    "ViewError",
     "build_pipeline",
     "group_guarantee",
     "honest_server",
     "l2_norm",
     "require",
+    "require_individuals",
     "sample_norms",
     "summaries",
     "views",

@@ -82,7 +82,7 @@ def test_list_names_everything_on_a_line_each(folder: Path) -> None:
     said = {line[0]: line[1] if len(line) > 1 else "" for line in lines}
     assert said["scenarios/mine.yaml"] == "Mine."
     assert said["scenarios/bad.yaml"].startswith("(not valid: scenarios/bad.yaml: timeline:")
-    expected = "retrain grad_ascent grad_diff npo simnpo example_dp clip secure_aggregation fedavg fedyogi"
+    expected = "retrain grad_ascent grad_diff npo simnpo example_dp clip secure_aggregation fedavg fedyogi krum"
     assert set(expected.split()) | {"fact_probability", "authors", "tofu", "jsonl"} <= set(said)
     assert all(said.values())
     assert not any(line != line.rstrip() for line in result.stdout.splitlines())
