@@ -193,7 +193,7 @@ def colluders(pipeline: Pipeline, tasks: Sequence[LocalTask] = (), *, count: int
 def require(pipeline: Pipeline, needs: Iterable[str], *, method: str) -> None:
     """`ViewError` if ``method`` needs a capability that the pipeline's honest server lacks."""
     choices = [str(item) for item in Capability]
-    wanted = sorted(needs)
+    wanted = sorted(map(str, needs))
     unknown = [need for need in wanted if need not in choices]
     if unknown:
         raise ValueError(f"needs={unknown} of {method!r} are unknown; choose from {choices}")
@@ -203,7 +203,7 @@ def require(pipeline: Pipeline, needs: Iterable[str], *, method: str) -> None:
         hiding = next(fact.name for fact in pipeline.facts if fact.reveals == "sum")
         raise ViewError(
             f"{method!r} needs {missing}, which {hiding} hides: the server sees {'; '.join(view.sees)}. "
-            f"Take {hiding} out, or choose a method that needs only {sorted(view.capabilities)}"
+            f"Take {hiding} out, or choose a method that needs only {sorted(map(str, view.capabilities))}"
         )
 
 

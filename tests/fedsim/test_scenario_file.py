@@ -49,9 +49,7 @@ TOP = (
 )
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
 EVENTS = "join, train, forget, leave, rejoin, drop, probe"
-ALGORITHMS = (
-    "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
-)
+ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
 METHODS = "keep, leave, retrain, grad_ascent, grad_diff, npo, simnpo"
 STAGES = "example_dp, clip, client_dp, local_dp, distributed_dp, secure_aggregation"
 SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
