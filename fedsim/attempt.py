@@ -20,7 +20,8 @@ from fedsim.grid import CLIENT_STATE, RosterGrid, client_of, node_of
 from fedsim.model import Arrays
 from fedsim.orders import Assignment, Planner, WorkOrder
 from fedsim.rng import secret_stream, stream
-from privacy import Ledger, Payload, RoundAborted, RoundResult, ServerRound
+from fedsim.robust import needs_individuals
+from privacy import Contribution, Ledger, Payload, RoundAborted, RoundResult, ServerRound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,12 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one."""
+    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one.
+
+    ``updates`` holds by client what was combined, where the Strategy wants to do that itself."""
 
     result: RoundResult | None = None
+    updates: Mapping[str, Contribution] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     aborted: str | None = None
 
@@ -120,13 +124,15 @@ def attempt_round(
         requests = server.receive({client: payload for client, (payload, _) in received.items()})
         answers = (yield from talk.say("unmask", requests)) if requests else {}
         result = server.aggregate(answers)
+        one_by_one = needs_individuals(federation.strategy) and not assignment.planned
+        updates = server.individuals() if one_by_one else {}
     except RoundAborted as error:
         talk.fail(_by_number(server.rejected if server is not None else {}))
         return Attempt(failed=talk.failed, aborted=str(error))
     if pipeline.reveals == "sum":
         _charge(federation, received)
     talk.fail(_by_number(result.rejected))
-    return Attempt(result=result, failed=talk.failed)
+    return Attempt(result=result, updates=updates, failed=talk.failed)
 
 
 def _server_noise(engine: Engine, round_: int, attempt: int) -> np.random.Generator:

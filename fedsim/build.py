@@ -30,9 +30,11 @@ from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
 from fedsim.planning import UNLIMITED, CohortLimit, tokens_per_step
+from fedsim.robust import needs_individuals, too_few
 from fedsim.scenario import (
     AuthorsData,
     DataChoice,
+    FixedCohort,
     JsonlData,
     ModelConfig,
     Scenario,
@@ -53,7 +55,7 @@ from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
 from fedsim.worst_cases import least_amplified, most_invitations, most_steps, planned_weights
-from privacy import Nominal, Pipeline, build_pipeline, require
+from privacy import Nominal, Pipeline, build_pipeline, require, require_individuals
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
 """How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""
@@ -205,6 +207,26 @@ def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: S
                 )
 
 
+def _check_strategy(
+    scenario: Scenario, branches: Sequence[Branch], pipeline: Pipeline, source: Source
+) -> None:
+    """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
+    config, rule = scenario.federation.strategy, scenario.federation.participation
+    strategy = make_strategy(config)
+    if not needs_individuals(strategy):
+        return
+    with blamed_on(source, "federation", "strategy"):
+        require_individuals(pipeline, method=config.name)
+        most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
+        if isinstance(rule, FixedCohort):
+            most = min(most, rule.cohort)
+        reason = too_few(strategy, most)
+        if reason is not None:
+            raise ValueError(
+                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
+            )
+
+
 # ---------------------------------------------------------------------------------- contexts
 
 
@@ -274,6 +296,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     parts = _load_parts(simulation, variant, seed)
     corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
     branches = parts.branches
+    _check_strategy(scenario, branches, runtime.pipeline, variant.source)
     _check_methods(scenario, life, runtime.pipeline, variant.source)
     tree = build_tree(branches)
     return LifeContext(

@@ -2,7 +2,8 @@
 
 An unlearning round takes the same way as any other: the method's plan only changes what clients are
 asked to do and with which weight their updates count. After the privacy pipeline the Strategy gets one
-synthetic reply, the adapter plus the mean update, and does what it does with it.
+synthetic reply, the adapter plus the mean update, and does what it does with it. A robust one (see
+``fedsim.robust``) gets one reply per contributor; but weights that a plan has fixed are kept to, too.
 
 A round is a generator that gives messages and takes their replies, so that the rounds of several branches
 can send together and their clients train as one cohort.
@@ -22,8 +23,9 @@ from fedsim.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation import Federation, from_record, to_record
 from fedsim.model import from_vector, to_vector
 from fedsim.orders import Assignment, WorkOrder, with_shares
+from fedsim.robust import combine, needs_individuals, too_few
 from fedsim.timeline import Step
-from privacy import RoundResult, l2_norm
+from privacy import Contribution, RoundResult, l2_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class RoundOutcome:
     ``repeated`` says why each attempt before the last gave no sum. ``target`` tells whether the forgetting
     client of an unlearning round contributed. ``update_norm`` is the L2 norm of the adapter's change.
     ``failures`` gives each failed client's reason; ``exhausted`` the clients whose privacy budget is spent;
-    ``aborted`` why no sum came out."""
+    ``aborted`` why no sum came out, or why there were too few for the Strategy.
+    """
 
     kind: str
     request: int
@@ -69,7 +72,8 @@ def _round(
     """One round; whoever carries its messages counts what it takes.
 
     Faults of clients are recorded and left out. When a round aborts because clients failed, it is tried again
-    without them; with nobody left the round is empty, unless it must be released anyway.
+    without them; with nobody left the round is empty, unless it must be released anyway. It is not begun when
+    the cohort is too small for the Strategy, and empty when too few contribute.
     """
     federation.round = step.round
     assignment = engine.planner.assign(step, branch, federation.version)
@@ -90,8 +94,8 @@ def _round(
     pipeline = engine.runtime.pipeline
     anyway = pipeline.releases_anyway and bool(assignment.roster)
     helpers = assignment.draw.expected() if pipeline.central else None
-    tried, repeated = Attempt(), []
-    for attempt in itertools.count():
+    tried, repeated = Attempt(aborted=_lacking(federation, assignment, len(orders))), []
+    for attempt in itertools.count() if tried.aborted is None else ():
         changes = {"attempt": attempt, "state": federation.privacy_state}
         asked = {client: order.model_copy(update=changes) for client, order in orders.items()}
         if asked or anyway:
@@ -102,10 +106,11 @@ def _round(
         if tried.result is not None or not tried.failed or not orders:
             break
         repeated.append(tried.aborted or "nobody's update came")
+    tried = _unless_lacking(tried, federation, assignment)
     result = tried.result
     before = federation.adapter
     if result is not None:
-        _move(federation, result, assignment, engine)
+        _move(federation, result, assignment, engine, tried.updates)
         federation.privacy_state = {**federation.privacy_state, **result.state}
     change = to_vector(federation.adapter, sorted(before)) - to_vector(before, sorted(before))
     if engine.planner.is_last(step):
@@ -183,11 +188,36 @@ def _with_affordable_roster(
     return replace(assignment, roster=left)
 
 
-def _move(federation: Federation, result: RoundResult, assignment: Assignment, engine: Engine) -> None:
-    """Move the adapter by the combined update, through the Strategy's optimiser or around its memory."""
+def _lacking(federation: Federation, assignment: Assignment, count: int) -> str | None:
+    """Why the Strategy can do nothing with the updates of ``count`` clients, or None."""
+    return None if assignment.planned else too_few(federation.strategy, count)
+
+
+def _unless_lacking(tried: Attempt, federation: Federation, assignment: Assignment) -> Attempt:
+    """The attempt, without its result if that came of too few; trying again would not make them more."""
+    if tried.result is None:
+        return tried
+    reason = _lacking(federation, assignment, len(tried.result.contributors))
+    return tried if reason is None else Attempt(failed=tried.failed, aborted=reason)
+
+
+def _move(
+    federation: Federation,
+    result: RoundResult,
+    assignment: Assignment,
+    engine: Engine,
+    updates: Mapping[str, Contribution],
+) -> None:
+    """Move the adapter by the combined update, through the Strategy's optimiser or around its memory; or,
+    given ``updates``, by what a robust Strategy makes of them. What was combined by planned weights goes
+    around a robust one in any case: it remembers nothing."""
+    if updates:
+        moved = combine(federation.strategy, federation.adapter, updates, engine.grid, federation.round)
+        federation.adopt(moved)
+        return
     update = from_vector(result.update, federation.adapter)
     moved = {name: federation.adapter[name] + update[name] for name in federation.adapter}
-    if assignment.server_state != "keep":
+    if assignment.server_state != "keep" or needs_individuals(federation.strategy):
         federation.replace(moved, server_state=assignment.server_state)
         return
     content = RecordDict({"arrays": to_record(moved), "metrics": MetricRecord({"weight": 1.0})})

@@ -155,9 +155,24 @@ class LocalConfig(Config):
 
 
 class StrategyConfig(Config):
-    """A federated algorithm of Flower, with the parameters of its own that it takes."""
+    """A federated algorithm of Flower, with the parameters of its own that it takes.
 
-    name: Literal["fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    From fedmedian on they combine updates one by one, which masks and noise on the sum forbid. Rounds of
+    unlearning keep the weights of their plan whatever the algorithm: a median would drop the target."""
+
+    name: Literal[
+        "fedavg",
+        "fedprox",
+        "fedavgm",
+        "fedadagrad",
+        "fedadam",
+        "fedyogi",
+        "fedmedian",
+        "fedtrimmedavg",
+        "krum",
+        "multikrum",
+        "bulyan",
+    ] = "fedavg"
     proximal_mu: Float = Field(default=0.01, ge=0)
     """FedProx: weight of the proximal term."""
     server_learning_rate: Float = Field(default=1.0, gt=0)
@@ -172,6 +187,13 @@ class StrategyConfig(Config):
     """FedAdam, FedYogi: decay of the second moment."""
     tau: Float = Field(default=1e-3, gt=0)
     """FedAdagrad, FedAdam, FedYogi: degree of adaptivity."""
+    beta: Float = Field(default=0.2, ge=0, lt=0.5)
+    """FedTrimmedAvg: share of clients to cut at each end, coordinate by coordinate; rounded down."""
+    num_malicious_nodes: Int = Field(default=1, ge=0, le=10_000)
+    """Krum, MultiKrum, Bulyan: malicious clients in a cohort that are borne; f of them take 2 f + 3 clients,
+    with Bulyan 4 f + 3."""
+    num_nodes_to_select: Int = Field(default=3, ge=1, le=10_000)
+    """MultiKrum: clients whose mean is taken; it takes as many and the malicious ones."""
 
     @model_validator(mode="after")
     def _own_parameters(self) -> StrategyConfig:
@@ -198,6 +220,11 @@ STRATEGY_PARAMETERS: dict[str, tuple[str, ...]] = {
     "fedadagrad": ("eta", "tau"),
     "fedadam": ("eta", "beta_1", "beta_2", "tau"),
     "fedyogi": ("eta", "beta_1", "beta_2", "tau"),
+    "fedmedian": (),
+    "fedtrimmedavg": ("beta",),
+    "krum": ("num_malicious_nodes",),
+    "multikrum": ("num_malicious_nodes", "num_nodes_to_select"),
+    "bulyan": ("num_malicious_nodes",),
 }
 
 
@@ -236,7 +263,7 @@ class FederationConfig(Config):
     participation: Annotated[Float, Field(gt=0, le=1)] | FixedCohort = 0.5
     """Probability with which each client takes part in a round, independently; or a fixed cohort."""
     weighting: Literal["examples", "uniform"] = "examples"
-    """Weight of a client's update in the mean."""
+    """Weight of a client's update in the mean; of the robust strategies multikrum alone takes a mean."""
     local: LocalConfig = LocalConfig()
 
 

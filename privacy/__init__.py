@@ -3,13 +3,14 @@
 from privacy.accounting import group_guarantee
 from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
-from privacy.errors import ClientUpdateError, RoundAborted
+from privacy.errors import ClientUpdateError, RoundAborted, ViewError
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
 from privacy.stage import (
+    Contribution,
     Draw,
     Facts,
     LocalRule,
@@ -21,12 +22,13 @@ from privacy.stage import (
     Unit,
     Update,
 )
-from privacy.views import Capability, View, honest_server, require, views
+from privacy.views import Capability, View, honest_server, require, require_individuals, views
 
 __all__ = [
     "Capability",
     "ClientParty",
     "ClientUpdateError",
+    "Contribution",
     "DenseGradients",
     "Draw",
     "ExampleDpRule",
@@ -47,11 +49,13 @@ __all__ = [
     "Unit",
     "Update",
     "View",
+    "ViewError",
     "build_pipeline",
     "group_guarantee",
     "honest_server",
     "l2_norm",
     "require",
+    "require_individuals",
     "sample_norms",
     "summaries",
     "views",

@@ -108,6 +108,7 @@ class _PlainServer:
     context: RoundContext
     rejected: dict[str, str] = field(default_factory=dict)
     _total: Total | None = None
+    _used: dict[str, Payload] = field(default_factory=dict)
 
     def collect(self, messages: Mapping[str, bytes]) -> bytes:
         return b""
@@ -137,6 +138,17 @@ class _PlainServer:
                 self.rejected[client] = str(error)
         return vectors
 
+    def individuals(self) -> dict[str, Contribution]:
+        total = self.total({})
+        return {client: self._contribution(self._used[client]) for client in total.contributors}
+
+    def _contribution(self, payload: Payload) -> Contribution:
+        return Contribution(
+            update=payload.array.astype(np.float64),
+            weight=float(payload.fields["weight"]),
+            metrics=tuple(float(payload.fields[f"metric.{name}"]) for name in self.channel.metric_names),
+        )
+
     def _added(self, payloads: Mapping[str, Payload]) -> Total:
         size = self._expected_size(payloads)
         faults = {client: self._fault(client, payloads[client], size) for client in sorted(payloads)}
@@ -147,6 +159,7 @@ class _PlainServer:
                 f"{len(good)} usable updates, fewer than min_cohort={self.channel.min_cohort}; "
                 f"rejected: {self.rejected}"
             )
+        self._used = {client: payloads[client] for client in good}
         update: Vector = np.zeros(size, dtype=np.float64)
         for client in good:
             update += payloads[client].array.astype(np.float64) * float(payloads[client].fields["weight"])

@@ -69,6 +69,7 @@ class ClientDpStage(Stage):
             accountant=self.config.accountant,
             noised_by="server",
             central=True,
+            on_sum="adds its noise to their sum",
         )
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:

@@ -130,7 +130,8 @@ class AdaptiveClipStage(Stage):
 
     @property
     def facts(self) -> Facts:
-        return Facts(name="clip", place="update")
+        words = "with a quantile reads the next norm off their sum (one without does not)"
+        return Facts(name="clip", place="update", on_sum=words)
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
         if incoming.kind != "float":

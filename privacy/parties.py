@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
+from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted, ViewError
 from privacy.stage import (
     ClientChannel,
     ClientContext,
@@ -27,6 +27,7 @@ from privacy.stage import (
     Total,
     Update,
     Vector,
+    acts_on_sum,
 )
 
 Weighting = Literal["uniform", "examples"]
@@ -227,6 +228,18 @@ class ServerRound:
             contributors=total.contributors,
             rejected=dict(self.channel.rejected),
         )
+
+    def individuals(self) -> Mapping[str, Contribution]:
+        """What each contributor sent, by client in the order of ids, for rules that combine one by one.
+
+        After `receive`. Updates are float64 (d,), not weighted, as they came out of the clients' stages.
+        `ViewError` where a masked sum is all there is, or where a stage acts on the sum, which would be left
+        out here; `RoundAborted` before anything was received.
+        """
+        acting = [stage.facts.name for stage in self.stages if acts_on_sum(stage)]
+        if acting:
+            raise ViewError(f"{' and '.join(acting)} acts on the sum, which updates one by one leave out")
+        return self.channel.individuals()
 
     def _divisor(self, total: Total, context: RoundContext) -> float:
         """What makes a mean of the sum: a stage's public constant, or the total weight."""

@@ -143,7 +143,8 @@ class Facts:
     ``reveals`` is what the server sees after it; ``charges`` the unit that its releases are charged
     to (None: no release), whose epsilon is quoted at ``delta`` by ``accountant``. ``noised_by`` says who adds
     noise, hence against whom it protects. ``central`` stages need one weight for all, divide by a public
-    constant, and release noise even if nobody contributes.
+    constant, and release noise even if nobody contributes. ``on_sum`` says, for those who wonder why
+    they cannot have updates one by one, what the server does for it to their sum.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Facts:
     accountant: Accountant = "pld"
     noised_by: Literal["client", "clients together", "server"] | None = None
     central: bool = False
+    on_sum: str = "works on their sum"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,6 +284,10 @@ class ServerChannel(Protocol):
 
     def total(self, answers: Mapping[str, bytes]) -> Total:
         """Answers by client -> the sum, or `RoundAborted`."""
+
+    def individuals(self) -> Mapping[str, Contribution]:
+        """What each contributor sent, by client in the order of ids, once `receive` was called; `ViewError`
+        where there is only a sum."""
 
 
 class Channel(Protocol):
@@ -433,3 +439,11 @@ class Stage(Protocol):
     def next_state(self, update: Vector, context: RoundContext) -> Mapping[str, float]:
         """What this stage keeps for the next round, from the mean as its `server` hook gets it."""
         return {}
+
+
+def acts_on_sum(stage: Stage) -> bool:
+    """Whether the server has something to do for ``stage`` to the cohort's sum or mean (noise, a public
+    divisor, decoding), so that updates as they were sent are not yet what the stage makes of them."""
+    return any(
+        getattr(type(stage), hook) is not getattr(Stage, hook) for hook in ("sum", "server", "divisor")
+    )

@@ -21,7 +21,7 @@ from typing import Literal
 
 from privacy.errors import ViewError
 from privacy.pipeline import Pipeline
-from privacy.stage import LocalTask, Unit
+from privacy.stage import LocalTask, Unit, acts_on_sum
 
 
 class Capability(StrEnum):
@@ -193,7 +193,7 @@ def colluders(pipeline: Pipeline, tasks: Sequence[LocalTask] = (), *, count: int
 def require(pipeline: Pipeline, needs: Iterable[str], *, method: str) -> None:
     """`ViewError` if ``method`` needs a capability that the pipeline's honest server lacks."""
     choices = [str(item) for item in Capability]
-    wanted = sorted(needs)
+    wanted = sorted(map(str, needs))
     unknown = [need for need in wanted if need not in choices]
     if unknown:
         raise ValueError(f"needs={unknown} of {method!r} are unknown; choose from {choices}")
@@ -203,5 +203,19 @@ def require(pipeline: Pipeline, needs: Iterable[str], *, method: str) -> None:
         hiding = next(fact.name for fact in pipeline.facts if fact.reveals == "sum")
         raise ViewError(
             f"{method!r} needs {missing}, which {hiding} hides: the server sees {'; '.join(view.sees)}. "
-            f"Take {hiding} out, or choose a method that needs only {sorted(view.capabilities)}"
+            f"Take {hiding} out, or choose a method that needs only {sorted(map(str, view.capabilities))}"
+        )
+
+
+def require_individuals(pipeline: Pipeline, *, method: str) -> None:
+    """`ViewError` if ``method`` cannot combine the updates of a pipeline one by one.
+
+    Either the server does not see them, or a stage acts on their sum: noise that is added there would be left
+    out, and the guarantee with it.
+    """
+    require(pipeline, [Capability.INDIVIDUAL_UPDATES], method=method)
+    for fact in (stage.facts for stage in pipeline.stages if acts_on_sum(stage)):
+        raise ViewError(
+            f"{method!r} combines updates one by one, but {fact.name} {fact.on_sum}. "
+            f"Take {fact.name} out, or choose a method that needs only the sum"
         )

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted
+from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted, ViewError
 from privacy.secagg.layout import Terms, place_of
 from privacy.secagg.masks import KEY_BYTES, agree, load_private, private_key, public_bytes, stream
 from privacy.secagg.messages import decode, encode, rows
@@ -34,7 +34,7 @@ from privacy.secagg.protocol import (
 )
 from privacy.secagg.roster import Keys, Roster, decode_advert
 from privacy.secagg.shamir import Shamir
-from privacy.stage import Payload, RoundContext, Total
+from privacy.stage import Contribution, Payload, RoundContext, Total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +155,10 @@ class SecAggServer:
             for mask, sign in self._masks(owner, secret, total.size):
                 (np.subtract if sign > 0 else np.add)(total, mask, out=total)
         return self.terms.layout.decode(total, self._reported)
+
+    def individuals(self) -> Mapping[str, Contribution]:
+        """`ViewError`: masks come off the sum alone."""
+        raise ViewError("under secure_aggregation the server learns the sum of the updates and none of them")
 
     # ---------------------------------------------------------------------------- who holds what
 

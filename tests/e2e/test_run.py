@@ -409,8 +409,12 @@ def test_a_finished_run_is_audited(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ what can be chosen
 
 
-@pytest.mark.parametrize("strategy", ["fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi"])
-def test_every_strategy_runs(tmp_path: Path, strategy: str) -> None:
+STRATEGIES = ["fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedmedian"]
+ROBUST = [{"name": "fedtrimmedavg", "beta": 0.4}, {"name": "krum", "num_malicious_nodes": 0}]
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, *ROBUST], ids=str)
+def test_every_strategy_runs(tmp_path: Path, strategy: str | dict) -> None:
     directory = run(tmp_path, merged(BRIEF, federation__strategy=strategy))
     norms = rows(directory, "metrics", branch="keep", metric="update_norm")
     assert len(norms) == 2

@@ -82,7 +82,9 @@ def test_list_names_everything_on_a_line_each(folder: Path) -> None:
     said = {line[0]: line[1] if len(line) > 1 else "" for line in lines}
     assert said["scenarios/mine.yaml"] == "Mine."
     assert said["scenarios/bad.yaml"].startswith("(not valid: scenarios/bad.yaml: timeline:")
-    expected = "retrain grad_ascent grad_diff npo simnpo example_dp clip secure_aggregation fedavg fedyogi"
+    expected = (
+        "retrain grad_ascent grad_diff npo simnpo example_dp clip secure_aggregation fedavg fedyogi krum"
+    )
     assert set(expected.split()) | {"fact_probability", "authors", "tofu", "jsonl"} <= set(said)
     assert all(said.values())
     assert not any(line != line.rstrip() for line in result.stdout.splitlines())
@@ -122,6 +124,42 @@ def test_stages_in_an_order_that_makes_no_sense(folder: Path) -> None:
     message = refused(folder, "validate", "s.yaml")
     assert "clip" in message
     assert "secure_aggregation" in message
+
+
+ONE_BY_ONE = {
+    "[{stage: clip, norm: 1}, {stage: secure_aggregation}]": "'fedmedian' needs ['individual_updates'], which "
+    "secure_aggregation hides: the server sees the sum of updates",
+    "[{stage: clip, norm: 1}, {stage: client_dp, noise_multiplier: 1, delta: 1.0e-5}]": "'fedmedian' combines "
+    "updates one by one, but client_dp adds its noise to their sum. Take client_dp out, or choose a method that "
+    "needs only the sum",
+    "[{stage: clip, norm: 1, quantile: 0.5}]": "'fedmedian' combines updates one by one, but clip with a quantile "
+    "reads the next norm off their sum (one without does not). Take clip out, or choose a method that needs only "
+    "the sum",
+}
+
+
+@pytest.mark.parametrize("privacy", ONE_BY_ONE)
+def test_a_robust_strategy_needs_each_update(folder: Path, privacy: str) -> None:
+    strategy = "federation:\n  weighting: uniform\n  strategy: fedmedian\n"
+    (folder / "s.yaml").write_text(QUICK + strategy + f"privacy: {privacy}\n")
+    message = refused(folder, "validate", "s.yaml")
+    assert message.startswith(f"s.yaml:11: federation.strategy: {ONE_BY_ONE[privacy]}")
+
+
+def test_a_robust_strategy_needs_enough_clients(folder: Path) -> None:
+    """Four clients are there."""
+    assert refused(folder, "validate", "s.yaml", "--set", "federation.strategy=bulyan") == (
+        "--set federation.strategy=bulyan: Bulyan that bears 1 malicious client takes at least 7 updates to choose from, and "
+        "there are 4 in the largest cohort; set its parameters for fewer, or let more take part"
+    )
+    settings = [
+        "federation.strategy={name: krum, num_malicious_nodes: 0}",
+        "federation.participation={cohort: 2}",
+    ]
+    assert "there are 2 in the largest" in refused(
+        folder, "validate", "s.yaml", "--set", settings[0], "--set", settings[1]
+    )
+    assert call("validate", "s.yaml", "--set", settings[0]).exit_code == 0
 
 
 def test_a_malformed_line_of_data_is_named(folder: Path) -> None:

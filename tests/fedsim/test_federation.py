@@ -24,10 +24,11 @@ from fedsim.federation import (
 from fedsim.grid import InProcessGrid
 from fedsim.model import to_vector
 from fedsim.orders import Assignment
+from fedsim.robust import needs_individuals
 from fedsim.rounds import _move
 from fedsim.scenario import StrategyConfig
 from fedsim.unlearning.protocol import ServerState
-from privacy import Release, RoundResult
+from privacy import Contribution, Release, RoundResult
 from tests.world import same
 
 NAMES = sorted(STRATEGIES)
@@ -68,7 +69,11 @@ def step(
         contributors=("0",),
         rejected={},
     )
-    _move(federation, result, Assignment(orders={}, server_state=server_state), SimpleNamespace(grid=grid))
+    one_by_one = needs_individuals(federation.strategy) and server_state == "keep"
+    sent = Contribution(update=result.update.astype(np.float64), weight=1.0)
+    updates = {str(client): sent for client in range(7)} if one_by_one else {}
+    assignment = Assignment(orders={}, server_state=server_state)
+    _move(federation, result, assignment, SimpleNamespace(grid=grid), updates)
 
 
 def live(federation: Federation, grid: InProcessGrid, rounds: int, seed: int = 1) -> None:

@@ -668,6 +668,110 @@ def test_a_round_run_twice_has_one_outcome(model, start) -> None:
     assert one_round(world, start, [0, 1])[1] != one_round(world, start, [0, 2])[1]
 
 
+# ------------------------------------------------------------------------------ robust strategies
+
+KRUM = StrategyConfig(name="krum", num_malicious_nodes=1)
+
+
+def poisons(job: TrainJob, result: TrainResult) -> TrainResult:
+    return replace(result, update=result.update * np.float32(1000))
+
+
+def krum_by_hand(updates: list[np.ndarray]) -> np.ndarray:
+    """The update with the least sum of squared distances to its n - f - 2 = 2 nearest."""
+    scores = [sorted(float(np.sum((a - b) ** 2)) for b in updates)[1:3] for a in updates]
+    return updates[int(np.argmin([sum(score) for score in scores]))]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (StrategyConfig(name="fedmedian"), lambda updates: np.median(updates, axis=0)),
+        (StrategyConfig(name="fedtrimmedavg"), lambda updates: np.sort(updates, axis=0)[1:-1].mean(axis=0)),
+        (KRUM, krum_by_hand),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+@pytest.mark.parametrize("faults", [None, {1: poisons}], ids=["honest", "poisoned"])
+def test_a_robust_strategy_gets_each_update(model, start, strategy, expected, faults) -> None:
+    world = make_world(model, clients=5, strategy=strategy, faults=faults)
+    federation, outcome = one_round(world, start, [0, 1, 2, 3, 4])
+    updates = [
+        update_of(model, start, client) * (1000 if faults and client == 1 else 1) for client in range(5)
+    ]
+    assert moved(federation, start) == pytest.approx(expected(updates), abs=1e-6)
+    assert (outcome.kind, outcome.contributors) == ("train", (0, 1, 2, 3, 4))
+    assert (federation.round, federation.version) == (1, 1)
+
+
+def test_one_poisoned_update_moves_the_mean_alone(model, start) -> None:
+    longest = max(float(np.linalg.norm(update_of(model, start, client))) for client in range(5))
+    for name in ("fedavg", "fedmedian", "fedtrimmedavg", "krum"):
+        world = make_world(model, clients=5, strategy=StrategyConfig(name=name), faults={1: poisons})
+        _, outcome = one_round(world, start, [0, 1, 2, 3, 4])
+        assert (outcome.update_norm > 50 * longest) == (name == "fedavg")
+        assert (outcome.update_norm <= 2 * longest) == (name != "fedavg")
+
+
+def test_a_robust_strategy_gets_updates_as_they_were_clipped(model, start) -> None:
+    world = make_world(model, clients=5, privacy=CLIP, strategy=KRUM, faults={1: poisons})
+    _, outcome = one_round(world, start, [0, 1, 2, 3, 4])
+    assert outcome.update_norm == pytest.approx(0.5, abs=1e-4)
+
+
+def test_neither_order_matters_to_a_robust_strategy(model, start, monkeypatch) -> None:
+    world = make_world(model, clients=5, strategy=KRUM)
+    federation, _ = one_round(world, start, [0, 1, 2, 3, 4])
+    send = world.engine.grid.send_and_receive
+    monkeypatch.setattr(world.engine.grid, "send_and_receive", lambda messages: send(messages)[::-1])
+    other, _ = one_round(world, start, [3, 1, 4, 0, 2])
+    assert same(federation.adapter, other.adapter)
+
+
+def test_a_cohort_too_small_for_a_robust_strategy_does_not_begin(model, start) -> None:
+    federation, outcome = one_round(make_world(model, strategy=KRUM), start, [0, 1, 2, 3])
+    assert (outcome.kind, outcome.contributors, outcome.failures) == ("empty", (), {})
+    assert outcome.aborted is not None
+    assert "at least 5 updates to choose from, and there are 4" in outcome.aborted
+    assert outcome.taken.messages == 0
+    assert (federation.version, outcome.update_norm) == (0, 0.0)
+    assert same(federation.adapter, start)
+
+
+def test_too_few_updates_for_a_robust_strategy_are_an_empty_round(model, start) -> None:
+    """The failure stays its client's, and the others are not asked again: they would not be more."""
+    world = make_world(model, clients=5, strategy=KRUM, faults={1: raises})
+    federation, outcome = one_round(world, start, [0, 1, 2, 3, 4])
+    assert (outcome.kind, outcome.contributors, list(outcome.failures)) == ("empty", (), [1])
+    assert outcome.aborted is not None
+    assert "there are 4" in outcome.aborted
+    assert outcome.taken.messages == 5
+    assert federation.version == 0
+    assert same(federation.adapter, start)
+
+
+def test_nobody_is_no_reason_of_the_strategys(model, start) -> None:
+    _, outcome = one_round(make_world(model, strategy=KRUM), start, [])
+    assert (outcome.kind, outcome.aborted) == ("empty", None)
+
+
+@pytest.mark.parametrize("server_state", ["rebase", "reset", "keep"])
+def test_planned_weights_are_kept_to_under_a_robust_strategy(model, start, server_state) -> None:
+    """A median of one that ascends and two that descend would drop the one; two are too few for Krum."""
+    methods = [GradDiff(gamma=0.5, server_state=server_state)]
+    after = {}
+    for name in ("fedavg", "fedmedian", "krum"):
+        world = make_world(
+            model, methods=methods, requests=[WHOLE], strategy=StrategyConfig(name=name), weighting="uniform"
+        )
+        federation = born(world, start)
+        outcome = unlearn(world, federation, [0, 2], "grad_diff")
+        assert (outcome.kind, outcome.contributors) == ("unlearn", (0, 1, 2))
+        after[name] = federation.adapter
+    assert same(after["fedavg"], after["fedmedian"])
+    assert same(after["fedavg"], after["krum"])
+
+
 # ------------------------------------------------------------------------- several branches at once
 
 

@@ -122,7 +122,11 @@ events = st.one_of(
 def strategies(draw: st.DrawFn) -> object:
     name = draw(st.sampled_from(sorted(STRATEGY_PARAMETERS)))
     own = draw(st.sets(st.sampled_from(STRATEGY_PARAMETERS[name]))) if STRATEGY_PARAMETERS[name] else set()
-    return {"name": name, **{key: draw(st.floats(0.001, 0.9)) for key in sorted(own)}} if own else name
+    values = {
+        key: draw(st.integers(1, 9) if key.startswith("num") else st.floats(0.001, 0.49))
+        for key in sorted(own)
+    }
+    return {"name": name, **values} if own else name
 
 
 methods = st.sampled_from(

@@ -47,7 +47,7 @@ def test_keys_merged_from_an_anchor_are_read(file: Path) -> None:
 TOP = "name, description, seeds, model, data, federation, privacy, timeline, compare, audits, probes, execution, sweep"
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
 EVENTS = "join, train, forget, leave, rejoin, drop, probe"
-ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi"
+ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
 METHODS = "keep, leave, retrain, grad_ascent, grad_diff, npo, simnpo"
 STAGES = "example_dp, clip, compression, client_dp, local_dp, distributed_dp, secure_aggregation"
 SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
@@ -95,6 +95,11 @@ WRONG = {
     f"choices: {ALGORITHMS}",
     "federation:\n  strategy:\n    name: fedavg\n    eta: 0.1": "s.yaml:8: federation.strategy.eta: fedavg does not "
     "take eta; it takes none. fedadagrad, fedadam, fedyogi would",
+    "federation: {strategy: {name: bulyan, num_nodes_to_select: 2}}": "s.yaml:5: "
+    "federation.strategy.num_nodes_to_select: bulyan does not take num_nodes_to_select; it takes "
+    "num_malicious_nodes. multikrum would",
+    "federation: {strategy: {name: fedtrimmedavg, beta: 0.5}}": "s.yaml:5: federation.strategy.beta: found 0.5; "
+    "must be a number of at least 0 and below 0.5",
     "federation: {strategy: 3}": "s.yaml:5: federation.strategy: found 3; must be a name or a mapping with the key "
     f"name; choices: {ALGORITHMS}",
     # methods: positions and lines are those of the file, though keep and leave stand before

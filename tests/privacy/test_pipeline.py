@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.clipping import ClipConfig, ClipStage
-from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError, RoundAborted
+from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
+from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError, RoundAborted, ViewError
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
@@ -33,6 +33,36 @@ def test_weighted_mean_by_hand():
     assert result.update.dtype == np.float32
     assert result.total_weight == 4.0
     assert result.metrics == {"contributors": 2.0}
+
+
+def test_a_plain_round_gives_each_update_as_its_stages_left_it():
+    """Clipped, not weighted, in the order of ids; whoever was rejected is not among them."""
+    updates = {"b": np.float32([0.0, 4.0]), "a": np.float32([0.5, 0.0]), "c": np.float32([1.0, 1.0])}
+    open_round = Round(Pipeline([CLIP], weighting="examples"), updates, weights={"a": 1, "b": 3, "c": 1})
+    with pytest.raises(RoundAborted, match="call receive"):
+        open_round.server.individuals()
+    payloads = open_round.payloads({})
+    payloads["c"] = Payload(array=np.float32([np.nan, 0.0]), fields=payloads["c"].fields)
+    open_round.server.receive(payloads)
+    sent = open_round.server.individuals()
+    assert list(sent) == ["a", "b"]
+    assert sent["a"].update.tolist() == [0.5, 0.0]
+    assert sent["b"].update == pytest.approx([0.0, 1.0])
+    assert [sent[name].weight for name in sent] == [1.0, 3.0]
+    mean = sum(one.update * one.weight for one in sent.values()) / 4
+    assert open_round.server.aggregate({}).update == pytest.approx(mean)
+
+
+def test_a_sum_gives_no_single_update():
+    masked = Round(masked_pipeline(), {"a": np.float32([0.5]), "b": np.float32([0.1])})
+    masked.received()
+    with pytest.raises(ViewError, match="the sum of the updates and none of them"):
+        masked.server.individuals()
+    adaptive = AdaptiveClipStage(ClipConfig(norm=1.0, quantile=0.5))
+    plain = Round(Pipeline([adaptive]), {"a": np.float32([0.5])})
+    plain.received()
+    with pytest.raises(ViewError, match="clip acts on the sum"):
+        plain.server.individuals()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,18 @@ from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ViewError
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
+from privacy.registry import build_pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Draw
-from privacy.views import Capability, colluders, curious_server, honest_server, require, views
+from privacy.views import (
+    Capability,
+    colluders,
+    curious_server,
+    honest_server,
+    require,
+    require_individuals,
+    views,
+)
 from tests.privacy.rounds import masked_pipeline
 
 
@@ -83,3 +92,17 @@ def test_requirements_are_refused_with_the_reason():
         require(masked_pipeline(), ["individual_updates"], method="fed_eraser")
     with pytest.raises(ValueError, match="unknown"):
         require(Pipeline(), ["telepathy"], method="x")
+
+
+def test_updates_one_by_one_are_refused_where_something_acts_on_their_sum():
+    clip, adaptive = ClipConfig(norm=1.0), ClipConfig(norm=1.0, quantile=0.5)
+    noise = ClientDpConfig(noise_multiplier=1.0, delta=1e-5)
+    own = LocalDpConfig(noise_multiplier=1.0, delta=1e-5)
+    for stages in ([], [clip], [clip, own]):
+        require_individuals(build_pipeline(stages), method="krum")
+    with pytest.raises(ViewError, match=r"individual_updates.*secure_aggregation hides"):
+        require_individuals(masked_pipeline(), method="krum")
+    with pytest.raises(ViewError, match="client_dp adds its noise to their sum"):
+        require_individuals(build_pipeline([clip, noise]), method="krum")
+    with pytest.raises(ViewError, match="clip with a quantile reads the next norm"):
+        require_individuals(build_pipeline([adaptive]), method="krum")
