@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from fedsim.attempt import Engine
+from fedsim.audits.config import InversionAudit
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
@@ -189,6 +190,19 @@ def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tupl
     return unroll(life, _record_ids(corpus), participation, scenario.compare)
 
 
+def _check_audits(scenario: Scenario, corpus: Corpus, source: Source) -> None:
+    """Refuse attacks on clients that hold nothing."""
+    held = sorted(client for client, records in corpus.clients.items() if records)
+    for index, audit in enumerate(scenario.audits):
+        unknown = [c for c in audit.clients if c not in held] if isinstance(audit, InversionAudit) else []
+        if unknown:
+            near = min(held, key=lambda other: abs(other - unknown[0]))
+            raise source.error(
+                ("audits", index, "clients"),
+                f"client {unknown[0]} holds no records to attack; nearest that does is {near}",
+            )
+
+
 def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
     """Refuse methods that need more than the pipeline lets a server see or add up."""
     for index, method in enumerate(scenario.compare):
@@ -298,6 +312,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     branches = parts.branches
     _check_strategy(scenario, branches, runtime.pipeline, variant.source)
     _check_methods(scenario, life, runtime.pipeline, variant.source)
+    _check_audits(scenario, corpus, variant.source)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,

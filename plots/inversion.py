@@ -42,7 +42,7 @@ def draw(run: RunData, variant: str) -> Figure | None:
             tokens.mean(), at, "o", markerfacecolor="white", markeredgecolor=style.INK, markersize=8, zorder=4
         )
         axes.annotate(
-            words.number(float(text.mean())), (float(text.mean()), at), (9, 0), textcoords="offset points",
+            words.number(float(text.mean())), (1.02, at), (8, 0), textcoords="offset points",
             va="center_baseline", size=9.5, annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [_label(rows, name) for name in names])
@@ -66,7 +66,7 @@ def _label(rows: list[dict[str, Any]], name: str) -> str:
 
 def finding(rows: list[dict[str, Any]], names: list[str]) -> str:
     """Where the text can be read, and where it cannot."""
-    read = [name for name in names if _values(rows, name, "rouge_l").mean() > READ]
+    read = [name for name in names if _values(rows, name, "rouge_l").mean() > NOTHING]
     safe = [name for name in names if _values(rows, name, "rouge_l").mean() <= NOTHING]
     share = max((float(_values(rows, name, "rouge_l").mean()) for name in read), default=0.0)
     if not read:

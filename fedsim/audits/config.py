@@ -1,7 +1,7 @@
 """The audits that a scenario may ask for, as they are written.
 
->>> InversionAudit(audit="gradient_inversion", clients=2).records
-1
+>>> InversionAudit(audit="gradient_inversion", clients="0-2, 7").clients
+(0, 1, 2, 7)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedsim.config import Config, Float, Int
+from fedsim.events import ClientIds
 from privacy import StageConfig
 
 
@@ -32,8 +33,9 @@ class InversionAudit(Config):
     """Reads clients' records off what the server sees of one step of training (DAGER)."""
 
     audit: Literal["gradient_inversion"]
-    clients: Int = Field(default=3, ge=1, le=100)
-    """Clients attacked, the first ones that hold records."""
+    clients: ClientIds = (0, 1, 2)
+    """Clients attacked: an id, a range like 0-3, or a list of these. What the model knows by heart already
+    leaves little trace; clients that never took part are attacked in their first step."""
     records: Int = Field(default=1, ge=1, le=64)
     """Records in the step."""
     lr: Float = Field(default=0.05, gt=0)

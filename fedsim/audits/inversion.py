@@ -41,7 +41,7 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
     }
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
     for name, pipeline in pipelines.items():
-        for victim in held[: config.clients]:
+        for victim in config.clients:
             others = [client for client in held if client != victim]
             count = max(pipeline.min_cohort, COHORT) - 1 if pipeline.reveals == "sum" else 0
             cohort = [victim, *others[:count]]

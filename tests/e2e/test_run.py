@@ -389,7 +389,7 @@ def test_a_finished_run_is_audited(tmp_path: Path) -> None:
         ],
         audits=[
             {"audit": "canaries", "clients": 200},
-            {"audit": "gradient_inversion", "clients": 1, "under": {"none": [], "noise": noisy}},
+            {"audit": "gradient_inversion", "clients": 0, "under": {"none": [], "noise": noisy}},
         ],
     )
     directory = run(tmp_path, scenario)
