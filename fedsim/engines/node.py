@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engines.route import CLIENTS, ROUTE
-from fedsim.grid import from_bytes, to_bytes
+from fedsim.grid import QUERIES, from_bytes, to_bytes
 
 app = ClientApp()
 PATIENCE_SECONDS = 60.0
@@ -40,8 +40,8 @@ def forward(message: Message, context: Context) -> Message:
         return from_bytes(worker.recv_bytes())
 
 
-app.query("forget")(forward)
-app.query("advertise")(forward)
+for query in QUERIES:
+    app.query(query)(forward)
 app.train()(forward)
 
 

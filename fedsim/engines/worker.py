@@ -23,7 +23,7 @@ from flwr.clientapp import ClientApp
 from fedsim.build import Simulation, make_runtime, resolve_devices
 from fedsim.client import make_client_app
 from fedsim.engines.route import ROUTE
-from fedsim.grid import context_of, failure, from_bytes, to_bytes
+from fedsim.grid import QUERIES, context_of, failure, from_bytes, to_bytes
 from fedsim.scenario_file import read_scenario
 
 
@@ -70,8 +70,8 @@ def make_worker_app(source: Source) -> ClientApp:
     def reply(message: Message, context: Context) -> Message:
         return answer(source, message, context)
 
-    app.query("forget")(reply)
-    app.query("advertise")(reply)
+    for query in QUERIES:
+        app.query(query)(reply)
     app.train()(reply)
     return app
 

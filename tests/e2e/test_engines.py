@@ -30,15 +30,18 @@ EVENTS = merged(
         {"train": {"rounds": 1}},
     ],
     compare=[{"method": "npo", "rounds": 1, "retain": "kl"}],
+    privacy=[{"stage": "clip", "norm": 5.0}, {"stage": "secure_aggregation"}],
     probes=FEW_PROBES,
     execution__client_timeout=60,
 )
-"""Every kind of event; five branches in six rounds, because a deployment takes seconds for each."""
+"""Every kind of event, under masks; five branches in six rounds, since a deployment takes seconds for
+each."""
 LONGER = merged(
     EVENTS,
     timeline=[*EVENTS["timeline"], {"train": {"rounds": 2}}],
     compare=[*EVENTS["compare"], {"method": "grad_ascent", "rounds": 1, "lr": 1e30, "epochs": 5}],
     federation__local__optimizer="sgd",
+    privacy=[],
 )
 """With a method on which the forgetting client fails."""
 

@@ -363,9 +363,30 @@ def test_a_private_run_reports_what_it_spent(tmp_path: Path) -> None:
     assert "vacuous" in promises["keep"]["sentence"]
 
 
-def test_a_private_run_is_resumed_with_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Budgets go on from the checkpoint: nobody gets a second one."""
-    scenario = merged(PRIVATE, execution__checkpoint_every=1, compare=[])
+CENTRAL = merged(
+    PRIVATE,
+    federation__participation={"cohort": 2, "rate": 0.8},
+    privacy=[
+        {"stage": "clip", "norm": 0.1, "quantile": 0.5},
+        {"stage": "client_dp", "target_epsilon": 20.0, "delta": DELTA},
+    ],
+)
+SHARED = merged(
+    PRIVATE,
+    privacy=[
+        {"stage": "clip", "norm": 0.1},
+        {"stage": "distributed_dp", "noise_multiplier": 1.0, "delta": DELTA, "min_survivors": 2},
+        {"stage": "secure_aggregation"},
+    ],
+)
+
+
+@pytest.mark.parametrize("private", [PRIVATE, CENTRAL, SHARED], ids=["example", "central", "shared"])
+def test_a_private_run_is_resumed_with_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: dict
+) -> None:
+    """Budgets, norms and noise go on from the checkpoint: nobody gets a second budget."""
+    scenario = merged(private, execution__checkpoint_every=1, compare=[])
     whole = run(tmp_path / "whole", scenario)
     with monkeypatch.context() as patched:
         break_in_round(patched, 2)

@@ -113,6 +113,11 @@ def test_updates_come_back_in_their_own_units():
     assert pipeline.l2_bound == pytest.approx((1 + 0.1**2) ** 0.5)
 
 
+def test_zero_updates_make_the_norm_fall_and_nothing_fail():
+    norms = follow([0.0] * 4, start=1.0, rounds=3)
+    assert norms == pytest.approx([np.exp(-0.1 * i) for i in range(4)])
+
+
 def test_planned_rounds_leave_the_norm():
     pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], dimension=2)
     updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
