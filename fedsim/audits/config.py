@@ -38,6 +38,8 @@ class InversionAudit(Config):
     leaves little trace; clients that never took part are attacked in their first step."""
     records: Int = Field(default=1, ge=1, le=64)
     """Records in the step."""
+    cohort: Int = Field(default=8, ge=2, le=1000)
+    """Clients of a masked round, if the pipeline asks for no more."""
     lr: Float = Field(default=0.05, gt=0)
     """Learning rate of the step, plain SGD; AdamW's first step hides the gradient."""
     under: dict[str, tuple[StageConfig, ...]] = Field(default_factory=dict)

@@ -1,5 +1,8 @@
 """Attacks clients' updates as the server gets them: with no privacy, and behind each stage.
 
+Of a masked round the server sees the sum; the other attacked clients are in it first, since peers whose
+records the model knows by heart send next to nothing, and would hide nobody.
+
 A victim takes one step on a few of its records from the run's last model; what it sends passes a pipeline,
 the server's end of which does all that a curious server can: it decodes, undoes what is public, and reads
 what it can by `fedsim.audits.gradient_inversion`."""
@@ -27,8 +30,6 @@ from fedsim.unlearning.protocol import MeanNll
 from privacy import ExampleDpRule, Ledger, Pipeline, Update, build_pipeline
 
 OWN = "this run"
-COHORT = 4
-"""Clients of a masked round, if it needs no more."""
 Row = dict[str, Any]
 
 
@@ -42,8 +43,9 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
     for name, pipeline in pipelines.items():
         for victim in config.clients:
-            others = [client for client in held if client != victim]
-            count = max(pipeline.min_cohort, COHORT) - 1 if pipeline.reveals == "sum" else 0
+            alike = [client for client in config.clients if client != victim]
+            others = [*alike, *(client for client in held if client != victim and client not in alike)]
+            count = max(pipeline.min_cohort, config.cohort) - 1 if pipeline.reveals == "sum" else 0
             cohort = [victim, *others[:count]]
             seen = _seen(context, config, pipeline, cohort, adapter)
             who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
