@@ -18,8 +18,8 @@ from plots.parts import NAN
 CAPTION = (
     "One point a variant, means over seeds, at the horizon. Left: how well each branch knows the forgotten "
     "client's facts, worst request; what lies between keep and retrain is what there was to forget. Middle:"
-    " model utility. Right: epsilon claimed by the ledger for the most exposed client or record, and what "
-    "the canaries could prove of it."
+    " what the model is still good for. Right: epsilon claimed in the audits' own games (of fewer rounds "
+    "than the life under masks), and what the canaries could prove of it."
 )
 NONE = "none"
 UTILITY = ("model", "model_utility")
