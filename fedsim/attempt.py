@@ -21,7 +21,7 @@ from fedsim.model import Arrays
 from fedsim.orders import Assignment, Planner, WorkOrder
 from fedsim.rng import secret_stream, stream
 from fedsim.robust import needs_individuals
-from privacy import Contribution, Ledger, Payload, RoundAborted, RoundResult, ServerRound
+from privacy import Contribution, Ledger, Payload, RoundAborted, RoundResult, ServerRound, SumUnusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one.
+    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one,
+    unless this one is ``final``: its sum was read.
 
     ``updates`` holds by client what was combined, where the Strategy wants to do that itself."""
 
@@ -43,6 +44,7 @@ class Attempt:
     updates: Mapping[str, Contribution] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     aborted: str | None = None
+    final: bool = False
 
 
 @dataclass(kw_only=True)
@@ -103,6 +105,9 @@ def attempt_round(
             cohort=[str(client) for client in orders],
             planned_weights=weights if assignment.planned else None,
             planned_total=assignment.planned_total,
+            largest_weight=assignment.largest_weight(
+                assignment.draw.expected() if pipeline.central else None
+            ),
             normalise=assignment.normalise,
             ledger=federation.ledger,
             generator=_server_noise(engine, federation.round, attempt),
@@ -126,6 +131,9 @@ def attempt_round(
         result = server.aggregate(answers)
         one_by_one = needs_individuals(federation.strategy) and not assignment.planned
         updates = server.individuals() if one_by_one else {}
+    except SumUnusable as error:
+        _charge(federation, received if pipeline.reveals == "sum" else {})
+        return Attempt(failed=talk.failed, aborted=str(error), final=True)
     except RoundAborted as error:
         talk.fail(_by_number(server.rejected if server is not None else {}))
         return Attempt(failed=talk.failed, aborted=str(error))

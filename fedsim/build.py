@@ -55,7 +55,7 @@ from fedsim.trials import check_per_sample
 from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
-from fedsim.worst_cases import least_amplified, most_invitations, most_steps, planned_weights
+from fedsim.worst_cases import draws_of, most_invitations, most_steps, planned_weights
 from privacy import Nominal, Pipeline, build_pipeline, require, require_individuals
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
@@ -151,7 +151,8 @@ def make_pipeline(
         dimension=dimension,
         session=session,
         rounds=life.horizon,
-        draw=least_amplified(scenario.federation.participation, branches),
+        draws=draws_of(scenario.federation.participation, branches),
+        cohort_known=scenario.execution.engine == "deployment",
         invitations=most_invitations(scenario, life),
     )
     pipeline = build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)

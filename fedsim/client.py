@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -86,11 +87,18 @@ class ClientRuntime:
             attempt=order.attempt,
             secret=secret,
             memory=memory,
-            generator=stream(order.seed, "stage", order.round, client) if self.simulated else secret_stream(),
+            generator=self._noise(client, order),
             planned_weight=order.weight,
             ledger=ledger,
             state=order.state,
         )
+
+    def _noise(self, client: int, order: WorkOrder) -> np.random.Generator:
+        """What the privacy stages draw at this client in one attempt; the same in every branch of a
+        simulation."""
+        if not self.simulated:
+            return secret_stream()
+        return stream(order.seed, "stage", order.round, client, order.attempt)
 
     def remember(self, client: int, order: WorkOrder, party: ClientParty) -> bytes:
         """Keep what a client must remember of a round; what is to be carried to it instead."""
@@ -98,6 +106,10 @@ class ClientRuntime:
             return party.memory
         self.kept[order.branch, client] = ((order.round, order.attempt), party.memory)
         return b""
+
+    def forget(self, client: int, order: WorkOrder) -> None:
+        """Erase what a deployed client remembered of a round: nobody can ask it about that again."""
+        self.kept.pop((order.branch, client), None)
 
 
 def make_client_app(runtime: ClientRuntime) -> ClientApp:
@@ -146,11 +158,11 @@ def _say(
     _stay(order, step)
     party = runtime.party(client, order, _carried(message))
     said = what(party, _heard(message))
+    memory = runtime.remember(client, order, party)
+    if step == "during_unmasking":
+        runtime.forget(client, order)
     content = RecordDict(
-        {
-            "setup": ConfigRecord({"message": said}),
-            CLIENT_STATE: ConfigRecord({"memory": runtime.remember(client, order, party)}),
-        }
+        {"setup": ConfigRecord({"message": said}), CLIENT_STATE: ConfigRecord({"memory": memory})}
     )
     return Message(content, reply_to=message)
 

@@ -18,7 +18,7 @@ from fedsim.orders import WorkOrder
 from fedsim.simulation import LifeContext
 from fedsim.timeline import Branch, Step
 from fedsim.unlearning.protocol import Request
-from privacy import Facts, LocalTask, Unit, View, group_guarantee, views
+from privacy import Facts, Ledger, LocalTask, Neighbours, Unit, View, group_guarantee, views
 
 Row = dict[str, Any]
 
@@ -117,6 +117,7 @@ def _promise(context: LifeContext, fact: Facts, request: Request, federation: Fe
     )
     size = len(set(names)) if unit == "client" else sum(len(r.record_ids) for r in before)
     group = group_guarantee(epsilon=spent, delta=delta, size=size)
+    relation = relation_of(federation.ledger, names, unit)
     numbers = {"epsilon": group.epsilon, "delta": group.delta}
     return {
         "request": request.number,
@@ -126,18 +127,38 @@ def _promise(context: LifeContext, fact: Facts, request: Request, federation: Fe
         "epsilon_of_one": spent,
         "vacuous": group.vacuous,
         **numbers,
-        "sentence": promise_in_words(unit=unit, size=size, spent=spent, **numbers),
+        "neighbours": relation,
+        "sentence": promise_in_words(unit=unit, size=size, spent=spent, neighbours=relation, **numbers),
     }
 
 
-def promise_in_words(*, unit: Unit, size: int, spent: float, epsilon: float, delta: float) -> str:
+def relation_of(ledger: Ledger, clients: Sequence[str], unit: Unit) -> Neighbours:
+    """What the releases about these clients compare their data with."""
+    found = {m.neighbours for client in clients for m, _ in ledger.composition(client, unit=unit)}
+    return next(iter(found), "add_remove")
+
+
+def promise_in_words(
+    *,
+    unit: Unit,
+    size: int,
+    spent: float,
+    epsilon: float,
+    delta: float,
+    neighbours: Neighbours = "add_remove",
+) -> str:
     """One sentence on the guarantee of a group of units, of which one has spent ``spent``."""
     units = f"{size} {unit}{'s' if size != 1 else ''}"
     if spent == 0:
         return f"nothing about the {units} was ever released, so there is nothing to forget"
     if delta >= 1 or not math.isfinite(epsilon):
         return f"vacuous: ε = {spent:.3g} for one {unit} promises nothing for {units} together"
-    return f"({epsilon:.3g}, {delta:.2g})-unlearning of {units} together, from DP alone"
+    near = f"({epsilon:.3g}, {delta:.2g})"
+    if neighbours == "replace_one":
+        return f"{near}-close to a life with other data in place of {units}; none about a life without"
+    if neighbours == "zero_out":
+        return f"{near}-close to a life in which {units} took part and sent nothing, from DP alone"
+    return f"{near}-unlearning of {units} together, from DP alone"
 
 
 # ------------------------------------------------------------------------- sums that tell too much
@@ -152,12 +173,12 @@ class Differing:
     client: int
 
 
-def differing(branch: Branch, *, apart: int = 1) -> list[Differing]:
+def differing(branch: Branch, targets: Mapping[int, int], *, apart: int = 1) -> list[Differing]:
     """Pairs of rounds, at most ``apart`` from each other, whose sums differ by one client's update.
 
     The other clients' updates change from round to round, too, but little while the model does; what the one
     client sent then stands out in the difference."""
-    cohorts = {step.round: _heard(step) for step in branch.steps}
+    cohorts = {step.round: _heard(step, targets) for step in branch.steps}
     found = []
     for earlier in cohorts:
         for later in range(earlier + 1, earlier + apart + 1):
@@ -167,10 +188,11 @@ def differing(branch: Branch, *, apart: int = 1) -> list[Differing]:
     return found
 
 
-def _heard(step: Step) -> frozenset[int]:
+def _heard(step: Step, targets: Mapping[int, int]) -> frozenset[int]:
     """Whose updates are in the sum of a round, if nothing fails but by script."""
+    asked = frozenset() if step.unlearning is None else frozenset({targets[step.unlearning.request]})
     lost = {client for client, stage in step.drops if stage != "during_unmasking"}
-    return frozenset(participant.client for participant in step.cohort) - lost
+    return (frozenset(participant.client for participant in step.cohort) | asked) - lost
 
 
 def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[Row]:
@@ -179,14 +201,15 @@ def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[
     pipeline = context.engine.runtime.pipeline
     if pipeline.reveals != "sum":
         return []
-    covered = [f.name for f in pipeline.facts if f.noised_by in ("client", "clients together")]
+    targets = {request.number: request.client for request in context.life.requests}
+    covered = [f.name for f in pipeline.facts if f.charges == "client" and f.noised_by != "server"]
     around: Mapping[int, set[int]] = {}
     for event in context.life.events:
         if event.kind in ("leave", "forget", "join", "rejoin"):
             around = {**around, event.round: around.get(event.round, set()) | set(event.clients)}
     rows = []
     for branch in branches:
-        for one in differing(branch):
+        for one in differing(branch, targets):
             leaves = one.client in around.get(one.rounds[0], set())
             rows.append(
                 {

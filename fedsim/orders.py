@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,9 +55,10 @@ class Assignment:
 
     ``planned`` tells that the orders carry the weights; ``normalise`` that the combination is divided by
     their sum. The cohort was drawn from ``roster`` by ``draw``; ``invited`` are asked whatever the draw;
-    ``planned_total`` is what the weights add up to. ``needs_reference`` says that some loss of the method
-    compares with the adapter at the request. ``server_state`` says what becomes of the strategy's memory.
-    ``kind`` and ``request`` are for the books."""
+    ``planned_total`` is what the weights add up to, ``role_weights`` what all who have a role weigh together.
+    ``needs_reference`` says that some loss of the method compares with the adapter at the request.
+    ``server_state`` says what becomes of the strategy's memory. ``kind`` and ``request`` are for the
+    books."""
 
     orders: Mapping[int, WorkOrder]
     planned: bool = False
@@ -69,6 +71,14 @@ class Assignment:
     draw: Draw = field(default_factory=Draw)
     invited: tuple[int, ...] = ()
     planned_total: float | None = None
+    role_weights: Mapping[Role, float] = field(default_factory=dict)
+
+    def largest_weight(self, helpers: float | None) -> float | None:
+        """The largest weight of one client that the plan allows for, where ``helpers`` is a public number."""
+        if not self.planned or helpers is None:
+            return None
+        shares = {"target": 1.0, "helper": max(helpers, 1.0)}
+        return max((abs(weight) / shares[role] for role, weight in self.role_weights.items()), default=1.0)
 
 
 def with_shares(orders: Mapping[int, WorkOrder], helpers: float | None = None) -> dict[int, WorkOrder]:
@@ -93,11 +103,20 @@ def draw_of(rule: float | FixedCohort, *, here: int, nominal: int) -> Draw:
     ``here`` is how many could be drawn, ``nominal`` how many could be had nobody been forgotten. The latter
     is the public one; a fixed cohort is filled up from the former unless places stay empty."""
     if isinstance(rule, FixedCohort) and rule.rate is not None:
-        return Draw(kind="truncated_poisson", rate=rule.rate, population=nominal, size=rule.cohort)
+        return Draw(
+            kind="truncated_poisson",
+            rate=rule.rate,
+            population=max(here, 1),
+            size=rule.cohort,
+            nominal=nominal,
+        )
     if isinstance(rule, FixedCohort):
         population = nominal if rule.replacement == "none" else here
-        return Draw(kind="without_replacement", population=max(population, 1), size=rule.cohort)
-    return Draw(kind="none" if rule == 1.0 else "poisson", rate=rule, population=nominal)
+        return Draw(
+            kind="without_replacement", population=max(population, 1), size=rule.cohort, nominal=nominal
+        )
+    kind: Literal["none", "poisson"] = "none" if rule == 1.0 else "poisson"
+    return Draw(kind=kind, rate=rule, population=nominal, nominal=nominal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +157,15 @@ class Planner:
             order = self._ordinary(step, branch, version, Participant(client=request.client))
             order = order.model_copy(update={"only": request.record_ids})
             orders[request.client] = self._in_role(order, plan.target, settings, "target")
+        works: tuple[tuple[Role, Work | None], ...] = (("target", plan.target), ("helper", plan.helper))
+        weights = {role: work.weight for role, work in works if work is not None}
         return Assignment(
             orders=orders,
             roster=roster,
             draw=drawn,
             invited=() if plan.target is None else (request.client,),
-            planned_total=sum(work.weight for work in (plan.target, plan.helper) if work is not None),
+            role_weights=weights,
+            planned_total=sum(weights.values()),
             planned=True,
             normalise=plan.combine == "mean",
             needs_reference=any(method.objective(role).needs_reference for role in _roles(plan)),

@@ -103,7 +103,7 @@ def _round(
             tried = yield from attempt_round(federation, asked, assignment, branch, attempt, engine)
         failures |= tried.failed
         orders = {client: order for client, order in orders.items() if client not in tried.failed}
-        if tried.result is not None or not tried.failed or not orders:
+        if tried.result is not None or tried.final or not tried.failed or not orders:
             break
         repeated.append(tried.aborted or "nobody's update came")
     tried = _unless_lacking(tried, federation, assignment)

@@ -204,12 +204,13 @@ def noise_generator(job: TrainJob, step: int, device: str) -> torch.Generator:
     """The client's noise in one step."""
     if not job.simulated:
         return secret_torch_stream(device)
-    return torch_stream(job.seed, "noise", job.round, job.client, step, device=device)
+    attempt = job.task.attempt if job.task is not None else 0
+    return torch_stream(job.seed, "noise", job.round, job.client, attempt, step, device=device)
 
 
 def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
     """Ordinary steps; leaves gradients in place and yields (loss, tokens)."""
-    loss_of = _SampleLosses(executor, job)
+    loss_of = SampleLosses(executor, job)
     for positions in shuffled_batches(job):
         executor.model.module.zero_grad(set_to_none=True)
         torch.autograd.backward(loss_of(executor.model.module, positions).mean())
@@ -225,7 +226,7 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     session = job.rule.open(job.task, job.ledger)
     parameters = model.parameters()
     for step in range(job.task.steps):
-        loss_of = _SampleLosses(executor, job)
+        loss_of = SampleLosses(executor, job)
         generator = noise_generator(job, step, model.device)
         positions = session.batch(private_draws(job, step))
         gradients, _ = session.gradients(model.module, positions, loss_of, generator)
@@ -241,7 +242,7 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
     """
     if job.rule is not None:
         raise ValueError(NO_GRADIENTS)
-    model, loss_of = executor.model, _SampleLosses(executor, job)
+    model, loss_of = executor.model, SampleLosses(executor, job)
     start_D, batches, tokens = to_vector(job.adapter, model.names), shuffled_batches(job), 0
 
     def loss(update_D: Update, step: int) -> float:
@@ -259,7 +260,7 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
 
 
 @dataclass
-class _SampleLosses:
+class SampleLosses:
     """A job's loss of each record in a batch; remembers the last batch's mean and the tokens it took.
 
     A pass under the reference adapter is work too: its tokens count.

@@ -34,17 +34,15 @@ def most_invitations(scenario: Scenario, life: Life) -> int:
     return max(most.values(), default=0)
 
 
-def least_amplified(rule: float | FixedCohort, branches: Sequence[Branch]) -> Draw:
-    """How the cohort is drawn in the round in which that hides least."""
+def draws_of(rule: float | FixedCohort, branches: Sequence[Branch]) -> tuple[Draw, ...]:
+    """Every way in which cohorts are drawn in a life, as rosters grow and shrink."""
     sizes = {
         (len(here), step.nominal_size)
         for branch in branches
         for here, step in zip(branch.rosters, branch.steps, strict=True)
         if here
     }
-    draws = (draw_of(rule, here=here, nominal=nominal) for here, nominal in sizes)
-    smallest = isinstance(rule, FixedCohort) and rule.rate is None
-    return sorted(draws, key=lambda draw: draw.population if smallest else -draw.population)[0]
+    return tuple(dict.fromkeys(draw_of(rule, here=here, nominal=nominal) for here, nominal in sorted(sizes)))
 
 
 def most_steps(branches: Sequence[Branch], scenario: Scenario, life: Life, corpus: Corpus) -> dict[int, int]:

@@ -75,4 +75,5 @@ def finding(rows: list[dict[str, Any]]) -> str:
     most = max(rows, key=lambda row: float(row["audited_epsilon"]) / _finite(row["claimed_epsilon"]))
     seen, said = words.number(float(most["audited_epsilon"])), words.number(_finite(most["claimed_epsilon"]))
     which = words.listing(list(dict.fromkeys(row["stage"] for row in rows)))
-    return f"Every audited claim stands ({which}): at most ε = {seen} shows of the {said} claimed"
+    told = f"No claim was broken ({which}): at most ε = {seen} shows of the {said} claimed"
+    return f"{told}; {len(blind)} of {len(rows)} games could not have shown more" if blind else told

@@ -65,15 +65,22 @@ def _label(rows: list[dict[str, Any]], name: str) -> str:
 
 
 def finding(rows: list[dict[str, Any]], names: list[str]) -> str:
-    """Where the text can be read, and where it cannot."""
-    read = [name for name in names if _values(rows, name, "rouge_l").mean() > NOTHING]
-    safe = [name for name in names if _values(rows, name, "rouge_l").mean() <= NOTHING]
-    share = max((float(_values(rows, name, "rouge_l").mean()) for name in read), default=0.0)
-    if not read:
-        return f"The server reads next to nothing of a record under {words.listing(safe or names, 4)}"
-    text = f"The server reads up to {words.percent(share)} of a record under {words.listing(read, 4)}"
-    told = [name for name in safe if _values(rows, name, "token_recall").mean() > READ]
+    """Where the text can be read in order, where only words are found, and where nothing is."""
+    text = {name: float(_values(rows, name, "rouge_l").mean()) for name in names}
+    words_found = {name: float(_values(rows, name, "token_recall").mean()) for name in names}
+    most = [name for name in names if text[name] > READ]
+    some = [name for name in names if NOTHING < text[name] <= READ]
+    told = [name for name in names if text[name] <= NOTHING and words_found[name] > NOTHING]
+    blind = [name for name in names if text[name] <= NOTHING and words_found[name] <= NOTHING]
+    parts = []
+    if most:
+        share = words.percent(max(text[name] for name in most))
+        parts.append(f"up to {share} of a record under {words.listing(most, 4)}")
+    if some:
+        share = words.percent(max(text[name] for name in some))
+        parts.append(f"up to {share} under {words.listing(some, 4)}")
     if told:
-        text += f", only the words of all together under {words.listing(told)}"
-    blind = [name for name in safe if name not in told]
-    return f"{text}, and nothing under {words.listing(blind, 4)}" if blind else text
+        parts.append(f"only which words occur under {words.listing(told, 4)}")
+    if blind:
+        parts.append(f"nothing under {words.listing(blind, 4)}")
+    return f"The server reads {', '.join(parts[:-1])}{', and ' if len(parts) > 1 else ''}{parts[-1]}"

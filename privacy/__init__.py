@@ -1,9 +1,9 @@
 """A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
 
-from privacy.accounting import group_guarantee
+from privacy.accounting import Neighbours, group_guarantee
 from privacy.clipping import l2_norm
 from privacy.dp_sgd import DenseGradients, sample_norms
-from privacy.errors import ClientUpdateError, RoundAborted, ViewError
+from privacy.errors import ClientUpdateError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger, Release
 from privacy.parties import ClientParty, RoundResult, ServerRound
@@ -37,6 +37,7 @@ __all__ = [
     "LocalRule",
     "LocalSession",
     "LocalTask",
+    "Neighbours",
     "Nominal",
     "Payload",
     "Pipeline",
@@ -46,6 +47,7 @@ __all__ = [
     "SampleGradients",
     "ServerRound",
     "StageConfig",
+    "SumUnusable",
     "Unit",
     "Update",
     "View",

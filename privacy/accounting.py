@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 Accountant = Literal["pld", "rdp"]
 Kind = Literal["gaussian", "skellam"]
 Sampling = Literal["none", "poisson", "truncated_poisson", "without_replacement"]
-Neighbours = Literal["add_remove", "replace_one"]
+Neighbours = Literal["add_remove", "zero_out", "replace_one"]
 PLD_GRID = 1e-3
 VACUOUS = 50.0
 NOISE_STEP = 1e-3
@@ -42,8 +42,9 @@ LARGEST_NOISE = 2**20 * 1000
 class Mechanism:
     """One noisy release whose noise has standard deviation ``noise_multiplier`` times sensitivity.
 
-    Sensitivity is the largest norm of one unit's contribution; exchanging a unit for another
-    (``neighbours`` "replace_one") moves the sum by up to twice that, which is accounted for here.
+    Sensitivity is the largest norm of one unit's contribution. Neighbours add or remove a unit, or let it
+    take part with zeros ("zero_out", where who takes part is known and its noise stays); exchanging a unit
+    for another (``neighbours`` "replace_one") moves the sum by up to twice that, which is accounted for here.
 
     =====================  ==================================================================================
     "none"                 every unit takes part
@@ -92,8 +93,10 @@ class Mechanism:
             and self.sampling == "truncated_poisson"
         ):
             raise ValueError("sampling='truncated_poisson' is accounted for neighbours='add_remove' only")
-        if self.kind == "skellam" and (self.sampling != "none" or self.neighbours != "add_remove"):
-            raise ValueError("kind='skellam' goes with sampling='none' and neighbours='add_remove'")
+        if self.kind == "skellam" and (self.sampling != "none" or self.neighbours == "replace_one"):
+            raise ValueError(
+                "kind='skellam' goes with sampling='none' and neighbours other than 'replace_one'"
+            )
         if not 0 <= self.excess < math.inf or (self.excess > 0) != (self.kind == "skellam"):
             raise ValueError(f"excess={self.excess} is positive for kind='skellam', and 0 else")
 
@@ -130,7 +133,7 @@ class Mechanism:
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier / (2 if doubled else 1))
         if self.sampling == "without_replacement" and self.sample_size < self.population:
             return dp_accounting.SampledWithoutReplacementDpEvent(self.population, self.sample_size, gaussian)
-        if self.sampling == "poisson" and self.sampling_rate < 1.0 and self.neighbours == "add_remove":
+        if self.sampling == "poisson" and self.sampling_rate < 1.0 and self.neighbours != "replace_one":
             return dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
         return gaussian
 
@@ -236,9 +239,9 @@ def calibrate_noise(
 ) -> float:
     """Smallest noise multiplier, in multiples of 1e-3, of all releases together within ``target_epsilon``.
 
-    ``templates`` are the mechanisms whose common ``noise_multiplier`` is sought, each with its number of
-    steps. It counts every release the unit will ever be part of, over all rounds: calibrating each round
-    afresh spends the budget once per round.
+    ``templates`` are the mechanisms whose common ``noise_multiplier`` is sought, with one of 1 and each with
+    its number of steps. It counts every release the unit will ever be part of, over all rounds: calibrating
+    each round afresh spends the budget once per round.
 
     *Guarantees.* The epsilon of the result, by the same accountant, is at most ``target_epsilon``.
 
@@ -250,9 +253,7 @@ def calibrate_noise(
 
     def within(thousandths: int, kind: Accountant) -> bool:
         noise = thousandths * NOISE_STEP
-        parts = tuple(
-            sorted((replace(template, noise_multiplier=noise), n) for template, n in templates if n)
-        )
+        parts = tuple(sorted((_scaled(template, noise), n) for template, n in templates if n))
         return epsilon(parts, delta=delta, accountant=kind) <= target_epsilon
 
     high = 1000
@@ -264,6 +265,11 @@ def calibrate_noise(
     if accountant == "pld":  # what the loose bound allows, the tight one allows too
         high = _least(lambda x: within(x, "pld"), high=high, stride=high // 8)
     return round(high * NOISE_STEP, 3)
+
+
+def _scaled(template: Mechanism, noise: float) -> Mechanism:
+    """The mechanism with other noise; what integers cost above Gaussian noise falls with its variance."""
+    return replace(template, noise_multiplier=noise, excess=template.excess / noise**2)
 
 
 def _least(holds: Callable[[int], bool], *, high: int, stride: int) -> int:

@@ -58,6 +58,7 @@ class ClientDpStage(Stage):
         self.config = config
         self.sensitivity = 0.0
         self.noise_multiplier = 0.0
+        self.known = False
 
     @property
     def facts(self) -> Facts:
@@ -78,14 +79,15 @@ class ClientDpStage(Stage):
                 "client_dp cannot size noise for updates that nothing bounds; put clip before"
             )
         self.sensitivity = incoming.l2_bound
-        self.noise_multiplier = self.config.multiplier(_life(nominal, 1.0))
+        self.known = nominal.cohort_known
+        self.noise_multiplier = max(self.config.multiplier(life) for life in _lives(nominal, 1.0))
         return incoming
 
     def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
-        return self.config.bound(_life(nominal, self.noise_multiplier))
+        return max(self.config.bound(life) for life in _lives(nominal, self.noise_multiplier))
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
-        return all(self.config.allows(r, ledger) for r in self._releases([client], context))
+        return self.config.allows(ledger, *self._releases([client], context))
 
     def divisor(self, context: RoundContext) -> float | None:
         if context.planned:
@@ -96,17 +98,18 @@ class ClientDpStage(Stage):
         if context.generator is None or context.ledger is None:
             raise ValueError("client_dp needs a generator and a ledger; give both to open_round")
         std = self.noise_multiplier * self.sensitivity * context.largest_weight
-        for release in self._releases(context.roster or context.contributors, context):
+        for release in self._releases(context.contributors if self.known else context.roster, context):
             context.ledger.append(release)
         return total + context.generator.normal(0.0, std, total.shape), {"noise_std": std}
 
     def _releases(self, concerned: Sequence[str], context: RoundContext) -> list[Release]:
-        """What a round costs those who could have been drawn, and those who were invited."""
-        here = [name for name in concerned if name in context.roster or not context.roster]
-        invited = [name for name in concerned if name in context.invited]
+        """What a round costs those who could have been drawn, and once more those who were invited."""
+        invited = [] if self.known else [name for name in concerned if name in context.invited]
         return [
             Release.of(
-                charged(context.draw, noise_multiplier=self.noise_multiplier, invited=asked),
+                charged(
+                    context.draw, noise_multiplier=self.noise_multiplier, invited=asked, known=self.known
+                ),
                 round_id=context.round_id,
                 branch=context.branch,
                 attempt=context.attempt,
@@ -114,16 +117,24 @@ class ClientDpStage(Stage):
                 unit="client",
                 delta=self.config.delta,
             )
-            for names, asked in ((here, False), (invited, True))
+            for names, asked in ((list(concerned), False), (invited, True))
             if names
         ]
 
 
-def _life(nominal: Nominal, noise_multiplier: float) -> Composition:
-    """What a client is charged at most: every round by its draw, and the rounds to which it is invited."""
-    if not nominal.rounds:
-        return ()
-    draw = nominal.draw or Draw()
-    ordinary = charged(draw, noise_multiplier=noise_multiplier)
-    invited = charged(draw, noise_multiplier=noise_multiplier, invited=True)
-    return ((ordinary, nominal.rounds), (invited, nominal.invitations))
+def _lives(nominal: Nominal, noise_multiplier: float) -> list[Composition]:
+    """What a client is charged at most, for each way in which cohorts are drawn: every round by that draw,
+    and the rounds to which it is invited."""
+    rounds = nominal.rounds
+    if not rounds:
+        return [()]
+    if nominal.cohort_known:
+        return [((charged(Draw(), noise_multiplier=noise_multiplier, known=True), rounds),)]
+    lives = {
+        (
+            (charged(draw, noise_multiplier=noise_multiplier), rounds),
+            (charged(draw, noise_multiplier=noise_multiplier, invited=True), nominal.invitations),
+        )
+        for draw in nominal.draws or (Draw(),)
+    }
+    return sorted(lives)

@@ -50,10 +50,11 @@ class DistributedDpConfig(Budget):
 class DistributedDpStage(Stage):
     """Rotation, scaling, conditional rounding and Skellam noise at the clients; the inverse at the server.
 
-    *Guarantees.* The sum over n >= ``min_survivors`` contributors carries noise of standard deviation at
-    least ``noise_multiplier`` times the sensitivity, and is charged for what n shares make. With c
-    contributors that tell their shares to the server, n - c shares are left. Integers wrap around with a
-    chance below 1e-30 a coordinate.
+    *Guarantees.* Neighbours let a client take part with zeros instead of its update: its share of noise
+    stays. The sum over n >= ``min_survivors`` contributors carries noise of standard deviation at least
+    ``noise_multiplier`` times the sensitivity, and is charged for what n shares make. With c contributors
+    that tell their shares to the server, n - c shares are left. Integers wrap around with a chance below
+    1e-30 a coordinate.
 
     *Edge cases.* Nothing but `secure_aggregation` may follow: one client's share alone protects little. Fewer
     survivors: the round aborts. A planned weight scales the update before it is rounded, so that the noise
@@ -138,7 +139,7 @@ class DistributedDpStage(Stage):
         )
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
-        return self.config.allows(self._release((client,), context, self.noise_multiplier), ledger)
+        return self.config.allows(ledger, self._release((client,), context, self.noise_multiplier))
 
     def _release(self, clients: tuple[str, ...], context: RoundContext, strength: float) -> Release:
         return Release.of(
@@ -159,6 +160,7 @@ class DistributedDpStage(Stage):
         return Mechanism(
             noise_multiplier=noise_multiplier,
             sampling="none",
+            neighbours="zero_out",
             kind="skellam",
             excess=1.5 * sum_of_sizes / variance,
         )

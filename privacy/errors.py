@@ -38,6 +38,10 @@ class RoundAborted(RuntimeError):  # noqa: N818 (an outcome of the protocol, not
     """No sum came out of this round. Nothing was released or charged by the server; try a new attempt."""
 
 
+class SumUnusable(RoundAborted):
+    """The sum was read, but what it holds cannot be used: it counts as released, and no other may follow."""
+
+
 class CohortTooSmall(RoundAborted):
     """Fewer contributors than ``min_cohort``: the sum would reveal too much."""
 

@@ -114,7 +114,7 @@ class ExampleDpRule:
 
     def affordable(self, task: LocalTask, ledger: Ledger) -> bool:
         """Whether all steps fit ``target_epsilon``; always, if only a noise multiplier is given."""
-        return self.config.allows(self.release(task), ledger)
+        return self.config.allows(ledger, self.release(task))
 
     def open(self, task: LocalTask, ledger: Ledger) -> ExampleDpSession:
         """Start a training; `BudgetExceededError` before anything is drawn if it does not fit."""

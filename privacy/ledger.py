@@ -168,15 +168,18 @@ class Ledger:
 
     def would_exceed(
         self,
-        release: Release,
-        *,
+        *releases: Release,
         max_epsilon: float,
         delta: float,
         accountant: Accountant = "pld",
     ) -> bool:
-        """Whether ``release`` (a whole training of ``steps`` steps) would lift the epsilon of one of its
-        clients above ``max_epsilon``. Changes nothing."""
-        totals = {self.composition(client, unit=release.unit, extra=(release,)) for client in release.clients}
+        """Whether ``releases`` together (whole trainings of their ``steps``) would lift the epsilon of one of
+        their clients above ``max_epsilon``. Changes nothing."""
+        totals = {
+            self.composition(client, unit=release.unit, extra=releases)
+            for release in releases
+            for client in release.clients
+        }
         return any(epsilon(total, delta=delta, accountant=accountant) > max_epsilon for total in totals)
 
     def fork(self) -> Ledger:

@@ -77,13 +77,13 @@ class LocalDpStage(Stage):
         )
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
-        return self.config.allows(self._release(client, context), ledger)
+        return self.config.allows(ledger, self._release(client, context))
 
     def client(self, update: Vector, context: ClientContext) -> tuple[Vector, Metrics]:
         if context.generator is None or context.ledger is None:
             raise ValueError("local_dp needs a generator and a ledger; give both to the client")
         release = self._release(context.client, context)
-        if not self.config.allows(release, context.ledger):
+        if not self.config.allows(context.ledger, release):
             raise BudgetExceededError(
                 f"another round would lift client {context.client!r} above "
                 f"target_epsilon={self.config.target_epsilon}; it sits round {context.round_id} out"

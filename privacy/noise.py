@@ -19,9 +19,13 @@ from privacy.ledger import Ledger, Release
 from privacy.stage import Draw
 
 
-def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False) -> Mechanism:
-    """What noise on the sum over a cohort costs whoever could have been drawn, or was invited to it
-    anyway."""
+def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False, known: bool = False) -> Mechanism:
+    """What noise on the sum over a cohort costs whoever could have been drawn, or was invited to it anyway.
+
+    With ``known`` everybody may know who takes part: it costs those who do, and nothing is amplified.
+    """
+    if known:
+        return Mechanism(noise_multiplier=noise_multiplier, sampling="none", neighbours="zero_out")
     fixed = draw.kind == "without_replacement"
     bare = Mechanism(
         noise_multiplier=noise_multiplier,
@@ -95,11 +99,11 @@ class Budget(BaseModel):
         parts = tuple(sorted((mechanism, count) for mechanism, count in life if count))
         return epsilon(parts, delta=self.delta, accountant=self.accountant)
 
-    def allows(self, release: Release, ledger: Ledger) -> bool:
-        """Whether a release keeps everybody it concerns within ``target_epsilon``; always, if there is
-        none."""
+    def allows(self, ledger: Ledger, *releases: Release) -> bool:
+        """Whether releases together keep everybody they concern within ``target_epsilon``; always, without
+        one."""
         if self.target_epsilon is None:
             return True
         return not ledger.would_exceed(
-            release, max_epsilon=self.target_epsilon, delta=self.delta, accountant=self.accountant
+            *releases, max_epsilon=self.target_epsilon, delta=self.delta, accountant=self.accountant
         )

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted, ViewError
+from privacy.errors import ClientUpdateError, CohortTooSmall, SumUnusable, ViewError
 from privacy.stage import (
     ClientChannel,
     ClientContext,
@@ -246,7 +246,7 @@ class ServerRound:
         constants = [value for stage in self.stages if (value := stage.divisor(context)) is not None]
         divisor = (constants or [total.weight])[0] if self.normalise else 1.0
         if not divisor > 0:
-            raise RoundAborted(f"weights add up to {divisor}; a mean needs a positive total")
+            raise SumUnusable(f"weights add up to {divisor}; a mean needs a positive total")
         return divisor
 
     def _means(self, total: Total) -> Metrics:
@@ -263,4 +263,4 @@ class ServerRound:
             return
         planned = math.fsum(self.planned_weights[client] for client in total.contributors)
         if not math.isclose(planned, total.weight, rel_tol=1e-5, abs_tol=1e-5):
-            raise RoundAborted(f"weights add up to {total.weight}, but {planned} was planned")
+            raise SumUnusable(f"weights add up to {total.weight}, but {planned} was planned")

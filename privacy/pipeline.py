@@ -78,8 +78,9 @@ class Pipeline:
         public_counts: bool = False,
         session: str = "",
         rounds: int | None = None,
-        draw: Draw | None = None,
+        draws: Sequence[Draw] = (),
         invitations: int = 0,
+        cohort_known: bool = False,
     ) -> None:
         if weighting not in ("uniform", "examples"):
             raise PipelineError(f"weighting={weighting!r} is unknown; choose 'uniform' or 'examples'")
@@ -98,8 +99,9 @@ class Pipeline:
             metrics=tuple(metrics),
             session=session,
             rounds=rounds,
-            draw=draw,
+            draws=tuple(draws),
             invitations=invitations,
+            cohort_known=cohort_known or any(stage.facts.reveals == "sum" for stage in stages),
         )
         _check_order(self.facts)
         _check_accounted(self.facts, weighting, self.nominal.metrics, public_counts)
@@ -162,14 +164,13 @@ class Pipeline:
     ) -> bool:
         """Whether a client's budget allows it to be drawn in a round, or to be invited to it. Changes
         nothing."""
-        masked = self.reveals == "sum"
         context = RoundContext(
             round_id=round_id,
             branch=branch,
             attempt=0,
-            roster=() if masked else (client,),
+            roster=(client,),
             invited=(client,) if invited else (),
-            draw=Draw() if masked else draw,
+            draw=draw,
         )
         return all(stage.affordable(client, context, ledger) for stage in self.stages)
 
@@ -236,12 +237,13 @@ class Pipeline:
         invited: Sequence[str] = (),
         draw: Draw | None = None,
         planned_total: float | None = None,
+        largest_weight: float | None = None,
         state: Mapping[str, float] | None = None,
     ) -> ServerRound:
         """The server's party for one attempt.
 
         ``roster``, ``draw``, ``invited`` say from whom the cohort was drawn and how (see `RoundContext`).
-        Under masks they are not used: too small a cohort is refused, so who takes part is known.
+        ``largest_weight`` bounds planned weights by a number that does not depend on who was drawn.
 
         ``planned_weights`` are public weights by client that replace the pipeline's weighting (an
         unlearning round's gamma for the target and alpha/n for each helper); clients must be given
@@ -266,12 +268,12 @@ class Pipeline:
             cohort=tuple(sorted(cohort)),
             ledger=ledger,
             generator=generator,
-            roster=() if self.reveals == "sum" else tuple(sorted(roster)),
+            roster=tuple(sorted(roster)),
             invited=tuple(sorted(invited)),
-            draw=Draw() if self.reveals == "sum" or draw is None else draw,
+            draw=Draw() if draw is None else draw,
             planned=planned_weights is not None,
             planned_total=planned_total,
-            largest_weight=max([1.0] if planned_weights is None else map(abs, planned_weights.values())),
+            largest_weight=_largest(planned_weights) if largest_weight is None else largest_weight,
             state=dict(state or {}),
         )
         return ServerRound(
@@ -283,6 +285,10 @@ class Pipeline:
             planned_weights=None if planned_weights is None else dict(planned_weights),
             normalise=normalise,
         )
+
+
+def _largest(weights: Mapping[str, float] | None) -> float:
+    return max(map(abs, weights.values()), default=1.0) if weights is not None else 1.0
 
 
 def _check_order(facts: Sequence[Facts]) -> None:
@@ -332,6 +338,17 @@ def _check_accounted(
         )
 
 
+def _check_not_lengthened(name: str, sized: float, later: Sequence[Stage], wires: Sequence[Wire]) -> None:
+    """Noise on the sum is sized for what comes in; nothing behind may lift that."""
+    for stage, wire in zip(later, wires, strict=True):
+        if wire.l2_bound is None or wire.l2_bound > sized * (1 + 1e-9):
+            bound = "without bound" if wire.l2_bound is None else f"up to a norm of {wire.l2_bound:.3g}"
+            raise PipelineError(
+                f"{stage.facts.name} after {name} lengthens updates {bound}, and {name} sized its noise for "
+                f"{sized:.3g}; put {stage.facts.name} before {name}, or leave it out"
+            )
+
+
 def _fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], Channel | None]:
     """The wire before the first stage and after each one, and the channel that a stage provides."""
     wires = [Wire(kind="float", l2_bound=None, dimension=nominal.dimension, min_cohort=nominal.min_cohort)]
@@ -343,6 +360,10 @@ def _fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], 
             )
         channel = stage.channel(wires[-1], nominal) or channel
         wires.append(stage.wire(wires[-1], nominal))
+    for index, stage in enumerate(stages):
+        sized = wires[index].l2_bound
+        if stage.facts.central and sized is not None:
+            _check_not_lengthened(stage.facts.name, sized, stages[index + 1 :], wires[index + 2 :])
     if wires[-1].kind == "grid":
         name = stages[-1].facts.name
         raise PipelineError(

@@ -93,6 +93,7 @@ def build_pipeline(
         public_counts=public_counts,
         session=worst.session,
         rounds=worst.rounds,
-        draw=worst.draw,
+        draws=worst.draws,
         invitations=worst.invitations,
+        cohort_known=worst.cohort_known,
     )

@@ -102,28 +102,30 @@ class Draw:
     """How a round's cohort is drawn from those who are there: public, the same whoever is drawn.
 
     ``kind`` as in `privacy.accounting.Mechanism`; ``rate`` is the chance of each; ``population`` how many are
-    there, ``size`` the largest or fixed size of a cohort (both 0 where nothing bounds it).
-    """
+    there, ``size`` the largest or fixed size of a cohort (both 0 where nothing bounds it). ``nominal`` is how
+    many would be there had nobody been forgotten: a public number, by which means are taken."""
 
     kind: Sampling = "none"
     rate: float = 1.0
     population: int = 0
     size: int = 0
+    nominal: int = 0
 
     def expected(self) -> float:
-        """Clients of a cohort on average."""
+        """Clients of a cohort on average, as far as is public."""
+        most = self.nominal or self.population
         if self.kind == "without_replacement":
-            return float(min(self.size, self.population))
-        return self.rate * self.population
+            return float(min(self.size, most))
+        return min(self.rate * most, float(self.size or most))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Nominal:
     """The public numbers that a pipeline is checked against: worst cases, never this round's values.
 
-    ``rounds`` is how many there will be in the whole life, ``draw`` how the least amplified of them is drawn;
-    ``invitations`` to how many of them one client may be asked whatever the draw.
-    """
+    ``rounds`` is how many there will be in the whole life, ``draws`` how cohorts are drawn in them;
+    ``invitations`` to how many of them one client may be asked whatever the draw. ``cohort_known`` says that
+    the adversary knows who takes part."""
 
     max_cohort: int | None = None
     max_weight: float | None = None
@@ -132,8 +134,9 @@ class Nominal:
     metrics: tuple[Metric, ...] = ()
     session: str = ""
     rounds: int | None = None
-    draw: Draw | None = None
+    draws: tuple[Draw, ...] = ()
     invitations: int = 0
+    cohort_known: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

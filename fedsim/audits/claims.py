@@ -12,18 +12,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from fedsim.audits.config import CanaryAudit
 from fedsim.client import local_task
-from fedsim.forward import forward
 from fedsim.guarantees import life_tasks
-from fedsim.model import AdapterModel, isolated_torch_rng
+from fedsim.model import isolated_torch_rng
 from fedsim.orders import WorkOrder
+from fedsim.progress import Progress
 from fedsim.rng import stream, torch_stream, uniform
 from fedsim.simulation import LifeContext
-from fedsim.text import Pair, collate
+from fedsim.text import Pair
+from fedsim.training import SampleLosses, SequentialExecutor, TrainJob
 from fedsim.unlearning.protocol import MeanNll
 from privacy import Draw, ExampleDpRule, LocalTask, build_pipeline
 from privacy.audit import AuditResult, LossGame, client_game, example_game
@@ -35,8 +34,8 @@ BACKGROUND = 8
 Row = dict[str, Any]
 
 
-def canary_rows(context: LifeContext, config: CanaryAudit) -> Iterator[Row]:
-    """One row a game; none without a stage that claims anything."""
+def canary_rows(context: LifeContext, config: CanaryAudit, progress: Progress) -> Iterator[Row]:
+    """One row a game; none without a stage that claims anything, or where canaries cannot say anything."""
     pipeline = context.engine.runtime.pipeline
     rule = pipeline.local_rule()
     tasks = life_tasks(context)
@@ -54,7 +53,10 @@ def canary_rows(context: LifeContext, config: CanaryAudit) -> Iterator[Row]:
         yield _row(context, "long record", "example_dp", *_loss_game(context, config, rule, life[0]))
     for fact in pipeline.facts:
         if fact.charges == "client":
-            yield _row(context, "canary clients", fact.name, _client_game(context, config))
+            try:
+                yield _row(context, "canary clients", fact.name, _client_game(context, config))
+            except ValueError as error:
+                progress.note(f"{context.variant}: {fact.name} was not audited: {error}")
 
 
 def _row(
@@ -85,17 +87,22 @@ def _trainings(context: LifeContext, task: LocalTask) -> list[LocalTask]:
 
 
 def _client_game(context: LifeContext, config: CanaryAudit) -> AuditResult:
-    """Canary clients through the stages behind local training, in rounds drawn as the run's are."""
+    """Canary clients through the stages behind local training.
+
+    Capped and fixed cohorts are played as independent draws at their rate: what is tried is the noise.
+    """
     own = context.engine.runtime.pipeline
     masked = own.reveals == "sum"
     canaries = min(config.clients, MASKED_CLIENTS) if masked else config.clients
     rounds = min(context.life.horizon, MASKED_ROUNDS) if masked else context.life.horizon
-    draw = own.nominal.draw or Draw()
+    draw = max(own.nominal.draws, key=lambda one: one.population, default=Draw())
     rate = draw.size / draw.population if draw.kind == "without_replacement" else draw.rate
     stages = [stage for stage in context.scenario.privacy if stage.stage != "example_dp"]
     pipeline = build_pipeline(
         stages,
-        nominal=replace(own.nominal, dimension=canaries, max_cohort=canaries, max_weight=1.0, metrics=()),
+        nominal=replace(
+            own.nominal, dimension=canaries, max_cohort=canaries, max_weight=1.0, metrics=(), draws=(draw,)
+        ),
     )
 
     def cohorts(round_id: int, present: Sequence[str]) -> list[str]:
@@ -133,7 +140,11 @@ def _loss_game(
     model.load(model.fresh(context.seed))
     with isolated_torch_rng(torch_stream(context.seed, "audit", "dropout")), model.training():
         game = LossGame(
-            bare, model.module, _loss_of(model, scene), np.arange(len(scene) - 1), canary=len(scene) - 1
+            bare,
+            model.module,
+            SampleLosses(SequentialExecutor(model=model), _job(context, scene)),
+            np.arange(len(scene) - 1),
+            canary=len(scene) - 1,
         )
         told = game.play(
             generator=stream(context.seed, "audit", "loss"),
@@ -143,11 +154,15 @@ def _loss_game(
         return told, game.sensitivity
 
 
-def _loss_of(model: AdapterModel, scene: Sequence[Pair]) -> Any:
-    """Losses (B,) of the records at some positions of a scene, as local training computes them."""
-
-    def losses(module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
-        batch = collate([scene[position] for position in positions], pad_id=model.pad_id)
-        return MeanNll()(forward(module, batch.to(model.device)), None)
-
-    return losses
+def _job(context: LifeContext, scene: Sequence[Pair]) -> TrainJob:
+    """The scene as one client's records, for the loss by which clients train one at a time."""
+    return TrainJob(
+        client=0,
+        round=0,
+        seed=context.seed,
+        adapter=context.model.arrays(),
+        pairs=tuple(scene),
+        record_ids=tuple(str(position) for position in range(len(scene))),
+        local=context.engine.planner.local,
+        objective=MeanNll(),
+    )

@@ -9,7 +9,7 @@ what it can by `fedsim.audits.gradient_inversion`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from fedsim.simulation import LifeContext
 from fedsim.training import SequentialExecutor, TrainJob
 from fedsim.unlearning.protocol import MeanNll
 from privacy import ExampleDpRule, Ledger, Pipeline, Update, build_pipeline
+from privacy.rehearsal import rehearse
 
 OWN = "this run"
 Row = dict[str, Any]
@@ -96,20 +97,9 @@ def _seen(
         )
         for name in names
     }
-    deliveries: Mapping[str, bytes] = {}
-    if pipeline.interactive:
-        roster = server.collect({name: party.advertise() for name, party in parties.items()})
-        deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
-    requests = server.receive(
-        {
-            name: party.prepare(
-                _update(context, config, pipeline, int(name), adapter),
-                delivery=deliveries.get(name, b""),
-            ).payload
-            for name, party in parties.items()
-        }
-    )
-    total = server.channel.total({name: parties[name].unmask(asked) for name, asked in requests.items()})
+    updates = {name: _update(context, config, pipeline, int(name), adapter) for name in names}
+    _, answers = rehearse(server, parties, updates)
+    total = server.channel.total(answers)
     value, at = total.update, replace(server.context, contributors=total.contributors)
     open_stages = [stage for stage in pipeline.stages if not stage.facts.central]
     for stage in open_stages:

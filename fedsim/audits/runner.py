@@ -22,7 +22,7 @@ def audits_json(runners: Sequence[LifeRunner], progress: Progress) -> dict[str, 
                 f"{context.variant}, seed {context.seed}: audit by {config.audit.replace('_', ' ')}"
             )
             if isinstance(config, CanaryAudit):
-                found["canaries"] += canary_rows(context, config)
+                found["canaries"] += canary_rows(context, config, progress)
             else:
                 adapter = runner.final_federation("keep").adapter
                 found["gradient_inversion"] += inversion_rows(context, config, adapter)

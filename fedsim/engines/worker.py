@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from multiprocessing.connection import Listener
 from pathlib import Path
 
@@ -48,9 +48,9 @@ def _simulation(source: Source) -> Simulation:
     return Simulation(loaded=loaded, devices=resolve_devices(source.device)[:1], threads=source.threads)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _app(source: Source, variant: str, seed: int) -> ClientApp:
-    """The ClientApp of one life."""
+    """The ClientApp of one life; kept, since its clients remember what they are in the middle of."""
     simulation = _simulation(source)
     variants = {one.name: one for one in simulation.loaded.variants}
     return make_client_app(make_runtime(simulation, variants[variant], seed))

@@ -3,7 +3,7 @@
 As in `canaries`, with whole clients for units (Andrew et al., "One-shot Empirical Privacy Estimation for
 Federated Learning", 2024, audit client-level DP by canary clients in one run). Each of M clients exists for
 all rounds or for none, by a fair coin. In every round the caller's sampler forms a cohort from those that
-exist; each of them prepares a vector ten times as long as the pipeline's bound along its own coordinate; the
+exist; each of them prepares a vector far longer than the pipeline's bound along its own coordinate; the
 server receives and aggregates. A canary's score is the sum over rounds of its coordinate of the noisy sum.
 
 The pipeline's stages write into the game's own ledger and draw from the game's own generator.
@@ -30,13 +30,14 @@ from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
 from privacy.errors import RoundAborted
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
-from privacy.stage import Draw, Update
+from privacy.rehearsal import rehearse
+from privacy.stage import Draw, RoundContext, Stage, Update, Vector
 
 Cohorts = Callable[[int, Sequence[str]], Sequence[str]]
 """(round, clients that exist) -> the round's cohort, drawn as a run draws it."""
 
-OVERSHOOT = 10.0
-"""Norm of what a canary sends over the pipeline's bound."""
+OVERSHOOT = 1e6
+"""Norm of what a canary sends over the pipeline's bound; a clip that adapts may be far above that."""
 BRANCH = "audit"
 
 
@@ -74,7 +75,7 @@ def client_game(
         included_M,
         level="client",
         claim=claim,
-        threshold=game.norm * claim.expected_shares / 2,
+        threshold=0.0 if game.seen_alone else game.image() * claim.expected_shares / 2,
         confidence=confidence,
         bound=bound,
         guesses=guesses,
@@ -160,27 +161,45 @@ class Dirac:
             )
             for name in updates
         }
-        deliveries: Mapping[str, bytes] = {}
-        if self.pipeline.interactive:
-            roster = server.collect({name: party.advertise() for name, party in parties.items()})
-            deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
-        payloads = {
-            name: party.prepare(updates[name], delivery=deliveries.get(name, b"")).payload
-            for name, party in parties.items()
-        }
+        sent, answers = rehearse(server, parties, updates)
         if self.seen_alone:
             shown_M = np.zeros(self.canaries)
-            for name, payload in payloads.items():
+            for name, payload in sent.items():
                 shown_M[positions[name]] = payload.array[positions[name]]
             return shown_M
-        requests = server.receive(payloads)
-        result = server.aggregate({name: parties[name].unmask(asked) for name, asked in requests.items()})
-        return result.update.astype(np.float64)
+        return server.aggregate(answers).update.astype(np.float64)
 
     def _update(self, position: int, included_M: NDArray[np.bool_]) -> Update:
         update_D = np.zeros(self.canaries, dtype=np.float32)
-        update_D[position] = OVERSHOOT * self.norm if included_M[position] else 0.0
+        update_D[position] = OVERSHOOT * self.norm * (1.0 if included_M[position] else -1.0)
         return update_D
+
+    def image(self) -> float:
+        """What a canary shows of itself in one round without noise, in the units of scores.
+
+        ``ValueError`` if what stands before the noise wipes canaries out (compression by deviation does).
+        """
+        context = self.pipeline.client("canary-000000", round_id=0, branch=BRANCH).context
+        silent = [stage for stage in self.pipeline.stages if stage.facts.charges is None]
+        value = self._update(0, np.ones(self.canaries, dtype=np.bool_)).astype(np.float64)
+        for stage in silent:
+            value, _ = stage.client(value, context)
+        sent = value
+        value = self._published(sent, silent)
+        full = np.zeros_like(sent)
+        full[0] = self.norm
+        if not float(value[0]) > 0.5 * float(self._published(full, silent)[0]):
+            raise ValueError(
+                "canaries do not come through what stands before the noise; nothing can be audited"
+            )
+        return float(value[0])
+
+    def _published(self, vector: Vector, silent: Sequence[Stage]) -> Vector:
+        """A vector as it is published, after the server's hooks of some stages."""
+        at = RoundContext(round_id=0, branch=BRANCH, attempt=0)
+        for stage in reversed(silent):
+            vector, _ = stage.server(vector, at)
+        return vector
 
 
 def _fresh(generator: np.random.Generator) -> np.random.Generator:

@@ -110,7 +110,12 @@ class Terms:
 
     def shares_needed(self, holders: int) -> int:
         """Shares of a secret that give it back, out of as many as there are ``holders``."""
-        return max(math.ceil(self.threshold * holders - 1e-9), holders // 2 + 1)
+        return self.needed(self.threshold, holders)
+
+    @staticmethod
+    def needed(threshold: float, holders: int) -> int:
+        """The least whole number that is at least the threshold's share, and more than half."""
+        return max(math.ceil(threshold * holders - 1e-9), holders // 2 + 1)
 
     def check_size(self, clients: int) -> None:
         """`CohortTooSmall` unless a roster of this size may be masked for."""

@@ -97,6 +97,8 @@ class SecureAggregationStage(Stage):
         least = max(self.config.min_cohort, nominal.min_cohort, incoming.min_cohort)
         if layout.max_cohort < least:
             raise PipelineError(f"max_cohort={layout.max_cohort} is below min_cohort={least}")
+        if self.config.neighbours is not None:
+            self._check_graph(self.config.neighbours)
         terms = Terms(
             layout=layout,
             min_cohort=least,
@@ -105,6 +107,17 @@ class SecureAggregationStage(Stage):
             neighbours=self.config.neighbours,
         )
         return MaskedChannel(terms=terms)
+
+    def _check_graph(self, neighbours: int) -> None:
+        """Survivors must hang together. Whoever has lost one side of the ring has half its neighbours left,
+        and must not be unmasked then, or the sum would fall apart into sums of a few."""
+        holders = neighbours + 1
+        needed = Terms.needed(self.config.threshold, holders)
+        if needed <= neighbours // 2 + 1:
+            raise PipelineError(
+                f"threshold={self.config.threshold} with neighbours={neighbours} lets dropouts cut the ring, "
+                f"and the sum falls apart; set threshold above {(neighbours // 2 + 1) / holders:.3g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from fedsim.guarantees import (
     exhausted_sentences,
     promise_in_words,
 )
-from fedsim.timeline import Branch, Participant, Step
+from fedsim.timeline import Branch, Participant, Step, UnlearningStep
 
 
 def branch_of(*cohorts: list[int]) -> Branch:
@@ -27,7 +27,7 @@ def branch_of(*cohorts: list[int]) -> Branch:
 
 def test_two_rounds_that_differ_by_one_client() -> None:
     branch = branch_of([0, 1, 2], [0, 1, 2], [0, 2], [0, 2, 3], [4, 5, 6])
-    assert differing(branch) == [
+    assert differing(branch, {}) == [
         Differing(branch="leave", rounds=(2, 3), client=1),
         Differing(branch="leave", rounds=(3, 4), client=3),
     ]
@@ -37,23 +37,33 @@ def test_who_drops_out_before_the_sum_is_not_in_it() -> None:
     steps = branch_of([0, 1, 2], [0, 1, 2]).steps
     silent = replace(steps[1], drops=((1, "after_masking"), (2, "during_unmasking")))
     branch = Branch(name="keep", steps=(steps[0], silent))
-    assert differing(branch) == [Differing(branch="keep", rounds=(1, 2), client=1)]
+    assert differing(branch, {}) == [Differing(branch="keep", rounds=(1, 2), client=1)]
+
+
+def test_the_target_of_an_unlearning_round_is_in_its_sum() -> None:
+    """Everybody, then the others unlearn with client 3, then the others alone: the last two differ."""
+    steps = branch_of([0, 1, 2, 3], [0, 1, 2], [0, 1, 2]).steps
+    unlearning = replace(steps[1], unlearning=UnlearningStep(branch="npo", request=1, index=0))
+    branch = Branch(name="npo", steps=(steps[0], unlearning, steps[2]))
+    assert differing(branch, {1: 3}) == [Differing(branch="npo", rounds=(2, 3), client=3)]
 
 
 def test_a_cohort_of_one_beside_nobody_is_no_pair() -> None:
-    assert differing(branch_of([0], [])) == []
-    assert differing(branch_of([0, 1], [0]), apart=1) == [Differing(branch="leave", rounds=(1, 2), client=1)]
+    assert differing(branch_of([0], []), {}) == []
+    assert differing(branch_of([0, 1], [0]), {}, apart=1) == [
+        Differing(branch="leave", rounds=(1, 2), client=1)
+    ]
 
 
 def test_rounds_further_apart_are_found_on_request() -> None:
     branch = branch_of([0, 1], [5, 6, 7], [0])
-    assert differing(branch) == []
-    assert [pair.rounds for pair in differing(branch, apart=2)] == [(1, 3)]
+    assert differing(branch, {}) == []
+    assert [pair.rounds for pair in differing(branch, {}, apart=2)] == [(1, 3)]
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=5, unique=True), max_size=6))
 def test_every_pair_differs_by_its_client(cohorts: list[list[int]]) -> None:
-    for pair in differing(branch_of(*cohorts)):
+    for pair in differing(branch_of(*cohorts), {}):
         one, other = (set(cohorts[round_ - 1]) for round_ in pair.rounds)
         assert one ^ other == {pair.client}
 
@@ -101,6 +111,17 @@ def test_what_is_said_about_differences() -> None:
         ),
     ],
 )
+def test_what_a_promise_compares_with() -> None:
+    numbers = {"size": 1, "spent": 2.0, "epsilon": 2.0, "delta": 1e-5}
+    told = {
+        neighbours: promise_in_words(unit="client", neighbours=neighbours, **numbers)
+        for neighbours in ("add_remove", "zero_out", "replace_one")
+    }
+    assert "unlearning" in told["add_remove"]
+    assert "sent nothing" in told["zero_out"]
+    assert "unlearning" not in told["replace_one"]
+
+
 def test_promises_in_words(numbers: dict[str, float], said: str) -> None:
     assert said in promise_in_words(unit="client", **numbers)
 

@@ -7,8 +7,10 @@ from scipy import stats
 from privacy.accounting import Mechanism, epsilon
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
+from privacy.compression import CompressionConfig, CompressionStage
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger
+from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Draw
@@ -20,7 +22,7 @@ POISSON = Draw(kind="poisson", rate=0.5, population=8)
 
 def noisy(noise=2.0, *, target=None, rest=(), **fields):
     config = ClientDpConfig(noise_multiplier=None if target else noise, target_epsilon=target, delta=1e-5)
-    fields = {"dimension": 4000, "max_cohort": 8, "draw": POISSON} | fields
+    fields = {"dimension": 4000, "max_cohort": 8, "draws": (POISSON,)} | fields
     return Pipeline([CLIP, ClientDpStage(config), *rest], **fields)
 
 
@@ -95,7 +97,7 @@ def test_a_round_to_which_nobody_came_is_released_and_charged():
     ids=["none", "capped", "cap above all", "fixed"],
 )
 def test_the_draw_that_was_made_is_the_one_accounted(draw, fields):
-    _, ledger = run(noisy(draw=draw), zeros("abc"), draw=draw)
+    _, ledger = run(noisy(draws=(draw,)), zeros("abc"), draw=draw)
     (release,) = ledger.releases()
     assert {name: getattr(release, name) for name in fields} == fields
 
@@ -111,12 +113,71 @@ def test_whoever_is_asked_whatever_the_draw_is_charged_without_amplification():
 
 
 def test_under_masks_who_takes_part_is_known():
+    """Contributors are charged without amplification; the mean, the noise and the promise are those of
+    that."""
     masks = SecureAggregationStage(SecureAggregationConfig())
-    pipeline = noisy(rest=[masks], dimension=40)
+    pipeline = noisy(1e-6, rest=[masks], dimension=40)
     assert not pipeline.releases_anyway
-    _, ledger = run(pipeline, zeros("abc", 40))
+    updates = random_updates(3, 40, scale=1e-3)
+    result, ledger = run(pipeline, updates)
     (release,) = ledger.releases()
-    assert (release.clients, release.sampling) == (("a", "b", "c"), "none")
+    assert (release.clients, release.sampling, release.neighbours) == (tuple(updates), "none", "zero_out")
+    expected = sum(u.astype(float) for u in updates.values()) / 4
+    np.testing.assert_allclose(result.update, expected, atol=1e-6)
+    strict = noisy(target=4.0, rest=[masks], dimension=40, rounds=5)
+    bare = epsilon(
+        ((Mechanism(noise_multiplier=strict.stages[1].noise_multiplier, sampling="none"), 5),), delta=1e-5
+    )
+    assert 3.9 < bare <= 4.0, "calibrated for what is charged"
+    assert strict.stages[1].promise(strict.nominal, ()) == 4.0
+
+
+def test_where_draws_can_be_computed_nothing_is_amplified():
+    _, ledger = run(noisy(cohort_known=True), zeros("ab"))
+    (release,) = ledger.releases()
+    assert (release.clients, release.sampling) == (("a", "b"), "none")
+
+
+def test_noise_is_for_the_largest_weight_of_the_plan_and_not_of_those_who_came():
+    for planned in ({"a": -0.5, "b": 0.1}, {"b": 0.1}, {}):
+        result, _ = run(
+            noisy(),
+            zeros(planned),
+            planned_weights=planned,
+            planned_total=1.0,
+            largest_weight=0.5,
+            normalise=False,
+        )
+        assert result.update.std() == pytest.approx(2.0 * 0.5 * 0.5, rel=0.1)
+
+
+def test_an_invited_client_is_charged_for_both_at_once():
+    pipeline = noisy(target=5.0, rounds=1)
+    check = {"ledger": Ledger(), "round_id": 1, "branch": "main", "draw": POISSON}
+    assert pipeline.affordable("a", **check)
+    assert not pipeline.affordable("a", invited=True, **check)
+    assert noisy(target=5.0, rounds=1, invitations=1).affordable("a", invited=True, **check)
+
+
+@pytest.mark.parametrize("behind", ["compression", "local"])
+def test_nothing_may_lengthen_updates_behind_the_noise(behind):
+    stage = {
+        "compression": CompressionStage(CompressionConfig(method="quantise", bits=1)),
+        "local": LocalDpStage(LocalDpConfig(noise_multiplier=1.0, delta=1e-5)),
+    }[behind]
+    with pytest.raises(PipelineError, match="after client_dp lengthens updates"):
+        noisy(rest=[stage], dimension=1000)
+
+
+def test_a_cap_is_sized_for_every_roster_there_will_be():
+    """With fewer to draw from, a cap hides each one less."""
+    many, few = (
+        Draw(kind="truncated_poisson", rate=0.5, population=n, size=10, nominal=40) for n in (40, 12)
+    )
+    both = noisy(target=4.0, rounds=5, draws=(many, few)).stages[1].noise_multiplier
+    alone = [noisy(target=4.0, rounds=5, draws=(one,)).stages[1].noise_multiplier for one in (many, few)]
+    assert both == max(alone)
+    assert many.expected() == few.expected() == 10.0
 
 
 def test_a_target_is_met_over_the_whole_life_and_not_exceeded():

@@ -70,7 +70,7 @@ def follow(lengths, *, start, rounds, noise=0.0, quantile=0.5, seed=0):
     if noise:
         stages.append(ClientDpStage(ClientDpConfig(noise_multiplier=noise, delta=1e-5)))
     draw = Draw(kind="poisson", rate=1.0, population=len(lengths))
-    pipeline = Pipeline(stages, dimension=2, draw=draw)
+    pipeline = Pipeline(stages, dimension=2, draws=(draw,))
     updates = {f"c{i:03d}": np.float32([length, 0.0]) for i, length in enumerate(lengths)}
     generator, ledger, state, norms = np.random.default_rng(seed), Ledger(), {}, [start]
     for _ in range(rounds):

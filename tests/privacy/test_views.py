@@ -80,7 +80,7 @@ def test_shared_noise_is_less_for_those_who_know_shares():
 def test_a_known_multiplier_promises_what_the_whole_life_costs():
     stage = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-3))
     draw = Draw(kind="poisson", rate=0.1, population=100)
-    pipeline = Pipeline([CLIP, stage], rounds=50, draw=draw, dimension=4)
+    pipeline = Pipeline([CLIP, stage], rounds=50, draws=(draw,), dimension=4)
     assert promised(pipeline)["reader of the models"] == pytest.approx(3.31, abs=0.01)
     assert promised(Pipeline([CLIP, stage], dimension=4))["reader of the models"] is None
 

@@ -5,7 +5,8 @@ import pytest
 
 from privacy.audit import client_game
 from privacy.client_dp import ClientDpConfig, ClientDpStage
-from privacy.clipping import ClipConfig, ClipStage
+from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
+from privacy.compression import CompressionConfig, CompressionStage
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
@@ -111,7 +112,7 @@ class Quiet(LocalDpStage):
 
     def client(self, update, context):
         noisy, metrics = super().client(update, context)
-        return update + (noisy - update) / 4, metrics
+        return update + (noisy - update) / 2, metrics
 
 
 def test_noise_of_each_client_is_audited_where_it_is_seen():
@@ -131,9 +132,32 @@ class Miserly(DistributedDpStage):
 
 def test_noise_shared_under_masks_is_audited_in_the_sum():
     config = DistributedDpConfig(noise_multiplier=1.0, delta=1e-5, min_survivors=60)
-    masks = SecureAggregationStage(SecureAggregationConfig(neighbours=4))
+    masks = SecureAggregationStage(SecureAggregationConfig(neighbours=4, threshold=0.8))
     assert not game([DistributedDpStage(config), masks], canaries=200).broken
     assert game([Miserly(config), masks], canaries=200).broken
+
+
+@pytest.mark.parametrize("norm", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("drawn", [1.0, 0.5])
+def test_under_a_clip_that_adapts(norm, drawn):
+    clip = AdaptiveClipStage(ClipConfig(norm=norm, quantile=0.5))
+    pipeline = Pipeline([clip, stage(NOISE[4.0], drawn)], dimension=1000, max_cohort=1000)
+    told = client_game(
+        pipeline,
+        poisson(RATE, 0),
+        rounds=ROUNDS,
+        delta=1e-5,
+        generator=np.random.default_rng(0),
+        draw=Draw(kind="poisson", rate=RATE, population=1000),
+        canaries=1000,
+    )
+    assert told.broken == (drawn < 1)
+
+
+def test_canaries_that_do_not_come_through_say_so():
+    squeeze = CompressionStage(CompressionConfig(method="ternary"))
+    with pytest.raises(ValueError, match="do not come through"):
+        game([squeeze, stage(1.0)], canaries=200)
 
 
 def test_what_cannot_be_played():

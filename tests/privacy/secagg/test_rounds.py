@@ -13,7 +13,9 @@ from privacy.errors import (
 )
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.secagg.fixed_point import FixedPoint
-from privacy.secagg.layout import Layout
+from privacy.secagg.layout import Layout, place_of
+from privacy.secagg.messages import digest
+from privacy.secagg.roster import Roster
 from privacy.stage import Metric, Nominal, Wire
 from tests.privacy.rounds import (
     HERE,
@@ -103,7 +105,7 @@ def test_any_dropouts_at_any_step_give_the_exact_sum_or_an_abort(count, threshol
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 14), st.sampled_from([2, 4, 6]), st.integers(0, 2**31), st.data())
 def test_dropouts_on_any_graph_of_neighbours(count, neighbours, seed, data):
-    pipeline = masked_pipeline(max_cohort=14, neighbours=neighbours)
+    pipeline = masked_pipeline(max_cohort=14, neighbours=neighbours, threshold=0.8)
     updates = random_updates(count, 5, seed=seed)
     drops = {n: data.draw(st.sampled_from(STAGES)) for n in updates if data.draw(st.integers(0, 3)) == 0}
     try:
@@ -116,12 +118,32 @@ def test_dropouts_on_any_graph_of_neighbours(count, neighbours, seed, data):
     assert np.array_equal(result.update, run_round(masked_pipeline(max_cohort=14), there).update)
 
 
-def test_order_and_names_of_clients_change_no_bit():
+def test_dropouts_that_would_cut_the_ring_abort():
+    """Twelve clients on a ring of four neighbours: silence at two places may not leave sums of a few."""
+    with pytest.raises(PipelineError, match="falls apart"):
+        masked_pipeline(max_cohort=12, neighbours=4, threshold=0.6)
+    pipeline = masked_pipeline(max_cohort=12, neighbours=4, threshold=0.8)
+    updates = random_updates(12, 5)
+    running = Round(pipeline, updates)
+    roster = Roster.from_bytes(
+        running.server.collect(running.adverts()), place=place_of(running.server.context)
+    )
+    ring = sorted(roster.keys, key=lambda name: digest("ring", roster.fingerprint, name))
+    gone = dict.fromkeys((ring[0], ring[1], ring[6], ring[7]), "after_masking")
+    with pytest.raises(RoundAborted, match="did not report"):
+        Round(pipeline, updates, drops=gone).result()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 2**31), st.data())
+def test_order_and_names_of_clients_change_no_bit(count, seed, data):
     pipeline = masked_pipeline()
-    updates = random_updates(5, 30)
+    updates = random_updates(count, 30, seed=seed)
     base = run_round(pipeline, updates).update.tobytes()
-    assert run_round(pipeline, dict(reversed(updates.items()))).update.tobytes() == base
-    renamed = dict(zip(["z", "y", "x", "w", "v"], updates.values(), strict=True))
+    shuffled = data.draw(st.permutations(list(updates)))
+    assert run_round(pipeline, {name: updates[name] for name in shuffled}).update.tobytes() == base
+    names = data.draw(st.lists(st.text(min_size=1, max_size=5), min_size=count, max_size=count, unique=True))
+    renamed = dict(zip(names, updates.values(), strict=True))
     assert run_round(pipeline, renamed).update.tobytes() == base
     other = {**HERE, "attempt": 7, "branch": "retrain"}
     assert run_round(pipeline, updates, here=other).update.tobytes() == base

@@ -1,0 +1,36 @@
+"""One attempt of a round played through in one place, by parties that are all at hand: for attacks and
+audits.
+
+>>> import numpy as np
+>>> from privacy.pipeline import Pipeline
+>>> pipeline, here = Pipeline(), dict(round_id=1, branch="main")
+>>> server = pipeline.open_round(cohort=["a"], **here)
+>>> sent, answers = rehearse(server, {"a": pipeline.client("a", **here)}, {"a": np.float32([1.0, 2.0])})
+>>> sent["a"].array.tolist(), server.aggregate(answers).update.tolist()
+([1.0, 2.0], [1.0, 2.0])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from privacy.parties import ClientParty, ServerRound
+from privacy.stage import Payload, Update
+
+
+def rehearse(
+    server: ServerRound, parties: Mapping[str, ClientParty], updates: Mapping[str, Update]
+) -> tuple[dict[str, Payload], dict[str, bytes]]:
+    """Have every party send its update: what they sent, and their answers, with which the server can
+    aggregate."""
+    interactive = any(party.advertise() for party in parties.values())
+    deliveries: Mapping[str, bytes] = {}
+    if interactive:
+        roster = server.collect({name: party.advertise() for name, party in parties.items()})
+        deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
+    sent = {
+        name: party.prepare(updates[name], delivery=deliveries.get(name, b"")).payload
+        for name, party in parties.items()
+    }
+    requests = server.receive(sent)
+    return sent, {name: parties[name].unmask(request) for name, request in requests.items()}
