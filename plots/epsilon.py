@@ -17,10 +17,11 @@ CAPTION = (
     "examples, not whole clients, whose epsilon is far larger."
 )
 CLIENT_CAPTION = (
-    "Epsilon bounds what the released sums can give away about whether a client took part at all, with all "
-    "its data, at the delta of the scenario. Everybody who could have been drawn for a round is charged for"
-    " it. Left: every client in one branch (black: those who asked to be forgotten). Right: the most "
-    "exposed client in each branch."
+    "Epsilon bounds what was released can give away about all of one client's data together, at the delta "
+    "of the scenario; the stage says what that is compared with (the client absent, sending nothing, or "
+    "with other data). Noise on a sum is charged to all who could have been drawn for it, where who was "
+    "drawn is not known. Left: every client in one branch (black: those who asked to be forgotten). Right: "
+    "the most exposed client in each branch."
 )
 METRIC, CLIENT_METRIC = "epsilon", "client_epsilon"
 UNITS = {METRIC: "training example", CLIENT_METRIC: "client"}

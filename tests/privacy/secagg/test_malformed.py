@@ -274,6 +274,32 @@ def _request(running, name, fates):
     return encode(REQUEST, fingerprint, [part for pair in sorted(fates.items()) for part in pair])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 8), st.sampled_from([0.51, 0.6, 0.8]), st.data())
+def test_a_server_that_tells_everybody_another_story_reads_nobody(count, threshold, data):
+    """It picks for each client and each of its neighbours a fate; of no client does it get both secrets."""
+    running = Round(masked_pipeline(threshold=threshold), random_updates(count, 4))
+    asked_of = {name: rows(unpack(message[36:]), str, str) for name, message in running.received().items()}
+    got = {name: {ALIVE: 0, DROPPED: 0} for name in running.updates}
+    for name, fates in asked_of.items():
+        story = {
+            other: ALIVE if other == name else data.draw(st.sampled_from([ALIVE, DROPPED]))
+            for other, _ in fates
+        }
+        try:
+            running.say(name, lambda party, n=name, s=story: party.unmask(_request(running, n, s)))
+        except RoundAborted:
+            continue
+        for other, fate in story.items():
+            got[other][fate] += 1
+        opposite = {o: f if o == name else (DROPPED if f == ALIVE else ALIVE) for o, f in story.items()}
+        if opposite != story:
+            with pytest.raises(RoundAborted):
+                running.client(name).unmask(_request(running, name, opposite))
+    needed = running.pipeline.channel.terms.shares_needed(count)
+    assert not any(seen[ALIVE] >= needed and seen[DROPPED] >= needed for seen in got.values())
+
+
 def test_no_two_groups_of_holders_can_both_be_enough(running):
     """Half of a client's holders told one story, half the other: at most one secret comes out."""
     terms = running.pipeline.channel.terms

@@ -163,13 +163,18 @@ def chi_square_p(words):
     return stats.chisquare(counts).pvalue
 
 
-def test_a_masked_vector_is_uniform():
-    pipeline = masked_pipeline(max_cohort=3)
-    updates = {n: np.zeros(50_000, dtype=np.float32) for n in "abc"}
-    running = Round(pipeline, updates)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(2, 5), st.sampled_from([0.0, 1e-3, 0.5]), st.integers(0, 2**31))
+def test_a_masked_vector_is_uniform(count, scale, seed):
+    updates = random_updates(count, 20_000, seed=seed, scale=scale)
+    running = Round(masked_pipeline(max_cohort=5), updates)
     for payload in running.payloads(running.delivered()).values():
-        assert chi_square_p(payload.array) > 1e-4
-    # Negative control: what is masked, without the mask.
+        assert chi_square_p(payload.array) > 1e-5
+
+
+def test_what_is_masked_is_not_uniform():
+    """Negative control of the test above."""
+    pipeline = masked_pipeline(max_cohort=3)
     plain = pipeline.channel.terms.layout.update.encode(
         random_updates(1, 50_000, scale=0.003)["c000"].astype(float)
     )
@@ -183,6 +188,20 @@ def masks(pipeline, here, secrets):
         name, secret=secrets[name], memory=running.memory.get(name, b""), **here
     )
     return [payload.array[:64] for payload in running.payloads(running.delivered()).values()]
+
+
+PLACES = st.fixed_dictionaries(
+    {"round_id": st.integers(0, 9), "branch": st.sampled_from("ab"), "attempt": st.integers(0, 3)}
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(PLACES, min_size=2, max_size=4, unique_by=lambda place: tuple(place.values())), st.data())
+def test_no_two_places_share_a_mask(places, data):
+    """Whatever the places and whoever takes part, secrets repeating as they like."""
+    repeated = {n: secret(n) for n in data.draw(st.sampled_from(["ab", "abc", "abcde"]))}
+    seen = [m.tobytes() for here in places for m in masks(masked_pipeline(), here, repeated)]
+    assert len(set(seen)) == len(seen)
 
 
 def test_no_two_rounds_share_a_mask_even_if_secrets_repeat():
