@@ -11,11 +11,11 @@ from plots import style, words
 from plots.data import RunData
 
 CAPTION = (
-    "Gradient inversion (DAGER) on one step of plain SGD from the run's last model. Bar: how much of a "
-    "record's text was read in order (ROUGE-L, mean over the attacked clients). Ring: share of its distinct"
-    " tokens that were found, in any order. Whiskers reach from the luckiest to the unluckiest client. What"
-    " the server adds noise to later (client_dp) it has seen before; of a masked round it sees the sum of "
-    "all."
+    "Gradient inversion (DAGER) on one step of plain SGD from the run's last model. Bar and first number: "
+    "how much of a record's text was read in order (ROUGE-L, mean over the attacked clients). Ring: share "
+    "of its distinct tokens that were found, in any order. Second number: how many answers came out once "
+    "what was read was completed. Whiskers reach from the luckiest to the unluckiest client. What the "
+    "server adds noise to later (client_dp) it has seen before; of a masked round it sees the sum of all."
 )
 READ, NOTHING = 0.5, 0.05
 
@@ -29,21 +29,23 @@ def draw(run: RunData, variant: str) -> Figure | None:
     names = list(dict.fromkeys(row["pipeline"] for row in rows))
     height = 0.42 * len(names) + 0.1
     clients = len({(row["seed"], row["client"]) for row in rows})
-    subtitle = f"Share of the text recovered (0 to 1), {words.plural(clients, 'client')} attacked"
+    many = words.plural(clients, "client")
+    subtitle = f"Share of the text recovered (0 to 1), and of answers told; {many} attacked"
     sheet = style.Sheet(finding(rows, names), subtitle, height + 0.95)
-    axes = sheet.axes(2.3, 0.3, style.WIDTH - 2.3 - 0.7, height)
+    axes = sheet.axes(2.3, 0.3, style.WIDTH - 2.3 - 1.2, height)
     for at, name in enumerate(names):
         text = _values(rows, name, "rouge_l")
-        tokens = _values(rows, name, "token_recall")
+        tokens, answers = _values(rows, name, "token_recall"), _values(rows, name, "told")
         colour = "#d55e00" if text.mean() > READ else "#0072b2"
         axes.barh(at, text.mean(), height=0.5, color=colour, zorder=2)
         axes.plot([text.min(), text.max()], [at, at], color=style.INK, linewidth=1, zorder=3)
         axes.plot(
             tokens.mean(), at, "o", markerfacecolor="white", markeredgecolor=style.INK, markersize=8, zorder=4
         )
+        told = f"{words.number(float(text.mean()))}, {words.percent(float(answers.mean()))}"
         axes.annotate(
-            words.number(float(text.mean())), (1.02, at), (8, 0), textcoords="offset points",
-            va="center_baseline", size=9.5, annotation_clip=False,
+            told, (1.02, at), (8, 0), textcoords="offset points", va="center_baseline", size=9.5,
+            annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [_label(rows, name) for name in names])
     axes.set(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.audits.completion import complete, secrets_told
+from fedsim.audits.completion import complete, match_next, secrets_told
 from fedsim.audits.config import InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
 from fedsim.client import local_task
@@ -71,7 +71,9 @@ def _read(
                 model=module, pad_id=model.pad_id, eos_id=int(model.tokenizer.eos_token_id)
             )
             longest = max(len(secret) for secret in secrets)
-            told = secrets_told(complete(predictor, best, max_new_tokens=longest), secrets)
+            completed = list(complete(predictor, best, max_new_tokens=longest))
+        matched = [(*prefix, match_next(model, adapter, seen, prefix)[0]) for prefix in best]
+        told = secrets_told([*completed, *matched], secrets)
     return {**found, "told": told["told"]}
 
 

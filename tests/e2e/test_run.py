@@ -422,8 +422,10 @@ def test_a_finished_run_is_audited(tmp_path: Path) -> None:
         rows(directory, "metrics", metric="client_epsilon")[-1]["value"]
     )
     read = {row["pipeline"]: row["rouge_l"] for row in audits["gradient_inversion"]}
-    assert read["none"] > 0.8
-    assert read["this run"] > 0.8, "noise that the server adds hides nothing from it"
+    assert read["none"] > 0.3, "after two rounds the adapter is nearly fresh, which gives away less"
+    assert read["this run"] == pytest.approx(read["none"], abs=0.1), (
+        "noise of the server's own hides nothing from it"
+    )
     assert read["noise"] == 0.0
 
 

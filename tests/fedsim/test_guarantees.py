@@ -94,6 +94,17 @@ def test_what_is_said_about_differences() -> None:
     ]
 
 
+def test_what_a_promise_compares_with() -> None:
+    numbers = {"size": 1, "spent": 2.0, "epsilon": 2.0, "delta": 1e-5}
+    told = {
+        neighbours: promise_in_words(unit="client", neighbours=neighbours, **numbers)
+        for neighbours in ("add_remove", "zero_out", "replace_one")
+    }
+    assert "unlearning" in told["add_remove"]
+    assert "sent nothing" in told["zero_out"]
+    assert "unlearning" not in told["replace_one"]
+
+
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
@@ -111,17 +122,6 @@ def test_what_is_said_about_differences() -> None:
         ),
     ],
 )
-def test_what_a_promise_compares_with() -> None:
-    numbers = {"size": 1, "spent": 2.0, "epsilon": 2.0, "delta": 1e-5}
-    told = {
-        neighbours: promise_in_words(unit="client", neighbours=neighbours, **numbers)
-        for neighbours in ("add_remove", "zero_out", "replace_one")
-    }
-    assert "unlearning" in told["add_remove"]
-    assert "sent nothing" in told["zero_out"]
-    assert "unlearning" not in told["replace_one"]
-
-
 def test_promises_in_words(numbers: dict[str, float], said: str) -> None:
     assert said in promise_in_words(unit="client", **numbers)
 
