@@ -7,7 +7,6 @@ whole group, which is soon worth nothing; then that is what is said."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,8 @@ from fedsim.unlearning.protocol import Request
 from privacy import Facts, Ledger, LocalTask, Neighbours, Unit, View, group_guarantee, views
 
 Row = dict[str, Any]
+VACUOUS = 50.0
+"""Nats above which a guarantee excludes next to nothing, whatever its delta."""
 
 
 # --------------------------------------------------------------------------------- who sees what
@@ -125,7 +126,7 @@ def _promise(context: LifeContext, fact: Facts, request: Request, federation: Fe
         "by": fact.name,
         "size": size,
         "epsilon_of_one": spent,
-        "vacuous": group.vacuous,
+        "vacuous": group.vacuous or group.epsilon > VACUOUS,
         **numbers,
         "neighbours": relation,
         "sentence": promise_in_words(unit=unit, size=size, spent=spent, neighbours=relation, **numbers),
@@ -151,8 +152,10 @@ def promise_in_words(
     units = f"{size} {unit}{'s' if size != 1 else ''}"
     if spent == 0:
         return f"nothing about the {units} was ever released, so there is nothing to forget"
-    if delta >= 1 or not math.isfinite(epsilon):
-        return f"vacuous: ε = {spent:.3g} for one {unit} promises nothing for {units} together"
+    if delta >= 1 or epsilon > VACUOUS:
+        alone = f"ε = {spent:.3g} for one {unit}"
+        together = "" if size == 1 else f", which says nothing of {units} together"
+        return f"vacuous: {alone}{together}" if size > 1 else f"vacuous: {alone} excludes next to nothing"
     near = f"({epsilon:.3g}, {delta:.2g})"
     if neighbours == "replace_one":
         return f"{near}-close to a life with other data in place of {units}; none about a life without"

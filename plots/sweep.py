@@ -84,11 +84,12 @@ def _claims(axes: Axes, run: RunData, name: str, points: Sequence[tuple[str, flo
     for variant, _ in points:
         rows = [r for r in run.audits["canaries"] if r["variant"] == variant and r["game"] != "long record"]
         claimed.append(max((float(r["claimed_epsilon"]) for r in rows), default=NAN))
-        seen.append(max((float(r["audited_epsilon"]) for r in rows), default=NAN))
+        telling = [r for r in rows if float(r["certifiable_epsilon"]) > 0]
+        seen.append(max((float(r["audited_epsilon"]) for r in telling), default=NAN))
     axes.plot(at, claimed, color=style.INK, marker="_", markersize=11, linewidth=1.2, label="claimed")
     axes.plot(at, seen, color="#0072b2", marker="o", markersize=6, linewidth=1.2, label="audited")
     axes.set_yscale("symlog", linthresh=1.0)
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: _tick(value) if value else "0")
     axes.set(ylabel="ε", ylim=(0, None))
     axes.set_title("Claimed and audited ε", pad=6)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
@@ -96,11 +97,19 @@ def _claims(axes: Axes, run: RunData, name: str, points: Sequence[tuple[str, flo
 
 
 def _axis(axes: Axes, name: str, points: Sequence[tuple[str, float]]) -> None:
-    ticks = [NONE if math.isinf(value) else f"{value:g}" for _, value in points]
+    ticks = [_tick(value) for _, value in points]
     axes.set_xticks(range(len(points)), ticks)
     axes.set(xlabel=words.capital(name), xlim=(-0.25, len(points) - 0.75))
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _tick(value: float) -> str:
+    """``10``, ``10⁵``, ``none``."""
+    if math.isinf(value):
+        return NONE
+    power = math.log10(value) if value > 0 else 0.0
+    return f"10{words.raised(round(power))}" if power > 3 and power == round(power) else f"{value:g}"
 
 
 def _subtitle(run: RunData, name: str) -> str:
@@ -135,7 +144,7 @@ def finding(run: RunData, name: str, points: Sequence[tuple[str, float]]) -> str
     if not known:
         return f"What {name} changes about forgetting was not measured"
     low, high = known[0], known[-1]
-    said = [NONE if math.isinf(value) else f"{value:g}" for value, _ in (low, high)]
+    said = [_tick(value) for value, _ in (low, high)]
     first, last = (words.number(gap) for _, gap in (low, high))
     if low[1] <= run.tolerance:
         return f"At {name} {said[0]} there is nothing to forget ({first}); at {said[1]} there is {last}"

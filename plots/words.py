@@ -93,7 +93,12 @@ def p_value(p: float | None) -> str:
     if p <= 0:
         return "0"
     mantissa, _, exponent = f"{p:.0e}".partition("e-")
-    return f"{mantissa}·10⁻{str(int(exponent)).translate(_RAISED)}"
+    return f"{mantissa}·10⁻{raised(int(exponent))}"
+
+
+def raised(number: int) -> str:
+    """A whole number of at least 0 as an exponent: 12 -> ``¹²``."""
+    return str(number).translate(_RAISED)
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:

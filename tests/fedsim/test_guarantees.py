@@ -114,7 +114,7 @@ def test_what_a_promise_compares_with() -> None:
         ),
         (
             {"size": 9, "spent": 8.0, "epsilon": 72.0, "delta": 1.0},
-            "vacuous: ε = 8 for one client promises nothing",
+            "vacuous: ε = 8 for one client, which says nothing of 9",
         ),
         (
             {"size": 2, "spent": 0.0, "epsilon": 0.0, "delta": 2e-5},
