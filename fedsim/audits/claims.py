@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.audits.config import CanaryAudit
+from fedsim.audits.rules import bare
 from fedsim.client import local_task
 from fedsim.guarantees import life_tasks
 from fedsim.model import isolated_torch_rng
@@ -125,14 +126,6 @@ def _loss_game(
     context: LifeContext, config: CanaryAudit, rule: ExampleDpRule, task: LocalTask
 ) -> tuple[AuditResult, float]:
     """The run's model and loss with a few short records and one long one, which is in by a fair coin."""
-    noise = rule.noise_multiplier(task)
-    settings = {
-        "noise_multiplier": noise,
-        "target_epsilon": None,
-        "batch_size": None,
-        "sample_rate": 1.0,
-    }
-    bare = ExampleDpRule(rule.config.model_copy(update=settings))
     model = context.model
     everybody = [pair for pairs in context.engine.runtime.pairs.values() for pair in pairs]
     by_length = sorted(everybody, key=lambda pair: (len(pair.input_ids), pair.input_ids))
@@ -140,7 +133,7 @@ def _loss_game(
     model.load(model.fresh(context.seed))
     with isolated_torch_rng(torch_stream(context.seed, "audit", "dropout")), model.training():
         game = LossGame(
-            bare,
+            bare(context, rule, int(task.client)),
             model.module,
             SampleLosses(SequentialExecutor(model=model), _job(context, scene)),
             np.arange(len(scene) - 1),

@@ -18,6 +18,7 @@ import numpy as np
 from fedsim.audits.completion import complete, match_next, secrets_told
 from fedsim.audits.config import InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
+from fedsim.audits.rules import bare
 from fedsim.client import local_task
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
@@ -115,20 +116,15 @@ def _update(
     context: LifeContext, config: InversionAudit, pipeline: Pipeline, client: int, adapter: Arrays
 ) -> Update:
     """One step of plain SGD on a client's first records, with the pipeline's own way to train."""
-    runtime, planner = context.engine.runtime, context.engine.planner
+    runtime = context.engine.runtime
     local = LocalConfig(
         epochs=1, batch_size=config.records, lr=config.lr, optimizer="sgd", max_grad_norm=None
     )
     rule, task = pipeline.local_rule(), None
     if isinstance(rule, ExampleDpRule):
-        planned = planner.planned_steps.get(client, 0)
-        life = WorkOrder(
-            round=0, seed=0, branch="audit", version=0, local=planner.local, planned_steps=planned
-        )
-        noise = rule.noise_multiplier(local_task(client, life, nominal_records=len(runtime.records[client])))
-        changes = {"noise_multiplier": noise, "target_epsilon": None, "batch_size": None, "sample_rate": 1.0}
-        rule = ExampleDpRule(rule.config.model_copy(update=changes))
-        task = local_task(client, life.model_copy(update={"local": local}), nominal_records=config.records)
+        rule = bare(context, rule, client)
+        order = WorkOrder(round=0, seed=0, branch="audit", version=0, local=local)
+        task = local_task(client, order, nominal_records=config.records)
     job = TrainJob(
         client=client,
         round=0,
