@@ -2,26 +2,17 @@
 
 from privacy.accounting import Neighbours, group_guarantee
 from privacy.clipping import l2_norm
+from privacy.contexts import Draw, Nominal, Unit
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger, Release
+from privacy.local import LocalRule, LocalSession, LocalTask, SampleGradients
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import (
-    Contribution,
-    Draw,
-    Facts,
-    LocalRule,
-    LocalSession,
-    LocalTask,
-    Nominal,
-    Payload,
-    SampleGradients,
-    Unit,
-    Update,
-)
+from privacy.stage import Facts
+from privacy.transport import Contribution, Payload, Update
 from privacy.views import Capability, View, honest_server, require, require_individuals, views
 
 __all__ = [

@@ -2,7 +2,8 @@
 
 This is the null object of secure aggregation, and the reference that a masked sum is tested against.
 
->>> from privacy.stage import ClientContext, Contribution, RoundContext
+>>> from privacy.contexts import ClientContext, RoundContext
+>>> from privacy.transport import Contribution
 >>> import numpy as np
 >>> here = dict(round_id=0, branch="main", attempt=0)
 >>> channel = PlainChannel()
@@ -24,18 +25,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from privacy.codecs import pack
+from privacy.contexts import ClientContext, RoundContext
 from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
-from privacy.stage import (
-    ClientChannel,
-    ClientContext,
-    Codec,
-    Contribution,
-    Payload,
-    RoundContext,
-    ServerChannel,
-    Total,
-    Vector,
-)
+from privacy.transport import ClientChannel, Codec, Contribution, Payload, ServerChannel, Total, Vector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

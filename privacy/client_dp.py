@@ -21,10 +21,13 @@ from typing import Literal
 from pydantic import Field
 
 from privacy.accounting import Composition
+from privacy.contexts import Draw, Nominal, RoundContext
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
+from privacy.local import LocalTask, Metrics
 from privacy.noise import Budget, charged
-from privacy.stage import Draw, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Vector
 
 
 class ClientDpConfig(Budget):

@@ -21,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, PipelineError
-from privacy.stage import ClientContext, Facts, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.local import Metrics
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Vector
 
 NORM = "clip.norm"
 """Name under which the norm of the next round is kept."""

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import ClientUpdateError
-from privacy.stage import Codec, Packed, Update
+from privacy.transport import Codec, Packed, Update
 
 Values = Literal["float16", "float32"]
 

@@ -27,8 +27,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy.codecs import GridCodec, SignCodec, ValueCodec, Values, kept, levels
+from privacy.contexts import ClientContext, Nominal
 from privacy.errors import ClientUpdateError, PipelineError
-from privacy.stage import ClientContext, Codec, Facts, Metrics, Nominal, Stage, Update, Vector, Wire
+from privacy.local import Metrics
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Codec, Update, Vector
 
 Method = Literal["ternary", "top_k", "quantise"]
 

@@ -23,11 +23,14 @@ import numpy as np
 from pydantic import Field
 
 from privacy.accounting import Mechanism, epsilon
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.ledger import Ledger, Release
+from privacy.local import LocalTask, Metrics
 from privacy.noise import Budget
 from privacy.rotation import padded, rotate, rotate_back
-from privacy.stage import ClientContext, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Vector
 
 ROUNDING = math.exp(-0.5)
 """Chance that unconditional rounding would leave the norm bound; at a retry each, a few tries are enough."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from privacy.ledger import Ledger, Release
-from privacy.stage import Metrics, SampleGradients
+from privacy.local import Metrics, SampleGradients
 
 BLOCK = 1024
 """Entries whose squares are added up in fp32: few enough for an error far below the margin of clipping."""

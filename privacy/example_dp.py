@@ -30,22 +30,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from privacy.accounting import Mechanism, epsilon
+from privacy.contexts import Nominal
 from privacy.dp_sgd import DenseGradients, clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
+from privacy.local import LocalRule, LocalSession, LocalTask, Metrics, PerSampleLoss, SampleGradients
 from privacy.noise import Budget
 from privacy.per_sample import per_sample_gradients, trainable
-from privacy.stage import (
-    Facts,
-    LocalRule,
-    LocalSession,
-    LocalTask,
-    Metrics,
-    Nominal,
-    PerSampleLoss,
-    SampleGradients,
-    Stage,
-)
+from privacy.stage import Facts, Stage
 
 
 class ExampleDpConfig(Budget):

@@ -20,8 +20,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 
 from privacy.accounting import Accountant, Composition, Kind, Mechanism, Neighbours, Sampling, epsilon
+from privacy.contexts import Unit
 from privacy.errors import LedgerError
-from privacy.stage import Unit
 
 VERSION = 2
 

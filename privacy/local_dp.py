@@ -23,10 +23,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from privacy.accounting import Mechanism
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import BudgetExceededError, PipelineError
 from privacy.ledger import Ledger, Release
+from privacy.local import LocalTask, Metrics
 from privacy.noise import Budget
-from privacy.stage import ClientContext, Facts, LocalTask, Metrics, Nominal, RoundContext, Stage, Vector, Wire
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Vector
 
 
 class LocalDpConfig(Budget):

@@ -14,9 +14,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise, epsilon
+from privacy.contexts import Draw
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
-from privacy.stage import Draw
 
 
 def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False, known: bool = False) -> Mechanism:

@@ -13,22 +13,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, CohortTooSmall, SumUnusable, ViewError
-from privacy.stage import (
-    ClientChannel,
-    ClientContext,
-    Contribution,
-    Metrics,
-    Nominal,
-    Payload,
-    RoundContext,
-    ServerChannel,
-    Stage,
-    Total,
-    Update,
-    Vector,
-    acts_on_sum,
-)
+from privacy.local import Metrics
+from privacy.stage import Stage, acts_on_sum
+from privacy.transport import ClientChannel, Contribution, Payload, ServerChannel, Total, Update, Vector
 
 Weighting = Literal["uniform", "examples"]
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 
-from privacy.stage import PerSampleLoss
+from privacy.local import PerSampleLoss
 
 
 def sample_means(sums_B: torch.Tensor, counts_B: torch.Tensor) -> torch.Tensor:

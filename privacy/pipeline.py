@@ -25,22 +25,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from privacy.channel import PlainChannel
+from privacy.contexts import ClientContext, Draw, Metric, Nominal, RoundContext, Unit
 from privacy.errors import CohortTooSmall, PipelineError
+from privacy.local import LocalRule
 from privacy.parties import ClientParty, ServerRound, Weighting
-from privacy.stage import (
-    Channel,
-    ClientContext,
-    Draw,
-    Facts,
-    LocalRule,
-    Metric,
-    Nominal,
-    Reveals,
-    RoundContext,
-    Stage,
-    Unit,
-    Wire,
-)
+from privacy.stage import Facts, Reveals, Stage, Wire
+from privacy.transport import Channel
 
 if TYPE_CHECKING:
     from privacy.ledger import Ledger

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privacy.parties import ClientParty, ServerRound
-from privacy.stage import Payload, Update
+from privacy.transport import Payload, Update
 
 
 def rehearse(

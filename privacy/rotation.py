@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from privacy.secagg.messages import digest
-from privacy.stage import Vector
+from privacy.transport import Vector
 
 
 def padded(dimension: int) -> int:

@@ -34,7 +34,7 @@ from privacy.audit.claims import claim_of
 from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger
-from privacy.stage import LocalTask
+from privacy.local import LocalTask
 
 OVERSHOOT = 10.0
 """Norm of a canary over the clip norm, so that clipping that does nothing shows tenfold."""

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 
 from privacy.audit.claims import claim_of
 from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
+from privacy.contexts import Draw, RoundContext
 from privacy.errors import RoundAborted
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
 from privacy.rehearsal import rehearse
-from privacy.stage import Draw, RoundContext, Stage, Update, Vector
+from privacy.stage import Stage
+from privacy.transport import Update, Vector
 
 Cohorts = Callable[[int, Sequence[str]], Sequence[str]]
 """(round, clients that exist) -> the round's cohort, drawn as a run draws it."""

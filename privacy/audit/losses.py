@@ -35,8 +35,8 @@ from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
 from privacy.dp_sgd import DenseGradients, clip_and_sum
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger
+from privacy.local import LocalTask, PerSampleLoss
 from privacy.per_sample import per_sample_gradients
-from privacy.stage import LocalTask, PerSampleLoss
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from privacy.audit import bounds
 from privacy.audit.claims import Claim
 from privacy.audit.planning import planned_guesses
-from privacy.stage import Unit
+from privacy.contexts import Unit
 
 Bound = Literal["accuracy", "one_run"]
 CONFIDENCE = 0.99

@@ -1,7 +1,8 @@
 """One client of secure aggregation: it advertises, shares its secrets, masks, and helps to unmask.
 
 >>> from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
->>> from privacy.stage import ClientContext, Nominal, Wire
+>>> from privacy.contexts import ClientContext, Nominal
+>>> from privacy.stage import Wire
 >>> stage = SecureAggregationStage(SecureAggregationConfig())
 >>> channel = stage.channel(Wire(kind="float", l2_bound=1.0), Nominal(max_cohort=20, max_weight=1.0))
 >>> alice = channel.client(ClientContext(client="alice", round_id=1, branch="main", attempt=0))
@@ -19,6 +20,7 @@ from typing import cast
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from privacy.contexts import ClientContext
 from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted
 from privacy.secagg.layout import Terms, place_of
 from privacy.secagg.masks import agree, derive, private_key, public_bytes, seal, stream, unseal
@@ -40,7 +42,7 @@ from privacy.secagg.protocol import (
 )
 from privacy.secagg.roster import Keys, Roster, encode_advert
 from privacy.secagg.shamir import MERSENNE, Shamir
-from privacy.stage import ClientContext, Contribution, Payload
+from privacy.transport import Contribution, Payload
 
 
 @dataclass(kw_only=True)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import CohortTooSmall, PipelineError, RoundAborted
 from privacy.secagg.fixed_point import FixedPoint
 from privacy.secagg.messages import digest
-from privacy.stage import ClientContext, Contribution, Nominal, RoundContext, Total, Wire
+from privacy.stage import Wire
+from privacy.transport import Contribution, Total
 
 COARSEST_MEAN = 1e-3
 """Largest error of a mean's coordinate that rounding may cause, as a fraction of the clip norm."""

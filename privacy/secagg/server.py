@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.contexts import RoundContext
 from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted, ViewError
 from privacy.secagg.layout import Terms, place_of
 from privacy.secagg.masks import KEY_BYTES, agree, load_private, private_key, public_bytes, stream
@@ -34,7 +35,7 @@ from privacy.secagg.protocol import (
 )
 from privacy.secagg.roster import Keys, Roster, decode_advert
 from privacy.secagg.shamir import Shamir
-from privacy.stage import Contribution, Payload, RoundContext, Total
+from privacy.transport import Contribution, Payload, Total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

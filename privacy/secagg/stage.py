@@ -18,7 +18,8 @@ step  client                  server
 A client may drop out before or after any step. A message that is malformed is as good as none: its client
 drops out, and is named in ``rejected``. With too few left the round aborts; nothing is learned from it.
 
->>> from privacy.stage import Nominal, Wire
+>>> from privacy.contexts import Nominal
+>>> from privacy.stage import Wire
 >>> stage = SecureAggregationStage(SecureAggregationConfig())
 >>> wire = Wire(kind="float", l2_bound=1.0)
 >>> stage.channel(wire, Nominal(max_cohort=20, max_weight=1.0)).interactive
@@ -33,22 +34,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import OverflowRiskError, PipelineError
 from privacy.secagg.client import SecAggClient
 from privacy.secagg.layout import Layout, Terms
 from privacy.secagg.masks import KEY_BYTES
 from privacy.secagg.server import SecAggServer
-from privacy.stage import (
-    Channel,
-    ClientChannel,
-    ClientContext,
-    Facts,
-    Nominal,
-    RoundContext,
-    ServerChannel,
-    Stage,
-    Wire,
-)
+from privacy.stage import Facts, Stage, Wire
+from privacy.transport import Channel, ClientChannel, ServerChannel
 
 
 class SecureAggregationConfig(BaseModel):

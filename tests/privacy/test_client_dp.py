@@ -8,12 +8,12 @@ from privacy.accounting import Mechanism, epsilon
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
+from privacy.contexts import Draw
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw
 from tests.privacy.rounds import HERE, Round, random_updates
 
 CLIP = ClipStage(ClipConfig(norm=0.5))

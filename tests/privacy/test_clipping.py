@@ -6,12 +6,13 @@ from hypothesis.extra import numpy as hnp
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, clip
+from privacy.contexts import Draw, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw, Nominal, Wire
+from privacy.stage import Wire
 from tests.privacy.rounds import HERE, Round
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)

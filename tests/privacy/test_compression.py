@@ -12,13 +12,15 @@ from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage, clip, l2_norm
 from privacy.codecs import GridCodec, SignCodec, ValueCodec, pack
 from privacy.compression import CompressionConfig, CompressionStage, coarse_step, quantise, ternary, top_k
+from privacy.contexts import Draw, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError
 from privacy.ledger import Ledger
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw, Nominal, Payload, Stage, Wire
+from privacy.stage import Stage, Wire
+from privacy.transport import Payload
 from tests.privacy.rounds import HERE, Round, random_updates
 
 CONFIGS = {

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.clipping import ClipConfig, ClipStage
+from privacy.contexts import ClientContext, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import PipelineError, RoundAborted
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import ClientContext, Nominal, Wire
+from privacy.stage import Wire
 from tests.privacy.rounds import HERE, Round, random_updates, weighted_mean
 
 HALF = 2**31

@@ -8,7 +8,7 @@ from scipy import stats
 from privacy.errors import BudgetExceededError
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule
 from privacy.ledger import Ledger
-from privacy.stage import LocalTask
+from privacy.local import LocalTask
 
 TASK = LocalTask(
     client="a", round_id=1, branch="main", attempt=0, nominal_records=40, steps=5, planned_steps=50

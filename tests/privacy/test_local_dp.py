@@ -3,12 +3,12 @@ import pytest
 from scipy import stats
 
 from privacy.clipping import ClipConfig, ClipStage
+from privacy.contexts import Draw
 from privacy.errors import BudgetExceededError, PipelineError
 from privacy.ledger import Ledger
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw
 from tests.privacy.rounds import HERE
 
 CLIP = ClipStage(ClipConfig(norm=0.5))

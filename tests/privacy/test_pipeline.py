@@ -4,11 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
+from privacy.contexts import Metric
 from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError, RoundAborted, ViewError
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Facts, Metric, Payload, Stage
+from privacy.stage import Facts, Stage
+from privacy.transport import Payload
 from tests.privacy.rounds import (
     HERE,
     Round,

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from privacy.contexts import Nominal
 from privacy.errors import PipelineError
 from privacy.registry import CONFIGS, StageConfig, build_pipeline, summaries
-from privacy.stage import Nominal
 
 ADAPTER = TypeAdapter(list[StageConfig])
 FULL = [

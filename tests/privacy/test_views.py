@@ -2,13 +2,13 @@ import pytest
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
+from privacy.contexts import Draw
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ViewError
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.registry import build_pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw
 from privacy.views import (
     Capability,
     colluders,

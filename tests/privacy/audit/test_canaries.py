@@ -12,7 +12,7 @@ from privacy.audit.canaries import DiracGradients
 from privacy.dp_sgd import DenseGradients
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule, ExampleDpSession
 from privacy.ledger import Ledger
-from privacy.stage import LocalTask
+from privacy.local import LocalTask
 
 TASK = LocalTask(
     client="a", round_id=0, branch="main", attempt=0, nominal_records=50, steps=4, planned_steps=20

@@ -7,11 +7,11 @@ from privacy.audit import client_game
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
+from privacy.contexts import Draw
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
-from privacy.stage import Draw
 
 ROUNDS, RATE, NORM = 3, 0.5, 2.0
 NOISE = {1.0: 3.8, 4.0: 1.28}

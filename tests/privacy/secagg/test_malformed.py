@@ -12,7 +12,7 @@ from privacy.errors import MalformedMessage, RoundAborted
 from privacy.secagg.messages import encode, rows, unpack
 from privacy.secagg.protocol import ALIVE, DROPPED, REQUEST, SHARES, checksum
 from privacy.secagg.roster import Keys, encode_advert
-from privacy.stage import Payload
+from privacy.transport import Payload
 from tests.privacy.rounds import HERE, Round, masked_pipeline, random_updates, run_round, secret
 
 COUNT = 5

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from privacy.contexts import Metric, Nominal
 from privacy.errors import (
     ClientUpdateError,
     CohortTooSmall,
@@ -16,7 +17,7 @@ from privacy.secagg.fixed_point import FixedPoint
 from privacy.secagg.layout import Layout, place_of
 from privacy.secagg.messages import digest
 from privacy.secagg.roster import Roster
-from privacy.stage import Metric, Nominal, Wire
+from privacy.stage import Wire
 from tests.privacy.rounds import (
     HERE,
     STAGES,
