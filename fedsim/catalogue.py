@@ -31,7 +31,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
         lines.extend(_filled("privacy", view_sentences(context)))
-        rows = differencing_rows(context, context.branches)
+        rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))
     return lines
 

@@ -155,7 +155,7 @@ def _privacy_json(
     """Who sees what in each variant, what DP alone promises each request, which sums tell too much, whose
     budget was spent when."""
     first = {runner.context.variant: runner.context for runner in reversed(runners)}
-    differing = [row for r in runners for row in differencing_rows(r.context, r.context.branches)]
+    differing = [row for r in runners for row in differencing_rows(r.context)]
     return {
         "views": [row for context in reversed(first.values()) for row in view_rows(context)],
         "forgetting": [

@@ -22,6 +22,7 @@ from privacy import Facts, Ledger, LocalTask, Neighbours, Unit, View, group_guar
 Row = dict[str, Any]
 VACUOUS = 50.0
 """Nats above which a guarantee excludes next to nothing, whatever its delta."""
+UNITS: tuple[Unit, ...] = ("example", "client")
 
 
 # --------------------------------------------------------------------------------- who sees what
@@ -29,14 +30,23 @@ VACUOUS = 50.0
 
 def life_tasks(context: LifeContext) -> list[LocalTask]:
     """One local training of each client, as the accountant sees it."""
-    planner, records = context.engine.planner, context.engine.runtime.records
-    tasks = []
-    for client, held in records.items():
-        steps = planner.planned_steps.get(client, 0)
-        if held and steps:
-            order = WorkOrder(round=0, seed=0, branch="", version=0, local=planner.local, planned_steps=steps)
-            tasks.append(local_task(client, order, nominal_records=len(held)))
-    return tasks
+    planned = context.engine.planner.planned_steps
+    records = context.engine.runtime.records
+    return [life_task(context, client) for client, held in records.items() if held and planned.get(client)]
+
+
+def life_task(context: LifeContext, client: int) -> LocalTask:
+    """A local training of ``client`` outside all rounds, with the steps that its whole life has planned."""
+    planner = context.engine.planner
+    order = WorkOrder(
+        round=0,
+        seed=0,
+        branch="",
+        version=0,
+        local=planner.local,
+        planned_steps=planner.planned_steps.get(client, 0),
+    )
+    return local_task(client, order, nominal_records=len(context.engine.runtime.records[client]))
 
 
 def view_rows(context: LifeContext) -> list[Row]:
@@ -53,8 +63,7 @@ def _view_row(view: View) -> Row:
         "sees": list(view.sees),
         "hidden_among": view.hidden_among,
     }
-    units: tuple[Unit, ...] = ("example", "client")
-    for unit in units:
+    for unit in UNITS:
         best = view.guarantee(unit)
         row[unit] = None if best is None else {"epsilon": best.epsilon, "delta": best.delta, "by": best.by}
     return row
@@ -83,8 +92,7 @@ def _in_words(view: View, before: View | None) -> str:
         sees = f"all that, and {', '.join(view.sees[len(before.sees) :])}"
     hidden = f"; an update hides among {view.hidden_among} or more" if view.hidden_among > 1 else ""
     promises = []
-    units: tuple[Unit, ...] = ("example", "client")
-    for unit in units:
+    for unit in UNITS:
         best = view.guarantee(unit)
         if best is not None:
             promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by})")
@@ -153,9 +161,8 @@ def promise_in_words(
     if spent == 0:
         return f"nothing about the {units} was ever released, so there is nothing to forget"
     if delta >= 1 or epsilon > VACUOUS:
-        alone = f"ε = {spent:.3g} for one {unit}"
-        together = "" if size == 1 else f", which says nothing of {units} together"
-        return f"vacuous: {alone}{together}" if size > 1 else f"vacuous: {alone} excludes next to nothing"
+        verdict = " excludes next to nothing" if size == 1 else f", which says nothing of {units} together"
+        return f"vacuous: ε = {spent:.3g} for one {unit}{verdict}"
     near = f"({epsilon:.3g}, {delta:.2g})"
     if neighbours == "replace_one":
         return f"{near}-close to a life with other data in place of {units}; none about a life without"
@@ -198,7 +205,7 @@ def _heard(step: Step, targets: Mapping[int, int]) -> frozenset[int]:
     return (frozenset(participant.client for participant in step.cohort) | asked) - lost
 
 
-def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[Row]:
+def differencing_rows(context: LifeContext) -> list[Row]:
     """Where masked sums of neighbouring rounds give a single client away, unless noise of clients' own covers
     it."""
     pipeline = context.engine.runtime.pipeline
@@ -206,14 +213,15 @@ def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[
         return []
     targets = {request.number: request.client for request in context.life.requests}
     covered = [f.name for f in pipeline.facts if f.charges == "client" and f.noised_by != "server"]
-    around: Mapping[int, set[int]] = {}
-    for event in context.life.events:
-        if event.kind in ("leave", "forget", "join", "rejoin"):
-            around = {**around, event.round: around.get(event.round, set()) | set(event.clients)}
+    moves = {
+        (event.round, client)
+        for event in context.life.events
+        if event.kind in ("leave", "forget", "join", "rejoin")
+        for client in event.clients
+    }
     rows = []
-    for branch in branches:
+    for branch in context.branches:
         for one in differing(branch, targets):
-            leaves = one.client in around.get(one.rounds[0], set())
             rows.append(
                 {
                     "variant": context.variant,
@@ -221,7 +229,7 @@ def differencing_rows(context: LifeContext, branches: Sequence[Branch]) -> list[
                     "branch": one.branch,
                     "rounds": list(one.rounds),
                     "client": one.client,
-                    "event": leaves,
+                    "event": (one.rounds[0], one.client) in moves,
                     "covered_by": covered,
                 }
             )

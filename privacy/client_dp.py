@@ -22,10 +22,9 @@ from pydantic import Field
 
 from privacy.accounting import Composition
 from privacy.contexts import Draw, Nominal, RoundContext
-from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.local import LocalTask, Metrics
-from privacy.noise import Budget, charged
+from privacy.noise import Budget, bounded, charged
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Vector
 
@@ -77,11 +76,7 @@ class ClientDpStage(Stage):
         )
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
-        if incoming.l2_bound is None:
-            raise PipelineError(
-                "client_dp cannot size noise for updates that nothing bounds; put clip before"
-            )
-        self.sensitivity = incoming.l2_bound
+        self.sensitivity = bounded(incoming, "client_dp")
         self.known = nominal.cohort_known
         self.noise_multiplier = max(self.config.multiplier(life) for life in _lives(nominal, 1.0))
         return incoming
@@ -109,16 +104,12 @@ class ClientDpStage(Stage):
         """What a round costs those who could have been drawn, and once more those who were invited."""
         invited = [] if self.known else [name for name in concerned if name in context.invited]
         return [
-            Release.of(
+            self.config.release(
                 charged(
                     context.draw, noise_multiplier=self.noise_multiplier, invited=asked, known=self.known
                 ),
-                round_id=context.round_id,
-                branch=context.branch,
-                attempt=context.attempt,
-                clients=tuple(names),
-                unit="client",
-                delta=self.config.delta,
+                names,
+                context,
             )
             for names, asked in ((list(concerned), False), (invited, True))
             if names

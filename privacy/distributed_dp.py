@@ -27,7 +27,7 @@ from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.local import LocalTask, Metrics
-from privacy.noise import Budget
+from privacy.noise import Budget, bounded
 from privacy.rotation import padded, rotate, rotate_back
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Vector
@@ -83,10 +83,7 @@ class DistributedDpStage(Stage):
         )
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
-        if incoming.l2_bound is None:
-            raise PipelineError(
-                "distributed_dp cannot size noise for updates that nothing bounds; put clip before"
-            )
+        sensitivity = bounded(incoming, "distributed_dp")
         if incoming.codec is not None:
             raise PipelineError(
                 "distributed_dp after compression undoes it: it rotates and rounds anew; take compression out"
@@ -97,13 +94,13 @@ class DistributedDpStage(Stage):
                 f"max_cohort={nominal.max_cohort}, max_weight={nominal.max_weight}; give all three"
             )
         self.dimension = incoming.dimension
-        self._clipped = incoming.l2_bound * nominal.max_weight
+        self._clipped = sensitivity * nominal.max_weight
         size = padded(self.dimension)
         self._settle(size, nominal.max_cohort, nominal.rounds)
         largest = (self.norm + TAIL * self._share_std()) / self.scale
         return Wire(
             kind="grid",
-            l2_bound=incoming.l2_bound,
+            l2_bound=sensitivity,
             step=1 / self.scale,
             largest=largest,
             dimension=size,
@@ -145,15 +142,8 @@ class DistributedDpStage(Stage):
         return self.config.allows(ledger, self._release((client,), context, self.noise_multiplier))
 
     def _release(self, clients: tuple[str, ...], context: RoundContext, strength: float) -> Release:
-        return Release.of(
-            self._mechanism(strength, padded(self.dimension), scale=self.scale),
-            round_id=context.round_id,
-            branch=context.branch,
-            attempt=context.attempt,
-            clients=clients,
-            unit="client",
-            delta=self.config.delta,
-        )
+        mechanism = self._mechanism(strength, padded(self.dimension), scale=self.scale)
+        return self.config.release(mechanism, clients, context)
 
     def _mechanism(self, noise_multiplier: float, size: int, *, scale: float) -> Mechanism:
         """Skellam noise of variance mu on integers of norms D2 and D1; the excess is 3 D1 / (2 mu)."""

@@ -27,7 +27,7 @@ from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import BudgetExceededError, PipelineError
 from privacy.ledger import Ledger, Release
 from privacy.local import LocalTask, Metrics
-from privacy.noise import Budget
+from privacy.noise import Budget, bounded
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Vector
 
@@ -65,12 +65,10 @@ class LocalDpStage(Stage):
         )
 
     def wire(self, incoming: Wire, nominal: Nominal) -> Wire:
-        if incoming.l2_bound is None:
-            raise PipelineError("local_dp cannot size noise for updates that nothing bounds; put clip before")
+        self.sensitivity = bounded(incoming, "local_dp")
         if incoming.codec is not None:
             raise PipelineError("local_dp after compression undoes it; take one of the two out")
         rounds = nominal.rounds
-        self.sensitivity = incoming.l2_bound
         self.noise_multiplier = self.config.multiplier(((_exchange(1.0), rounds),) if rounds else ())
         return Wire(kind="float", l2_bound=None, dimension=incoming.dimension)
 
@@ -96,15 +94,7 @@ class LocalDpStage(Stage):
         return update + context.generator.normal(0.0, std, update.shape), {"noise_std": std}
 
     def _release(self, client: str, context: RoundContext | ClientContext) -> Release:
-        return Release.of(
-            _exchange(self.noise_multiplier),
-            round_id=context.round_id,
-            branch=context.branch,
-            attempt=context.attempt,
-            clients=(client,),
-            unit="client",
-            delta=self.config.delta,
-        )
+        return self.config.release(_exchange(self.noise_multiplier), [client], context)
 
 
 def _exchange(noise_multiplier: float) -> Mechanism:

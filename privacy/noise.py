@@ -8,15 +8,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise, epsilon
-from privacy.contexts import Draw
+from privacy.contexts import ClientContext, Draw, RoundContext
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
+from privacy.stage import Wire
 
 
 def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False, known: bool = False) -> Mechanism:
@@ -42,6 +44,13 @@ def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False, known
             bare, sampling=draw.kind, sampling_rate=rate, population=draw.population, sample_size=size
         )
     return replace(bare, sampling="poisson", sampling_rate=draw.rate)
+
+
+def bounded(incoming: Wire, stage: str) -> float:
+    """The sensitivity that noise is sized for; `PipelineError` without one."""
+    if incoming.l2_bound is None:
+        raise PipelineError(f"{stage} cannot size noise for updates that nothing bounds; put clip before")
+    return incoming.l2_bound
 
 
 class Budget(BaseModel):
@@ -98,6 +107,20 @@ class Budget(BaseModel):
             return math.inf
         parts = tuple(sorted((mechanism, count) for mechanism, count in life if count))
         return epsilon(parts, delta=self.delta, accountant=self.accountant)
+
+    def release(
+        self, mechanism: Mechanism, clients: Iterable[str], context: RoundContext | ClientContext
+    ) -> Release:
+        """What noise in this attempt is charged to ``clients``, as whole clients."""
+        return Release.of(
+            mechanism,
+            round_id=context.round_id,
+            branch=context.branch,
+            attempt=context.attempt,
+            clients=tuple(clients),
+            unit="client",
+            delta=self.delta,
+        )
 
     def allows(self, ledger: Ledger, *releases: Release) -> bool:
         """Whether releases together keep everybody they concern within ``target_epsilon``; always, without

@@ -23,10 +23,10 @@ def rehearse(
 ) -> tuple[dict[str, Payload], dict[str, bytes]]:
     """Have every party send its update: what they sent, and their answers, with which the server can
     aggregate."""
-    interactive = any(party.advertise() for party in parties.values())
+    adverts = {name: party.advertise() for name, party in parties.items()}
     deliveries: Mapping[str, bytes] = {}
-    if interactive:
-        roster = server.collect({name: party.advertise() for name, party in parties.items()})
+    if any(adverts.values()):
+        roster = server.collect(adverts)
         deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
     sent = {
         name: party.prepare(updates[name], delivery=deliveries.get(name, b"")).payload

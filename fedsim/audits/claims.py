@@ -15,10 +15,8 @@ import numpy as np
 
 from fedsim.audits.config import CanaryAudit
 from fedsim.audits.rules import bare
-from fedsim.client import local_task
 from fedsim.guarantees import life_tasks
 from fedsim.model import isolated_torch_rng
-from fedsim.orders import WorkOrder
 from fedsim.progress import Progress
 from fedsim.rng import stream, torch_stream, uniform
 from fedsim.simulation import LifeContext
@@ -42,7 +40,7 @@ def canary_rows(context: LifeContext, config: CanaryAudit, progress: Progress) -
     tasks = life_tasks(context)
     if isinstance(rule, ExampleDpRule) and tasks:
         busiest = max(tasks, key=lambda task: (task.planned_steps, -int(task.client)))
-        life = _trainings(context, busiest)
+        life = _trainings(busiest)
         told = example_game(
             rule,
             life,
@@ -74,17 +72,10 @@ def _row(
     }
 
 
-def _trainings(context: LifeContext, task: LocalTask) -> list[LocalTask]:
+def _trainings(task: LocalTask) -> list[LocalTask]:
     """The trainings of a client's whole life, one a round."""
-    planner, client = context.engine.planner, int(task.client)
     rounds = max(task.planned_steps // max(task.steps, 1), 1)
-    order = WorkOrder(
-        round=0, seed=0, branch="audit", version=0, local=planner.local, planned_steps=task.planned_steps
-    )
-    return [
-        local_task(client, order.model_copy(update={"round": round_}), nominal_records=task.nominal_records)
-        for round_ in range(1, rounds + 1)
-    ]
+    return [replace(task, round_id=round_, branch="audit") for round_ in range(1, rounds + 1)]
 
 
 def _client_game(context: LifeContext, config: CanaryAudit) -> AuditResult:

@@ -102,7 +102,7 @@ class SecAggClient:
 
     def seal(self, contribution: Contribution, delivery: bytes) -> Payload:
         """Mask a contribution for the neighbours whose shares were delivered."""
-        self._roster_of("delivery")
+        self._roster_of("roster")
         self._take("delivery", delivery)
         roster, me = self._roster, self.context.client
         delivered = self._delivered
@@ -159,9 +159,8 @@ class SecAggClient:
 
     def _roster_of(self, step: str) -> Roster:
         """The roster, if this client has come as far as ``step``."""
-        needed = "roster" if step == "delivery" else step
-        if needed not in self._seen:
-            raise RoundAborted(f"no {needed} in this attempt yet: a step was left out")
+        if step not in self._seen:
+            raise RoundAborted(f"no {step} in this attempt yet: a step was left out")
         return self._roster
 
     @cached_property
