@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
 
-from fedsim.client import UPDATE, ClientRuntime
+from fedsim.client import CODES, PAYLOAD, UPDATE, ClientRuntime
 from fedsim.exchange import Exchange, group_of
 from fedsim.federation import Federation, to_record, untouched_global_random
 from fedsim.grid import CLIENT_STATE, RosterGrid, client_of, node_of
@@ -21,6 +22,7 @@ from fedsim.model import Arrays
 from fedsim.orders import Assignment, Planner, WorkOrder
 from fedsim.rng import secret_stream, stream
 from fedsim.robust import needs_individuals
+from fedsim.spsa import Address, replay
 from privacy import Contribution, Ledger, Payload, RoundAborted, RoundResult, ServerRound, SumUnusable
 
 
@@ -180,7 +182,7 @@ def _trained(
     for reply in replies:
         client = client_of(reply.metadata.src_node_id)
         try:
-            received[str(client)], talk.memory[client] = _unpack(reply, federation.version)
+            received[str(client)], talk.memory[client] = _unpack(reply, federation, orders[client])
         except KeyError as error:
             talk.fail({client: f"the reply lacks {error}"})
         except (TypeError, ValueError) as error:
@@ -250,16 +252,34 @@ def _needs_reference(order: WorkOrder, engine: Engine) -> bool:
     return engine.runtime.objective(order.method, order.role).needs_reference
 
 
-def _unpack(reply: Message, version: int) -> tuple[tuple[Payload, Ledger], bytes]:
+def _unpack(reply: Message, federation: Federation, order: WorkOrder) -> tuple[tuple[Payload, Ledger], bytes]:
     """A reply's payload, releases and memory; KeyError, TypeError or ValueError when they cannot be used."""
     if reply.has_error():
         raise ValueError(reply.error.reason)
     records = reply.content.config_records
     started_from = records["config"]["version"]
-    if started_from != version:
-        raise ValueError(f"trained on version {started_from!r}, the server is at {version}")
-    array = reply.content.array_records[UPDATE]["payload"].numpy()
+    if started_from != federation.version:
+        raise ValueError(f"trained on version {started_from!r}, the server is at {federation.version}")
+    sent = reply.content.array_records[UPDATE]
+    if CODES in sent:
+        array = _replayed(sent[CODES].numpy(), client_of(reply.metadata.src_node_id), federation, order)
+    else:
+        array = sent[PAYLOAD].numpy()
     fields = cast(dict[str, int | float | str], dict(records["fields"]))
     state = records[CLIENT_STATE]
     ledger = Ledger.from_json(str(state["ledger"]))
     return (Payload(array=array, fields=fields), ledger), cast(bytes, state["memory"])
+
+
+def _replayed(
+    codes: NDArray[Any], client: int, federation: Federation, order: WorkOrder
+) -> NDArray[np.float32]:
+    """The update that a client's bytes make; ValueError for bytes that make none."""
+    if order.local.optimizer != "spsa" or codes.dtype != np.uint8 or codes.ndim != 1:
+        raise ValueError("sent bytes of steps that it was not asked for")
+    return replay(
+        codes.tobytes(),
+        Address(seed=order.seed, round=order.round, client=client),
+        dimension=sum(array.size for array in federation.adapter.values()),
+        lr=order.local.lr,
+    )

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from fedsim.data.records import Record
 from fedsim.events import DropStage
@@ -34,7 +36,10 @@ from privacy import ClientParty, Ledger, LocalTask, Pipeline, Release
 INSTRUMENTS = "instruments"
 """Name of the record in which a simulated client says what its training took; not part of the protocol."""
 UPDATE = "update"
-"""Name of the record with what a client's training gave, as it leaves the privacy stages."""
+"""Name of the record with what a client's training gave, as it leaves the privacy stages: ``PAYLOAD`` or
+``CODES``."""
+PAYLOAD = "payload"
+CODES = "codes"
 
 
 class ClientFailedError(RuntimeError):
@@ -301,7 +306,8 @@ def _reply(
 ) -> RecordDict:
     """Pass the update through the privacy stages and pack what comes out, with the releases made.
 
-    What training took travels as ``instruments`` in a simulation; a deployed client does not tell.
+    An update that was made of bytes and that no stage changed travels as these. What training took travels
+    as ``instruments`` in a simulation; a deployed client does not tell.
     """
     if result.error is not None:
         raise ClientFailedError(result.error)
@@ -314,7 +320,7 @@ def _reply(
     payload = prepared.payload
     reply = RecordDict(
         {
-            UPDATE: ArrayRecord({"payload": Array(payload.array)}),
+            UPDATE: ArrayRecord(_sent(payload.array, result)),
             "fields": ConfigRecord(dict(payload.fields)),
             "config": ConfigRecord({"version": order.version}),
             CLIENT_STATE: ConfigRecord({"ledger": made.to_json(), "memory": memory}),
@@ -323,3 +329,10 @@ def _reply(
     if runtime.simulated:
         reply[INSTRUMENTS] = MetricRecord({"steps": result.steps, "tokens": result.tokens})
     return reply
+
+
+def _sent(array: NDArray[Any], result: TrainResult) -> dict[str, Array]:
+    """What travels of an update: its bytes, if they make it and the privacy stages left it as it was."""
+    if result.codes and array.dtype == result.update.dtype and array.tobytes() == result.update.tobytes():
+        return {CODES: Array(np.frombuffer(result.codes, dtype=np.uint8))}
+    return {PAYLOAD: Array(array)}

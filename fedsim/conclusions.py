@@ -27,7 +27,7 @@ from fedsim.progress import Progress
 from fedsim.results import RunDirectory
 from fedsim.scenario import Scenario
 from fedsim.scenario_file import Variant
-from fedsim.simulation import LifeRunner
+from fedsim.simulation import LifeContext, LifeRunner
 from fedsim.timeline import retrain_name
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.verdict import qualify, verdict_rows
@@ -154,10 +154,13 @@ def _privacy_json(
 ) -> dict[str, Any]:
     """Who sees what in each variant, what DP alone promises each request, which sums tell too much, whose
     budget was spent when."""
-    first = {runner.context.variant: runner.context for runner in reversed(runners)}
+    of_variant: dict[str, LifeContext] = {}
+    for runner in runners:
+        of_variant.setdefault(runner.context.variant, runner.context)
+    exhausted = exhausted_rows(directory.events())
     differing = [row for r in runners for row in differencing_rows(r.context)]
     return {
-        "views": [row for context in reversed(first.values()) for row in view_rows(context)],
+        "views": [row for context in of_variant.values() for row in view_rows(context)],
         "forgetting": [
             row
             for runner in runners
@@ -166,6 +169,6 @@ def _privacy_json(
             for row in forgetting_rows(runner.context, branch, runner.final_federation(branch))
         ],
         "differencing": differing,
-        "exhausted": (exhausted := exhausted_rows(directory.events())),
+        "exhausted": exhausted,
         "sentences": [*differencing_sentences(differing), *exhausted_sentences(exhausted)],
     }

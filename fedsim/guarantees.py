@@ -250,7 +250,8 @@ def differencing_sentences(rows: Sequence[Row]) -> list[str]:
                 told.append(text)
     rest = len({(row["branch"], *row["rounds"]) for row in bare if not row["event"]})
     if rest:
-        told.append(f"{rest} more pairs of rounds differ by one client by chance of the draw.")
+        pairs = "pair of rounds differs" if rest == 1 else "pairs of rounds differ"
+        told.append(f"{rest} more {pairs} by one client by chance of the draw.")
     return told
 
 

@@ -136,7 +136,8 @@ class LocalConfig(Config):
     lr: Float = Field(default=2e-3, gt=0)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
-    """spsa takes no gradients: two forward passes a step give one byte, from which the step is made."""
+    """spsa takes no gradients: two forward passes a step give one byte, from which the step is made. These
+    bytes are all that a client sends, unless a privacy stage changes its update or hides it."""
     weight_decay: Float = Field(default=0.0, ge=0)
     """AdamW's and SGD's; SPSA takes none."""
     momentum: Float = Field(default=0.0, ge=0, lt=1)

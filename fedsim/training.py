@@ -55,7 +55,9 @@ class TrainJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What training gave: the update (d,), fp32, and what it took. ``error`` says why there is none."""
+    """What training gave: the update (d,), fp32, and what it took. ``error`` says why there is none.
+
+    ``codes`` are the bytes that replay to the update, if it was made of them."""
 
     client: int
     update: NDArray[np.float32] = field(repr=False)
@@ -64,6 +66,7 @@ class TrainResult:
     steps: int
     tokens: int
     error: str | None = None
+    codes: bytes = field(default=b"", repr=False)
 
 
 class Executor(Protocol):
@@ -143,6 +146,7 @@ def result_of(
     losses: Sequence[float] = (),
     tokens: int = 0,
     error: str | None = None,
+    codes: bytes = b"",
 ) -> TrainResult:
     """What came of a job; an update that is not finite is a failure."""
     if update is not None and not np.isfinite(update).all():
@@ -155,6 +159,7 @@ def result_of(
         steps=len(losses),
         tokens=tokens,
         error=error,
+        codes=codes,
     )
 
 
@@ -256,7 +261,7 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
         address = Address(seed=job.seed, round=job.round, client=job.client)
         descent = descend(loss, address, dimension=start_D.size, lr=job.local.lr, steps=len(batches))
         model.load(from_vector(start_D + descent.update_D, job.adapter))
-    return result_of(job, update=descent.update_D, losses=descent.losses, tokens=tokens)
+    return result_of(job, update=descent.update_D, losses=descent.losses, tokens=tokens, codes=descent.codes)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from fedsim.executors import make_executor
 from fedsim.forward import evaluating, forward
 from fedsim.model import AdapterModel, Arrays, from_vector, to_vector
 from fedsim.planning import CohortLimit
+from fedsim.rounds import run_round
 from fedsim.scenario import LocalConfig
 from fedsim.spsa import PERTURBATION, Address, decode, descend, encode, replay, slope_between
 from fedsim.stacked import why_not_stackable
@@ -23,7 +24,7 @@ from fedsim.unlearning.protocol import ReferenceKl
 from privacy import Ledger, LocalTask
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule
 from tests.fedsim.test_training import gradient, make_job, train
-from tests.world import make_model, random_arrays
+from tests.world import LOCAL, make_model, make_step, make_world, random_arrays, same
 
 HERE = Address(seed=1, round=2, client=3)
 SPSA = LocalConfig(epochs=2, batch_size=2, lr=1e-3, optimizer="spsa")
@@ -230,3 +231,59 @@ def test_a_loss_that_diverges_is_the_clients_fault(model, executor, start):
     (result,) = executor.train_clients([job])
     assert result.error is not None
     assert result.update.size == 0
+
+
+# ------------------------------------------------------------------------------ what travels
+
+
+def without_codes(job, result):
+    return replace(result, codes=b"")
+
+
+def round_of(model, start, *, local=SPSA, **settings):
+    world = make_world(model, local=local, serialise=True, **settings)
+    federation = world.federation()
+    federation.adapter = {name: value.copy() for name, value in start.items()}
+    outcome = run_round(federation, make_step(1, [0, 1, 2]), "keep", world.engine)
+    return federation.adapter, outcome
+
+
+def test_bytes_travel_and_give_the_round_that_vectors_give(model, start):
+    """4, 5 and 6 records in batches of 2, twice: 4, 6 and 6 steps, in an array whose header takes as much."""
+    replayed, outcome = round_of(model, start)
+    sent, whole = round_of(model, start, faults=dict.fromkeys(range(3), without_codes))
+    assert same(replayed, sent)
+    assert not same(replayed, start)
+    size = sum(value.size for value in start.values())
+    assert whole.taken.bytes_up - outcome.taken.bytes_up == 3 * 4 * size - (4 + 6 + 6)
+    assert outcome.failures == whole.failures == {}
+
+
+def test_a_vector_travels_where_a_stage_changed_it(model, start):
+    """A clip that bites is not in the bytes; one that does not bite leaves them."""
+    for norm, by_bytes in ((1e-3, False), (1e6, True)):
+        privacy = [{"stage": "clip", "norm": norm}]
+        clipped, outcome = round_of(model, start, privacy=privacy)
+        sent, whole = round_of(model, start, privacy=privacy, faults=dict.fromkeys(range(3), without_codes))
+        assert same(clipped, sent)
+        assert (outcome.taken.bytes_up < whole.taken.bytes_up) == by_bytes
+
+
+def test_bytes_travel_under_masks_as_a_vector(model, start):
+    privacy = [{"stage": "clip", "norm": 1e6}, {"stage": "secure_aggregation"}]
+    _, outcome = round_of(model, start, privacy=privacy)
+    assert outcome.failures == {}
+    assert outcome.taken.bytes_up > 3 * 4 * sum(value.size for value in start.values())
+
+
+def test_bytes_that_are_no_codes_are_their_clients_fault(model, start):
+    """Their update was made of other bytes than they send; whoever was asked for gradients may send none."""
+    longer = {1: lambda job, result: replace(result, codes=result.codes[:-1] + b"\x80")}
+    _, outcome = round_of(model, start, faults=longer)
+    assert list(outcome.failures) == [1]
+    assert "code=-128" in outcome.failures[1]
+    assert outcome.contributors == (0, 2)
+    unasked = {1: lambda job, result: replace(result, codes=b"\x01")}
+    _, outcome = round_of(model, start, local=LOCAL, faults=unasked)
+    assert list(outcome.failures) == [1]
+    assert "not asked for" in outcome.failures[1]
