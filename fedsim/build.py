@@ -7,15 +7,14 @@ need against what the pipeline shows) before any run directory is touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from fedsim.attempt import Engine
-from fedsim.audits.config import InversionAudit
+from fedsim.checks import blamed_on, check_audits, check_methods, check_strategy
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
@@ -31,11 +30,9 @@ from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
 from fedsim.planning import UNLIMITED, CohortLimit, tokens_per_step
-from fedsim.robust import needs_individuals, too_few
 from fedsim.scenario import (
     AuthorsData,
     DataChoice,
-    FixedCohort,
     JsonlData,
     ModelConfig,
     Scenario,
@@ -43,8 +40,6 @@ from fedsim.scenario import (
 )
 from fedsim.scenario_file import (
     LoadedScenario,
-    ScenarioError,
-    Source,
     Variant,
 )
 from fedsim.simulation import LifeContext
@@ -56,7 +51,7 @@ from fedsim.tuning import cohort_limit
 from fedsim.unlearning.protocol import Objective, Role
 from fedsim.unlearning.registry import METHODS
 from fedsim.worst_cases import draws_of, most_invitations, most_steps, planned_weights
-from privacy import Nominal, Pipeline, build_pipeline, require, require_individuals
+from privacy import Nominal, Pipeline, build_pipeline
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
 """How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""
@@ -191,69 +186,7 @@ def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tupl
     return unroll(life, _record_ids(corpus), participation, scenario.compare)
 
 
-def _check_audits(scenario: Scenario, corpus: Corpus, source: Source) -> None:
-    """Refuse attacks on clients that hold nothing."""
-    held = sorted(client for client, records in corpus.clients.items() if records)
-    for index, audit in enumerate(scenario.audits):
-        unknown = [c for c in audit.clients if c not in held] if isinstance(audit, InversionAudit) else []
-        if unknown:
-            near = min(held, key=lambda other: abs(other - unknown[0]))
-            raise source.error(
-                ("audits", index, "clients"),
-                f"client {unknown[0]} holds no records to attack; nearest that does is {near}",
-            )
-
-
-def _check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
-    """Refuse methods that need more than the pipeline lets a server see or add up."""
-    for index, method in enumerate(scenario.compare):
-        try:
-            require(pipeline, method.needs, method=method.branch)
-        except ValueError as error:
-            raise source.error(("compare", index), str(error)) from None
-        if method.unlearning_rounds and life.requests:
-            plan = method.plan(life.requests[0], 0)
-            if plan.helper is None and pipeline.min_cohort > 1:
-                raise source.error(
-                    ("compare", index),
-                    f"{method.branch} sends the forgetting client's update alone, and a masked round with "
-                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
-                    "set alpha > 0 so that the others take part",
-                )
-
-
-def _check_strategy(
-    scenario: Scenario, branches: Sequence[Branch], pipeline: Pipeline, source: Source
-) -> None:
-    """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
-    config, rule = scenario.federation.strategy, scenario.federation.participation
-    strategy = make_strategy(config)
-    if not needs_individuals(strategy):
-        return
-    with blamed_on(source, "federation", "strategy"):
-        require_individuals(pipeline, method=config.name)
-        most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
-        if isinstance(rule, FixedCohort):
-            most = min(most, rule.cohort)
-        reason = too_few(strategy, most)
-        if reason is not None:
-            raise ValueError(
-                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
-            )
-
-
 # ---------------------------------------------------------------------------------- contexts
-
-
-@contextmanager
-def blamed_on(source: Source, *key: str) -> Iterator[None]:
-    """What cannot be used is reported with the place of the key that asked for it."""
-    try:
-        yield
-    except ScenarioError:
-        raise
-    except (ValueError, OSError) as error:
-        raise source.error(key, str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,9 +244,9 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     parts = _load_parts(simulation, variant, seed)
     corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
     branches = parts.branches
-    _check_strategy(scenario, branches, runtime.pipeline, variant.source)
-    _check_methods(scenario, life, runtime.pipeline, variant.source)
-    _check_audits(scenario, corpus, variant.source)
+    check_strategy(scenario, branches, runtime.pipeline, variant.source)
+    check_methods(scenario, life, runtime.pipeline, variant.source)
+    check_audits(scenario, corpus, variant.source)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,

@@ -14,12 +14,12 @@ import torch
 from fedsim.build import (
     Connect,
     Simulation,
-    blamed_on,
     check,
     in_process,
     make_context,
     resolve_devices,
 )
+from fedsim.checks import blamed_on
 from fedsim.conclusions import conclude
 from fedsim.planning import CohortLimit
 from fedsim.progress import Progress

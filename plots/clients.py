@@ -15,8 +15,9 @@ from plots.parts import Branch, Floats
 
 CAPTION = (
     "Each cell is one client in one branch: the headline metric on that client's facts minus the retrained "
-    "model's, at the horizon. White is no difference. Framed columns are the clients who asked to be "
-    "forgotten: red there means still known. In all other columns blue is collateral damage."
+    "model's, at the horizon. White is no difference, and colours are pale where the run may not be quoted. "
+    "Framed columns are the clients who asked to be forgotten: red there means still known. In all other "
+    "columns blue is collateral damage."
 )
 _ROW = 0.36
 
@@ -42,13 +43,13 @@ def draw(run: RunData, variant: str) -> Figure | None:
     grey = not run.trusted(variant, run.headline)
     image = axes.imshow(
         np.ma.masked_invalid(values), aspect="auto", norm=Normalize(-reach, reach),
-        cmap="Greys" if grey else style.DIVERGING, interpolation="nearest",
+        cmap=style.pale(style.DIVERGING) if grey else style.DIVERGING, interpolation="nearest",
     )  # fmt: skip
     _dress(axes, run, branches, clients)
     bar = sheet.axes(left + width + 0.22, 0.38, 0.16, height)
     sheet.figure.colorbar(image, cax=bar, extend="both")
-    _numbers(axes, run, values, clients, 0.6 * reach)
-    for y, text, side in ((1.06, "more", "bottom"), (-0.06, "less", "top")):
+    _numbers(axes, run, values, clients, np.inf if grey else 0.6 * reach)
+    for y, text, side in ((1.1, "more", "bottom"), (-0.1, "less", "top")):
         bar.text(0.5, y, text, transform=bar.transAxes, size=9, ha="center", va=side)
     return sheet.figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from plots import labels, style, words
 from plots.data import RunData
@@ -58,6 +59,7 @@ def _draw(run: RunData, variant: str, metric: str) -> Figure | None:
         axes.set_axisbelow(True)
         for request in run.requests:
             axes.axvline(request.round, color=style.MUTED, linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel(f"ε spent (per {UNITS[metric].split()[-1]})")
     _clients(left, run, variant, shown.name, subjects, metric)
     left.set_title(f"Every client, branch {words.short(shown.title, 20)}", pad=6)

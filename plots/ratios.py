@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from plots import labels, style, words
 from plots.data import RunData
@@ -60,7 +60,9 @@ def draw(run: RunData, variant: str) -> Figure | None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(0.8 * float(everything.min()), 1.25 * float(everything.max()))
+        least, most = 0.8 * float(everything.min()), 1.25 * float(everything.max())
+        axes.set_xlim(least, most)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
         _panel(axes, run, variant, request, {b: s for (r, b), s in samples.items() if r == request.request})
         axes.set_xlabel("Truth ratio R (log scale, 1: cannot tell)")
         if i % columns == 0:

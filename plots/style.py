@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import matplotlib
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from fedsim.results import whole_file
@@ -35,6 +37,8 @@ WIDTH = 10.0
 DPI = 150
 INK, MUTED, FAINT, GREY, SHADE = "#1a1a1a", "#595959", "#d9d9d9", "#b3b3b3", "#f1f1ee"
 DIVERGING = "RdBu_r"
+_PALE = 0.4
+"""Share of a colour that stays of it where a value may not be quoted."""
 
 _RC: dict[str, object] = {
     "font.family": "DejaVu Sans",
@@ -108,6 +112,13 @@ _AGAIN: tuple[Dash, ...] = ((0, (1, 1.2)), (0, (6, 2, 1, 2, 1, 2)), (0, (8, 2)))
 def _blend(colour: str, other: str, share: float) -> str:
     mixed = [(1 - share) * a + share * b for a, b in zip(to_rgb(colour), to_rgb(other), strict=True)]
     return str(to_hex((mixed[0], mixed[1], mixed[2])))
+
+
+def pale(name: str) -> ListedColormap:
+    """A colour map whose colours are mixed with white, for values that may not be quoted."""
+    colours = colormaps[name](np.linspace(0, 1, 256))
+    colours[:, :3] = 1 - _PALE * (1 - colours[:, :3])
+    return ListedColormap(colours)
 
 
 def looks(branches: Sequence[tuple[str, str]]) -> dict[str, Look]:

@@ -1,0 +1,81 @@
+"""What a scenario asks for against what its data hold and its privacy pipeline allows.
+
+Each check raises `ScenarioError` with the place of what cannot be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from fedsim.audits.config import InversionAudit
+from fedsim.data.records import Corpus
+from fedsim.federation import make_strategy
+from fedsim.life import Life
+from fedsim.robust import needs_individuals, too_few
+from fedsim.scenario import FixedCohort, Scenario
+from fedsim.scenario_file import ScenarioError, Source
+from fedsim.timeline import Branch
+from privacy import Pipeline, require, require_individuals
+
+
+@contextmanager
+def blamed_on(source: Source, *key: str) -> Iterator[None]:
+    """What cannot be used is reported with the place of the key that asked for it."""
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except (ValueError, OSError) as error:
+        raise source.error(key, str(error)) from error
+
+
+def check_audits(scenario: Scenario, corpus: Corpus, source: Source) -> None:
+    """Refuse attacks on clients that hold nothing."""
+    held = sorted(client for client, records in corpus.clients.items() if records)
+    for index, audit in enumerate(scenario.audits):
+        unknown = [c for c in audit.clients if c not in held] if isinstance(audit, InversionAudit) else []
+        if unknown:
+            near = min(held, key=lambda other: abs(other - unknown[0]))
+            raise source.error(
+                ("audits", index, "clients"),
+                f"client {unknown[0]} holds no records to attack; nearest that does is {near}",
+            )
+
+
+def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
+    """Refuse methods that need more than the pipeline lets a server see or add up."""
+    for index, method in enumerate(scenario.compare):
+        try:
+            require(pipeline, method.needs, method=method.branch)
+        except ValueError as error:
+            raise source.error(("compare", index), str(error)) from None
+        if method.unlearning_rounds and life.requests:
+            plan = method.plan(life.requests[0], 0)
+            if plan.helper is None and pipeline.min_cohort > 1:
+                raise source.error(
+                    ("compare", index),
+                    f"{method.branch} sends the forgetting client's update alone, and a masked round with "
+                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
+                    "set alpha > 0 so that the others take part",
+                )
+
+
+def check_strategy(
+    scenario: Scenario, branches: Sequence[Branch], pipeline: Pipeline, source: Source
+) -> None:
+    """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
+    config, rule = scenario.federation.strategy, scenario.federation.participation
+    strategy = make_strategy(config)
+    if not needs_individuals(strategy):
+        return
+    with blamed_on(source, "federation", "strategy"):
+        require_individuals(pipeline, method=config.name)
+        most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
+        if isinstance(rule, FixedCohort):
+            most = min(most, rule.cohort)
+        reason = too_few(strategy, most)
+        if reason is not None:
+            raise ValueError(
+                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
+            )
