@@ -233,9 +233,9 @@ def _training_messages(
         config = ConfigRecord(dict(message.content.config_records["config"]))
         config["order"] = order.model_dump_json()
         content = RecordDict({"arrays": message.content.array_records["arrays"], "config": config})
-        ledger = Ledger(federation.ledger.releases(str(client)))
+        past = federation.ledger.past(str(client))
         content[CLIENT_STATE] = ConfigRecord(
-            {"ledger": ledger.to_json(), "memory": talk.memory.get(client, b"")}
+            {"ledger": past.to_json(), "memory": talk.memory.get(client, b"")}
         )
         if deliveries is not None:
             content["setup"] = ConfigRecord({"message": deliveries[str(client)]})

@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from typing import get_args
 
 from privacy.accounting import Accountant, Composition, Kind, Mechanism, Neighbours, Sampling, epsilon
 from privacy.contexts import Unit
@@ -136,14 +137,17 @@ class Ledger:
         for release in releases:
             self.append(release)
 
-    def releases(self, client: str | None = None) -> tuple[Release, ...]:
-        """All releases; or those about one client, with no other client named."""
-        if client is None:
-            return tuple(replace(key, steps=steps) for key, steps in self._steps.items())
-        return tuple(
-            replace(key, clients=(client,), steps=steps)
-            for key, steps in self._steps.items()
-            if client in key.clients
+    def releases(self) -> tuple[Release, ...]:
+        """All releases."""
+        return tuple(replace(key, steps=steps) for key, steps in self._steps.items())
+
+    def past(self, client: str) -> Ledger:
+        """What a client must know to keep to its budgets, in one release per mechanism however long it was
+        there: every epsilon of its own is the same, no other client is named, ``branch`` is empty."""
+        return Ledger(
+            Release.of(charge, round_id=0, branch="", attempt=0, clients=(client,), unit=unit, steps=steps)
+            for unit in get_args(Unit)
+            for charge, steps in self.composition(client, unit=unit)
         )
 
     def clients(self, *, unit: Unit) -> tuple[str, ...]:

@@ -44,7 +44,6 @@ def test_a_release_on_several_counts_for_each_of_them():
     expected = epsilon(((Mechanism(noise_multiplier=1.0, sampling_rate=0.1), 3),), delta=1e-5)
     assert ledger.epsilon("a", unit="client", delta=1e-5) == expected
     assert ledger.epsilon("b", unit="client", delta=1e-5) == 0.0
-    assert ledger.releases("c") == (replace(BASE, clients=("c",), unit="client", steps=3),)
     assert ledger.clients(unit="client") == ("a", "c")
 
 
@@ -135,10 +134,27 @@ def test_forks_do_not_see_each_other():
     assert branch.composition("a", unit="example")[0][1] == 6
 
 
+@given(st.lists(releases, max_size=12))
+def test_a_clients_past_says_what_it_spent_and_nothing_of_others(items):
+    ledger = Ledger(items)
+    for client in ("a", "b", "c"):
+        past = Ledger.from_json(ledger.past(client).to_json())
+        for unit in ("example", "client"):
+            assert past.composition(client, unit=unit) == ledger.composition(client, unit=unit)
+        assert {name for release in past.releases() for name in release.clients} <= {client}
+
+
+def test_a_past_does_not_grow_with_time():
+    long = Ledger(replace(BASE, round_id=round_, clients=("a", "c")) for round_ in range(1, 50))
+    assert long.past("a").releases() == (replace(BASE, round_id=0, branch="", clients=("a",), steps=49),)
+
+
 def test_releases_travel_back_from_a_clients_own_ledger():
-    server, client = Ledger([BASE]), Ledger()
+    server = Ledger([BASE])
+    client = server.past("a")
+    known = frozenset(client.releases())
     client.append(replace(BASE, round_id=2, steps=4))
-    server.extend(client.releases("a"))
+    server.extend(client.since(known))
     assert server.composition("a", unit="example")[0][1] == 5
 
 
