@@ -150,9 +150,12 @@ def _step_of(vector_D: Update, most: int) -> float:
     """A step of which every coordinate is a whole multiple, at most ``most`` of them; 0 of a zero vector."""
     exact_D = vector_D.astype(np.float64)
     largest = float(np.abs(exact_D).max(initial=0.0))
+    if largest == 0:
+        return 0.0
     for multiple in range(most, 0, -1):
         step = float(np.float32(largest / multiple))
-        if largest == 0 or (step and np.array_equal(np.rint(exact_D / step) * step, exact_D)):
+        multiples_D = np.rint(exact_D / step) if step else np.zeros_like(exact_D)
+        if np.abs(multiples_D).max() <= most and np.array_equal(multiples_D * step, exact_D):
             return step
     raise ClientUpdateError("the update lies on no grid, so it cannot be packed as one")
 

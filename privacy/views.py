@@ -179,13 +179,14 @@ def colluders(pipeline: Pipeline, tasks: Sequence[LocalTask] = (), *, count: int
     if count < 0:
         raise ValueError(f"count={count} must be at least 0")
     curious = curious_server(pipeline, tasks)
-    left = max(1, pipeline.min_cohort - count) if pipeline.reveals == "sum" else 1
+    masked = pipeline.reveals == "sum"
+    left = max(1, pipeline.min_cohort - count) if masked else 1
     if count > pipeline.bearable_colluders:
         left = 1
     return View(
         adversary="server and colluders",
         capabilities=curious.capabilities if left > 1 else curious.capabilities | _INDIVIDUAL,
-        sees=(*curious.sees, f"what {count} of the clients know"),
+        sees=(*curious.sees, f"what {count if masked else 'any'} of the clients know"),
         hidden_among=left,
         guarantees=_guarantees(pipeline, tasks, server=True, colluders=count),
         colluders=count,

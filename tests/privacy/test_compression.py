@@ -10,7 +10,7 @@ from scipy import stats
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage, clip, l2_norm
-from privacy.codecs import GridCodec, SignCodec, ValueCodec, pack
+from privacy.codecs import GridCodec, SignCodec, ValueCodec, levels, pack
 from privacy.compression import CompressionConfig, CompressionStage, coarse_step, quantise, ternary, top_k
 from privacy.contexts import Draw, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
@@ -105,6 +105,16 @@ def test_zero_and_constant_updates(size):
         assert sent.tobytes() == zero.tobytes(), name
     assert not ternary(same, density=0.5).any()
     assert quantise(same, bits=1, step=2.0, generator=np.random.default_rng(0)).tolist() == same.tolist()
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_grids_of_the_smallest_numbers_arrive(bits):
+    """Here steps are so coarse that a finer one, with more multiples than there are codes, fits too."""
+    codec = GridCodec(bits=bits, step=None)
+    for step in (1, 2, 3):
+        units = np.arange(1, levels(bits) + 1) * step
+        for vector in units[:, None] * np.float64(2.0**-149):
+            assert codec.decode(pack(codec, vector.astype(np.float32))).tolist() == vector.tolist()
 
 
 # --------------------------------------------------------------------------------- properties
