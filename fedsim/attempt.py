@@ -114,7 +114,7 @@ def attempt_round(
             ledger=federation.ledger,
             generator=_server_noise(engine, federation.round, attempt),
             roster=[str(client) for client in assignment.roster],
-            invited=[str(client) for client in assignment.invited],
+            invited=[str(client) for client in assignment.invited if client in orders],
             draw=assignment.draw,
             state=federation.privacy_state,
         )
@@ -135,6 +135,7 @@ def attempt_round(
         updates = server.individuals() if one_by_one else {}
     except SumUnusable as error:
         _charge(federation, received if pipeline.reveals == "sum" else {})
+        talk.fail(_by_number(server.rejected if server is not None else {}))
         return Attempt(failed=talk.failed, aborted=str(error), final=True)
     except RoundAborted as error:
         talk.fail(_by_number(server.rejected if server is not None else {}))

@@ -162,7 +162,7 @@ def _affordable(
         ledger=federation.ledger,
         round_id=order.round,
         branch=order.branch,
-        draw=assignment.draw,
+        draw=assignment.draw if client in assignment.roster else None,
         invited=client in assignment.invited,
     )
 

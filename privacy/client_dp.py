@@ -16,6 +16,7 @@ how many.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -85,7 +86,7 @@ class ClientDpStage(Stage):
         return max(self.config.bound(life) for life in _lives(nominal, self.noise_multiplier))
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
-        return self.config.allows(ledger, *self._releases([client], context))
+        return self.config.allows(ledger, *self._releases(replace(context, contributors=(client,))))
 
     def divisor(self, context: RoundContext) -> float | None:
         if context.planned:
@@ -96,13 +97,14 @@ class ClientDpStage(Stage):
         if context.generator is None or context.ledger is None:
             raise ValueError("client_dp needs a generator and a ledger; give both to open_round")
         std = self.noise_multiplier * self.sensitivity * context.largest_weight
-        for release in self._releases(context.contributors if self.known else context.roster, context):
+        for release in self._releases(context):
             context.ledger.append(release)
         return total + context.generator.normal(0.0, std, total.shape), {"noise_std": std}
 
-    def _releases(self, concerned: Sequence[str], context: RoundContext) -> list[Release]:
-        """What a round costs those who could have been drawn, and once more those who were invited."""
-        invited = [] if self.known else [name for name in concerned if name in context.invited]
+    def _releases(self, context: RoundContext) -> list[Release]:
+        """What a round costs those who could have been drawn, and once more those who were invited, be they
+        among them or not; where it is known who takes part, those who did."""
+        drawn, invited = (context.contributors, ()) if self.known else (context.roster, context.invited)
         return [
             self.config.release(
                 charged(
@@ -111,7 +113,7 @@ class ClientDpStage(Stage):
                 names,
                 context,
             )
-            for names, asked in ((list(concerned), False), (invited, True))
+            for names, asked in ((drawn, False), (invited, True))
             if names
         ]
 

@@ -117,12 +117,14 @@ class DistributedDpStage(Stage):
         noise = context.generator.poisson(half, size) - context.generator.poisson(half, size)
         return (whole + noise) / self.scale, {"noise_std": self._share_std() / self.scale}
 
-    def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
+    def read(self, context: RoundContext) -> None:
         if context.ledger is None:
             raise ValueError("distributed_dp needs a ledger; give one to open_round")
         shares = len(context.contributors) / self.config.min_survivors
         strength = self.noise_multiplier * math.sqrt(shares)
         context.ledger.append(self._release(context.contributors, context, strength))
+
+    def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
         back = rotate_back(total, sign_key=_sign_key(context), dimension=self.dimension)
         return back, {"noise_std": self._share_std() * math.sqrt(len(context.contributors)) / self.scale}
 

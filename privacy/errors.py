@@ -9,6 +9,8 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PipelineError(ValueError):
     """The stages do not fit together, or what they were told makes a wrong sum possible."""
@@ -35,11 +37,17 @@ class ViewError(ValueError):
 
 
 class RoundAborted(RuntimeError):  # noqa: N818 (an outcome of the protocol, not a mistake)
-    """No sum came out of this round. Nothing was released or charged by the server; try a new attempt."""
+    """No sum came out of this round. But for a `SumUnusable`, nothing was released or charged by the server;
+    try a new attempt."""
 
 
 class SumUnusable(RoundAborted):
-    """The sum was read, but what it holds cannot be used: it counts as released, and no other may follow."""
+    """The sum over ``contributors`` was read and cannot be used, or those who know enough could read it by
+    now: it counts as released, and no other may follow, from which it would differ by a few clients."""
+
+    def __init__(self, message: str, contributors: Sequence[str]) -> None:
+        super().__init__(message)
+        self.contributors = tuple(contributors)
 
 
 class CohortTooSmall(RoundAborted):

@@ -186,15 +186,19 @@ class ServerRound:
         """Answers by client (none unless interactive) -> mean update of what was received.
 
         *Guarantees.* The order of messages changes no bit of the result. Under masks the sum of the
-        encoded contributions is exact, or `RoundAborted` is raised and nothing is released.
+        encoded contributions is exact, or `RoundAborted` is raised; a `SumUnusable` is charged like a sum.
         """
-        total = self.channel.total(answers)
+        try:
+            total = self.channel.total(answers)
+        except SumUnusable as error:
+            self._read(error.contributors)
+            raise
         if len(total.contributors) < self.min_cohort:
             raise CohortTooSmall(
                 f"{len(total.contributors)} contributors, below min_cohort={self.min_cohort}"
             )
+        context = self._read(total.contributors)
         self._check_plan(total)
-        context = replace(self.context, contributors=total.contributors)
         divisor = self._divisor(total, context)
         value = total.update
         metrics = self._means(total)
@@ -230,12 +234,21 @@ class ServerRound:
             raise ViewError(f"{' and '.join(acting)} acts on the sum, which updates one by one leave out")
         return self.channel.individuals()
 
+    def _read(self, contributors: tuple[str, ...]) -> RoundContext:
+        """Have stages charge for a sum over these clients; the context in which it is used."""
+        context = replace(self.context, contributors=contributors)
+        for stage in self.stages:
+            stage.read(context)
+        return context
+
     def _divisor(self, total: Total, context: RoundContext) -> float:
         """What makes a mean of the sum: a stage's public constant, or the total weight."""
         constants = [value for stage in self.stages if (value := stage.divisor(context)) is not None]
         divisor = (constants or [total.weight])[0] if self.normalise else 1.0
         if not divisor > 0:
-            raise SumUnusable(f"weights add up to {divisor}; a mean needs a positive total")
+            raise SumUnusable(
+                f"weights add up to {divisor}; a mean needs a positive total", total.contributors
+            )
         return divisor
 
     def _means(self, total: Total) -> Metrics:
@@ -252,4 +265,6 @@ class ServerRound:
             return
         planned = math.fsum(self.planned_weights[client] for client in total.contributors)
         if not math.isclose(planned, total.weight, rel_tol=1e-5, abs_tol=1e-5):
-            raise SumUnusable(f"weights add up to {total.weight}, but {planned} was planned")
+            raise SumUnusable(
+                f"weights add up to {total.weight}, but {planned} was planned", total.contributors
+            )

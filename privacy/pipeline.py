@@ -148,17 +148,24 @@ class Pipeline:
         return rules[0] if rules else None
 
     def affordable(
-        self, client: str, *, ledger: Ledger, round_id: int, branch: str, draw: Draw, invited: bool = False
+        self,
+        client: str,
+        *,
+        ledger: Ledger,
+        round_id: int,
+        branch: str,
+        draw: Draw | None,
+        invited: bool = False,
     ) -> bool:
-        """Whether a client's budget allows it to be drawn in a round, or to be invited to it. Changes
-        nothing."""
+        """Whether a client's budget allows it to be drawn in a round, or to be invited to it; without a
+        ``draw``, it is not among those who could be. Changes nothing."""
         context = RoundContext(
             round_id=round_id,
             branch=branch,
             attempt=0,
-            roster=(client,),
+            roster=() if draw is None else (client,),
             invited=(client,) if invited else (),
-            draw=draw,
+            draw=Draw() if draw is None else draw,
         )
         return all(stage.affordable(client, context, ledger) for stage in self.stages)
 

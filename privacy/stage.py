@@ -106,6 +106,11 @@ class Stage(Protocol):
         """The update on its way out. Metrics stay at the client."""
         return update, {}
 
+    def read(self, context: RoundContext) -> None:
+        """Charge what the sum over ``context.contributors`` gives away as the clients sent it, be it used or
+        not."""
+        return
+
     def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
         """What the server does with the total, before it divides by the weight."""
         return total, {}

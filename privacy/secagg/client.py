@@ -119,10 +119,14 @@ class SecAggClient:
                 add = np.add if me < peer else np.subtract
                 key = agree(self._mask_key, roster.keys[peer].masks, info=pair_info(roster, me, peer))
                 add(masked, stream(key, length=masked.size), out=masked)
-        check = checksum(masked)
-        return Payload(
-            array=masked, fields={"client": me, "roster": roster.fingerprint.hex(), "check": check}
-        )
+        damaged = [owner for owner, (mask_key, _) in self._held.items() if not mask_key]
+        fields: dict[str, int | float | str] = {
+            "client": me,
+            "roster": roster.fingerprint.hex(),
+            "check": checksum(masked),
+            "damaged": pack(damaged).hex(),
+        }
+        return Payload(array=masked, fields=fields)
 
     def unmask(self, request: bytes) -> bytes:
         """Shares of the seeds of those who reported, of the mask keys of those who dropped out."""
@@ -172,25 +176,31 @@ class SecAggClient:
         return holders_of(self._roster, self.context.client, self.terms)
 
     @cached_property
-    def _delivered(self) -> dict[str, bytes]:
-        """By owner: the sealed shares that came for this client."""
-        found = rows(decode(DELIVERY, self._roster.fingerprint, self._seen["delivery"]), str, bytes)
-        owners = [cast(str, owner) for owner, _ in found]
+    def _delivered(self) -> dict[str, tuple[bytes, bytes, bytes]]:
+        """By owner: the sealed shares that came for this client, with the digests that the owner committed
+        to."""
+        fields = decode(DELIVERY, self._roster.fingerprint, self._seen["delivery"])
+        found = cast(list[tuple[str, bytes, bytes, bytes]], rows(fields, str, bytes, bytes, bytes))
+        owners = [owner for owner, *_ in found]
         if owners != sorted(set(owners)) or not {self.context.client} <= set(owners) <= set(self._holders):
             raise MalformedMessage("a delivery is not from the neighbours of its receiver, or lacks its own")
-        return dict(cast(list[tuple[str, bytes]], found))
+        return {owner: (sealed, of_key, of_seed) for owner, sealed, of_key, of_seed in found}
 
     @cached_property
     def _held(self) -> dict[str, tuple[bytes, bytes]]:
-        """By owner: the shares of its mask key and of its self seed that this client holds; empty if
-        damaged."""
+        """By owner: the shares of its mask key and of its self seed that this client holds; empty if they are
+        not those that the owner committed to."""
+        roster, me = self._roster, self.context.client
         held = {}
-        for owner, sealed in self._delivered.items():
+        for owner, (sealed, *committed) in self._delivered.items():
             try:
-                content = unseal(self._share_key(owner, owner, self.context.client), sealed)
+                content = unseal(self._share_key(owner, owner, me), sealed)
             except MalformedMessage:
                 content = b""
-            held[owner] = content[:SHARE_BYTES], content[SHARE_BYTES:]
+            shares = content[:SHARE_BYTES], content[SHARE_BYTES:]
+            kinds = zip((DROPPED, ALIVE), shares, strict=True)
+            good = [share_digest(roster, kind, owner, me, share) for kind, share in kinds] == committed
+            held[owner] = shares if good else (b"", b"")
         return held
 
     def _share_key(self, peer: str, sender: str, holder: str) -> bytes:

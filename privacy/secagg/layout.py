@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.contexts import ClientContext, Nominal, RoundContext
-from privacy.errors import CohortTooSmall, PipelineError, RoundAborted
+from privacy.errors import CohortTooSmall, PipelineError, SumUnusable
 from privacy.secagg.fixed_point import FixedPoint
 from privacy.secagg.messages import digest
 from privacy.stage import Wire
@@ -82,10 +82,10 @@ class Layout:
         return np.concatenate([self.update.encode(update), weight_code, *numbers, count])
 
     def decode(self, total: NDArray[np.uint32], contributors: tuple[str, ...]) -> Total:
-        """The sum of encoded contributions -> numbers; `RoundAborted` if masks did not cancel."""
+        """The sum of encoded contributions -> numbers; `SumUnusable` if masks did not cancel."""
         size = total.size - self.tail
         if int(total[-1]) != len(contributors):
-            raise RoundAborted("masks did not cancel: somebody masked for another roster; repeat the round")
+            raise SumUnusable("masks did not cancel: somebody masked for another roster", contributors)
         metrics = total[size + 1 : -1]
         return Total(
             update=self.update.decode(total[:size]),

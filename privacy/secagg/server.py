@@ -1,7 +1,8 @@
 """The server of secure aggregation: it passes keys and shares on, adds up, and takes masks off the sum.
 
 A client's fault is that client's: it is left out and named in ``rejected``. A fault that leaves too few for a
-sum, or a secret that does not come out as its owner committed to, aborts the round.
+sum aborts the attempt; a secret that does not come out as its owner committed to ends the round, since it
+shows only when others were told already.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.contexts import RoundContext
-from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted, ViewError
+from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted, SumUnusable, ViewError
 from privacy.secagg.layout import Terms, place_of
 from privacy.secagg.masks import KEY_BYTES, agree, load_private, private_key, public_bytes, stream
-from privacy.secagg.messages import decode, encode, rows
+from privacy.secagg.messages import decode, encode, rows, unpack
 from privacy.secagg.protocol import (
     ALIVE,
     ANSWER,
@@ -63,6 +64,7 @@ class SecAggServer:
     _shared: dict[str, _Shared] | None = None
     _sum: NDArray[np.uint32] | None = None
     _reported: tuple[str, ...] = ()
+    _damaged: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------- the four steps
 
@@ -107,7 +109,7 @@ class SecAggServer:
             client: encode(
                 DELIVERY,
                 roster.fingerprint,
-                [part for name in self._held_by(client) for part in (name, shared[name].sealed[client])],
+                [part for name in self._held_by(client) for part in self._for_holder(name, client)],
             )
             for client in shared
         }
@@ -118,18 +120,27 @@ class SecAggServer:
             raise RoundAborted("payloads come once, after the shares: a step was left out or repeated")
         roster, shared, size = self._known, self._shared, self._size(payloads)
         total = np.zeros(size, dtype=np.uint32)
-        reported = []
+        damaged: dict[str, frozenset[str]] = {}
         for client in self._of_cohort(payloads, shared):
             with _blamed_on(self.rejected, client):
-                np.add(total, self._read_payload(client, payloads[client], size), out=total)
-                reported.append(client)
+                array, damaged[client] = self._read_payload(client, payloads[client], size)
+                np.add(total, array, out=total)
+        reported = tuple(damaged)
         self._enough(len(reported), "reported")
-        self._sum, self._reported = total, tuple(reported)
-        lost = [name for name in self._to_unmask() if not self._recoverable(name, reported)]
+        self._sum, self._reported, self._damaged = total, reported, damaged
+        for owner in self._to_unmask():
+            if not self._recoverable(owner, set(self._holders(owner)) - self._complaining(owner)):
+                self.rejected[owner] = "dealt shares that are not those it committed to"
+        lost = [
+            owner
+            for owner in self._to_unmask()
+            if not self._recoverable(owner, set(reported) - self._complaining(owner))
+        ]
         if lost:
             raise RoundAborted(
                 f"{len(shared) - len(reported)} of {len(shared)} masked clients did not report, and fewer "
-                f"than threshold={self.terms.threshold} of those who could unmask {len(lost)} are left"
+                f"than threshold={self.terms.threshold} of those who could unmask {len(lost)} are left with "
+                "usable shares"
             )
         return {
             client: encode(
@@ -141,7 +152,8 @@ class SecAggServer:
         }
 
     def total(self, answers: Mapping[str, bytes]) -> Total:
-        """Answers by client -> the sum over all that reported, exactly, or `RoundAborted`."""
+        """Answers by client -> the sum over all that reported, exactly, or `RoundAborted`: `SumUnusable` once
+        a share was told, since whoever knows others may be able to read the sum."""
         if self._sum is None:
             raise RoundAborted("no payloads in this attempt: call receive before aggregate")
         found: dict[str, dict[str, bytes]] = {name: {} for name in self._to_unmask()}
@@ -150,12 +162,12 @@ class SecAggServer:
                 for owner, share in self._read_answer(client, answers[client]).items():
                     if owner in found:
                         found[owner][client] = share
-        total = self._sum.copy()
-        for owner, shares in found.items():
-            secret = self._joined(owner, shares)
-            for mask, sign in self._masks(owner, secret, total.size):
-                (np.subtract if sign > 0 else np.add)(total, mask, out=total)
-        return self.terms.layout.decode(total, self._reported)
+        try:
+            return self.terms.layout.decode(self._unmasked(found), self._reported)
+        except RoundAborted as error:
+            if any(found.values()):
+                raise SumUnusable(str(error), self._reported) from error
+            raise
 
     def individuals(self) -> Mapping[str, Contribution]:
         """`ViewError`: masks come off the sum alone."""
@@ -170,6 +182,17 @@ class SecAggServer:
 
     def _holders(self, client: str) -> tuple[str, ...]:
         return holders_of(self._known, client, self.terms)
+
+    def _complaining(self, owner: str) -> set[str]:
+        """Those that reported and cannot use their share of a client's secrets."""
+        return {holder for holder, owners in self._damaged.items() if owner in owners}
+
+    def _for_holder(self, owner: str, holder: str) -> tuple[str, bytes, bytes, bytes]:
+        """What a client hears of another's shares: sealed for it, with the digests of both."""
+        assert self._shared is not None
+        said = self._shared[owner]
+        digests = said.digests[holder, DROPPED], said.digests[holder, ALIVE]
+        return owner, said.sealed[holder], *digests
 
     def _held_by(self, client: str) -> list[str]:
         """The clients that are in and of whom ``client`` holds shares."""
@@ -221,7 +244,10 @@ class SecAggServer:
             digests[name, DROPPED], digests[name, ALIVE] = of_key, of_seed
         return _Shared(seed=cast(bytes, seed), sealed=sealed, digests=digests)
 
-    def _read_payload(self, client: str, payload: Payload, size: int) -> NDArray[np.uint32]:
+    def _read_payload(
+        self, client: str, payload: Payload, size: int
+    ) -> tuple[NDArray[np.uint32], frozenset[str]]:
+        """The masked vector, and whose shares the client cannot use."""
         fields, array = dict(payload.fields), payload.array
         if fields.get("client") != client or fields.get("roster") != self._known.fingerprint.hex():
             raise MalformedMessage("its payload belongs to another client, round or attempt")
@@ -229,10 +255,17 @@ class SecAggServer:
             raise MalformedMessage(f"its payload holds {array.dtype}{array.shape}, expected uint32({size},)")
         if fields.get("check") != checksum(array):
             raise MalformedMessage("its payload was damaged on the way")
-        return cast(NDArray[np.uint32], array)
+        try:
+            damaged = cast(list[str], unpack(bytes.fromhex(str(fields.get("damaged")))))
+        except ValueError as error:
+            raise MalformedMessage(f"its payload does not say whose shares it can use: {error}") from error
+        if not set(damaged) <= set(self._held_by(client)) - {client}:
+            raise MalformedMessage("its payload complains of shares that it does not hold")
+        return cast(NDArray[np.uint32], array), frozenset(damaged)
 
     def _read_answer(self, client: str, message: bytes) -> dict[str, bytes]:
-        """Shares by owner; what is not the share that its owner committed to is left out."""
+        """Shares by owner; what is not the share that its owner committed to is left out, and is the holder's
+        fault unless it has said so before."""
         roster, shared = self._known, self._shared
         assert shared is not None
         sender, *fields = decode(ANSWER, roster.fingerprint, message) or [""]
@@ -244,8 +277,8 @@ class SecAggServer:
             kind = self._fate(owner)
             if shared[owner].digests[client, kind] == share_digest(roster, kind, owner, client, share):
                 good[owner] = share
-            else:
-                self.rejected.setdefault(client, f"holds a damaged share of client {owner!r}")
+            elif owner not in self._damaged[client]:
+                self.rejected.setdefault(client, f"tells another share than client {owner!r} dealt")
         return good
 
     def _size(self, payloads: Mapping[str, Payload]) -> int:
@@ -256,19 +289,35 @@ class SecAggServer:
 
     # ------------------------------------------------------------------------------- unmasking
 
+    def _unmasked(self, found: Mapping[str, Mapping[str, bytes]]) -> NDArray[np.uint32]:
+        """The sum without masks, from shares by holder by owner."""
+        assert self._sum is not None
+        total = self._sum.copy()
+        for owner, shares in found.items():
+            secret = self._joined(owner, shares)
+            for mask, sign in self._masks(owner, secret, total.size):
+                (np.subtract if sign > 0 else np.add)(total, mask, out=total)
+        return total
+
+    def _dealt_wrongly(self, owner: str, what: str) -> RoundAborted:
+        """Blames a client for its shares."""
+        told = what.format(repr(owner))
+        self.rejected[owner] = told
+        return RoundAborted(told)
+
     def _joined(self, owner: str, shares: Mapping[str, bytes]) -> bytes:
         """The secret behind a client's shares: its seed if it reported, its mask key if not."""
         needed = self.terms.shares_needed(len(self._holders(owner)))
         if len(shares) < needed:
             raise RoundAborted(
                 f"{len(shares)} usable shares of client {owner!r} came back, fewer than the {needed} that "
-                f"threshold={self.terms.threshold} asks for; nothing was unmasked"
+                f"threshold={self.terms.threshold} asks for"
             )
         points = self._known.points()
         chosen = sorted(shares)[:needed]
         number = Shamir().join({points[name]: int.from_bytes(shares[name], "little") for name in chosen})
         if number >= 2 ** (8 * KEY_BYTES):
-            raise RoundAborted(f"the shares of client {owner!r} do not fit together: it dealt them wrongly")
+            raise self._dealt_wrongly(owner, "the shares of client {} do not fit together")
         return number.to_bytes(KEY_BYTES, "little")
 
     def _masks(self, owner: str, secret: bytes, size: int) -> Iterator[tuple[NDArray[np.uint32], int]]:
@@ -277,12 +326,12 @@ class SecAggServer:
         assert shared is not None
         if owner in self._reported:
             if seed_digest(roster, owner, secret) != shared[owner].seed:
-                raise RoundAborted(f"client {owner!r} shared another seed than it committed to")
+                raise self._dealt_wrongly(owner, "client {} shared another seed than it committed to")
             yield stream(secret, length=size), 1
             return
         key = load_private(secret)
         if public_bytes(key) != roster.keys[owner].masks:
-            raise RoundAborted(f"client {owner!r} shared another key than it advertised")
+            raise self._dealt_wrongly(owner, "client {} shared another key than it advertised")
         for peer in self._holders(owner):
             if peer in self._reported:
                 shared_key = agree(key, roster.keys[peer].masks, info=pair_info(roster, owner, peer))

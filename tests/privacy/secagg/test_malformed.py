@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.errors import MalformedMessage, RoundAborted
-from privacy.secagg.messages import encode, rows, unpack
+from privacy.errors import MalformedMessage, RoundAborted, SumUnusable
+from privacy.secagg.messages import encode, pack, rows, unpack
 from privacy.secagg.protocol import ALIVE, DROPPED, REQUEST, SHARES, checksum
 from privacy.secagg.roster import Keys, encode_advert
 from privacy.transport import Payload
@@ -147,7 +147,7 @@ def test_a_corrupted_share_is_found_and_done_without(running):
 
     running.drops = {"c004": "after_masking"}
     result = finish(running, answers=corrupt)
-    assert result.rejected == {"c003": "holds a damaged share of client 'c000'"}
+    assert result.rejected == {"c003": "tells another share than client 'c000' dealt"}
     assert result.update.tobytes() == without(running, "c004")
 
 
@@ -159,8 +159,42 @@ def test_a_sealed_share_that_was_damaged_on_the_way_is_done_without(running):
         return said | {"c000": encode(head[:4], head[4:], fields)}
 
     result = finish(running, shares=damage)
-    assert "c002" in result.rejected
+    assert result.rejected == {}
     assert result.update.tobytes() == without(running)
+
+
+def tampered_shares(said, name, place, value):
+    """One client's message of shares with a part of every holder's row replaced: 1 sealed, 2 and 3
+    digests."""
+    head, fields = said[name][:36], unpack(said[name][36:])
+    for row in range(2, len(fields), 4):
+        if fields[row] != name:
+            fields[row + place] = value
+    return said | {name: encode(head[:4], head[4:], fields)}
+
+
+@pytest.mark.parametrize(("place", "value"), [(1, b"junk"), (2, bytes(32)), (3, bytes(32))])
+def test_shares_that_nobody_can_use_are_their_dealers_fault_before_anything_is_told(running, place, value):
+    """No holder is blamed, and the round can go on without the dealer."""
+    with pytest.raises(RoundAborted, match="usable shares") as found:
+        finish(running, shares=lambda said: tampered_shares(said, "c000", place, value))
+    assert not isinstance(found.value, SumUnusable)
+    assert set(running.server.rejected) == {"c000"}
+    rest = {n: u for n, u in running.updates.items() if n != "c000"}
+    again = run_round(running.pipeline, rest, here={**HERE, "attempt": 1})
+    assert again.contributors == tuple(rest)
+
+
+@pytest.mark.parametrize("said", [["c009"], ["c000"], [7]], ids=["a stranger", "itself", "a number"])
+def test_complaints_of_what_is_not_held_are_their_senders_fault(running, said):
+    def complain(payloads):
+        payload = payloads["c000"]
+        fields = {**payload.fields, "damaged": pack(said).hex()}
+        return payloads | {"c000": replace(payload, fields=fields)}
+
+    result = finish(running, payloads=complain)
+    assert set(result.rejected) == {"c000"}
+    assert result.update.tobytes() == without(running, "c000")
 
 
 @pytest.mark.parametrize("secret_kind", [0, 1], ids=["mask key", "seed"])
@@ -182,8 +216,10 @@ def test_a_client_that_deals_wrong_shares_is_named_and_nothing_comes_out(running
     running.say("c001", lambda party: party.advertise())
     said["c001"] = running.say("c001", lambda party: lie(party, roster))
     requests = running.server.receive(running.payloads(running.server.deliver(said)))
-    with pytest.raises(RoundAborted, match="client 'c001' shared another"):
+    with pytest.raises(SumUnusable, match="client 'c001' shared another") as found:
         running.server.aggregate(running.answers(requests))
+    assert set(running.server.rejected) == {"c001"}
+    assert set(found.value.contributors) == set(running.updates) - set(running.drops)
 
 
 def test_masks_that_do_not_cancel_are_noticed(running):
@@ -193,7 +229,7 @@ def test_masks_that_do_not_cancel_are_noticed(running):
         array = said["c000"].array + noise
         return said | {"c000": Payload(array=array, fields={**said["c000"].fields, "check": checksum(array)})}
 
-    with pytest.raises(RoundAborted, match="did not cancel"):
+    with pytest.raises(SumUnusable, match="did not cancel"):
         finish(running, payloads=spoil)
 
 

@@ -11,6 +11,7 @@ from privacy.errors import (
     OverflowRiskError,
     PipelineError,
     RoundAborted,
+    SumUnusable,
 )
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.secagg.fixed_point import FixedPoint
@@ -233,11 +234,22 @@ def test_too_few_to_unmask_abort_and_the_next_attempt_succeeds():
     updates = random_updates(4, 10)
     with pytest.raises(RoundAborted, match=r"1 of 4 masked clients did not report.*threshold=0.9"):
         run_round(pipeline, updates, drops={"c002": "after_masking"})
-    with pytest.raises(RoundAborted, match="3 usable shares"):
-        run_round(pipeline, updates, drops={"c002": "during_unmasking"})
     rest = {n: u for n, u in updates.items() if n != "c002"}
     result = run_round(pipeline, rest, here={**HERE, "attempt": 1})
     np.testing.assert_allclose(result.update, weighted_mean(rest, dict.fromkeys(rest, 1)), atol=1e-6)
+
+
+def test_a_sum_that_others_could_read_by_now_counts_as_read():
+    """Some told their shares; with what they know of others, colluders might have enough. If nobody did, the
+    sum is as safe as before."""
+    pipeline = masked_pipeline(threshold=0.9)
+    updates = random_updates(4, 10)
+    with pytest.raises(SumUnusable, match="3 usable shares") as found:
+        run_round(pipeline, updates, drops={"c002": "during_unmasking"})
+    assert found.value.contributors == tuple(updates)
+    with pytest.raises(RoundAborted, match="0 usable shares") as found:
+        run_round(pipeline, updates, drops=dict.fromkeys(updates, "during_unmasking"))
+    assert not isinstance(found.value, SumUnusable)
 
 
 def test_metrics_travel_inside_the_sum():
@@ -247,7 +259,7 @@ def test_metrics_travel_inside_the_sum():
     assert result.metrics["loss"] == (1.0 + 8.0) / 2
     running = Round(pipeline, updates, metrics={n: {"loss": 2.0} for n in updates})
     for payload in running.payloads(running.delivered()).values():
-        assert set(payload.fields) == {"client", "roster", "check"}
+        assert set(payload.fields) == {"client", "roster", "check", "damaged"}
 
 
 def test_cohort_sizes():
