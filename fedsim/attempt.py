@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
-from numpy.typing import NDArray
 
-from fedsim.client import CODES, PAYLOAD, UPDATE, ClientRuntime
+from fedsim.client import ClientRuntime
 from fedsim.exchange import Exchange, group_of
 from fedsim.federation import Federation, to_record, untouched_global_random
 from fedsim.grid import CLIENT_STATE, RosterGrid, client_of, node_of
 from fedsim.model import Arrays
 from fedsim.orders import Assignment, Planner, WorkOrder
+from fedsim.replies import ReplyError, Trained, said, trained
 from fedsim.rng import secret_stream, stream
 from fedsim.robust import needs_individuals
-from fedsim.spsa import Address, replay
-from privacy import Contribution, Ledger, Payload, RoundAborted, RoundResult, ServerRound, SumUnusable
+from privacy import Contribution, RoundAborted, RoundResult, ServerRound, SumUnusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,10 @@ class _Conversation:
         setup = {int(client): message for client, message in setups.items()}
         answers: dict[str, bytes] = {}
         for client, reply in (yield from ask(action, orders, self.engine, setup, states)).items():
-            if reply.has_error():
-                self.fail({client: str(reply.error.reason)})
-                continue
-            records = reply.content.config_records
             try:
-                answers[str(client)] = cast(bytes, records["setup"]["message"])
-                self.memory[client] = cast(bytes, records[CLIENT_STATE]["memory"])
-            except KeyError as error:
-                self.fail({client: f"the reply lacks {error}"})
+                answers[str(client)], self.memory[client] = said(reply)
+            except ReplyError as error:
+                self.fail({client: str(error)})
         return answers
 
     def fail(self, reasons: Mapping[int, str]) -> None:
@@ -128,7 +121,7 @@ def attempt_round(
             _charge(federation, received)
         if not received and not pipeline.releases_anyway:
             return Attempt(failed=talk.failed)
-        requests = server.receive({client: payload for client, (payload, _) in received.items()})
+        requests = server.receive({client: sent.payload for client, sent in received.items()})
         answers = (yield from talk.say("unmask", requests)) if requests else {}
         result = server.aggregate(answers)
         one_by_one = needs_individuals(federation.strategy) and not assignment.planned
@@ -158,9 +151,9 @@ def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:
     return {int(client): reason for client, reason in reasons.items()}
 
 
-def _charge(federation: Federation, received: Mapping[str, tuple[Payload, Ledger]]) -> None:
-    for _, made in received.values():
-        federation.ledger.extend(made.releases())
+def _charge(federation: Federation, received: Mapping[str, Trained]) -> None:
+    for sent in received.values():
+        federation.ledger.extend(sent.made.releases())
 
 
 def _trained(
@@ -168,8 +161,8 @@ def _trained(
     talk: _Conversation,
     deliveries: Mapping[str, bytes] | None,
     assignment: Assignment,
-) -> Exchange[dict[str, tuple[Payload, Ledger]]]:
-    """Have those who are still in train: by client, what it sent with the releases it made."""
+) -> Exchange[dict[str, Trained]]:
+    """Have those who are still in train: by client, what it sent."""
     orders = {
         client: order
         for client, order in talk.orders.items()
@@ -179,15 +172,23 @@ def _trained(
         return {}
     reference = federation.references.get(assignment.request)
     replies = yield _training_messages(federation, orders, talk, deliveries, reference)
-    received: dict[str, tuple[Payload, Ledger]] = {}
+    dimension = sum(array.size for array in federation.adapter.values())
+    received: dict[str, Trained] = {}
     for reply in replies:
         client = client_of(reply.metadata.src_node_id)
         try:
-            received[str(client)], talk.memory[client] = _unpack(reply, federation, orders[client])
-        except KeyError as error:
-            talk.fail({client: f"the reply lacks {error}"})
-        except (TypeError, ValueError) as error:
+            sent = trained(
+                reply,
+                client,
+                orders[client],
+                talk.engine.runtime,
+                version=federation.version,
+                dimension=dimension,
+            )
+        except ReplyError as error:
             talk.fail({client: str(error)})
+        else:
+            received[str(client)], talk.memory[client] = sent, sent.memory
     return received
 
 
@@ -251,36 +252,3 @@ def _needs_reference(order: WorkOrder, engine: Engine) -> bool:
     if order.method is None or order.role is None:
         return False
     return engine.runtime.objective(order.method, order.role).needs_reference
-
-
-def _unpack(reply: Message, federation: Federation, order: WorkOrder) -> tuple[tuple[Payload, Ledger], bytes]:
-    """A reply's payload, releases and memory; KeyError, TypeError or ValueError when they cannot be used."""
-    if reply.has_error():
-        raise ValueError(reply.error.reason)
-    records = reply.content.config_records
-    started_from = records["config"]["version"]
-    if started_from != federation.version:
-        raise ValueError(f"trained on version {started_from!r}, the server is at {federation.version}")
-    sent = reply.content.array_records[UPDATE]
-    if CODES in sent:
-        array = _replayed(sent[CODES].numpy(), client_of(reply.metadata.src_node_id), federation, order)
-    else:
-        array = sent[PAYLOAD].numpy()
-    fields = cast(dict[str, int | float | str], dict(records["fields"]))
-    state = records[CLIENT_STATE]
-    ledger = Ledger.from_json(str(state["ledger"]))
-    return (Payload(array=array, fields=fields), ledger), cast(bytes, state["memory"])
-
-
-def _replayed(
-    codes: NDArray[Any], client: int, federation: Federation, order: WorkOrder
-) -> NDArray[np.float32]:
-    """The update that a client's bytes make; ValueError for bytes that make none."""
-    if order.local.optimizer != "spsa" or codes.dtype != np.uint8 or codes.ndim != 1:
-        raise ValueError("sent bytes of steps that it was not asked for")
-    return replay(
-        codes.tobytes(),
-        Address(seed=order.seed, round=order.round, client=client),
-        dimension=sum(array.size for array in federation.adapter.values()),
-        lr=order.local.lr,
-    )

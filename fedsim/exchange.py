@@ -55,9 +55,8 @@ class Taken:
 
 def _plus(so_far: int | None, instruments: MetricRecord | None, name: str) -> int | None:
     """A count with one more client's, None if either is not known."""
-    if so_far is None or instruments is None:
-        return None
-    return so_far + cast(int, instruments[name])
+    value = None if instruments is None else instruments.get(name)
+    return so_far + value if so_far is not None and isinstance(value, int) else None
 
 
 def group_of(branch: str, round_: int) -> str:

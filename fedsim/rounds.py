@@ -23,6 +23,7 @@ from fedsim.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation import Federation, from_record, to_record
 from fedsim.model import from_vector, to_vector
 from fedsim.orders import Assignment, WorkOrder, with_shares
+from fedsim.replies import ReplyError, held
 from fedsim.robust import combine, needs_individuals, too_few
 from fedsim.timeline import Step
 from privacy import Contribution, RoundResult, l2_norm
@@ -140,10 +141,11 @@ def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine
         return {}
     refused: dict[int, str] = {}
     for client, reply in (yield from ask("forget", targets, engine)).items():
-        if reply.has_error():
-            refused[client] = str(reply.error.reason)
-        elif not reply.content.metric_records["metrics"]["records"]:
-            refused[client] = "holds none of the records that are to be forgotten"
+        try:
+            if not held(reply):
+                refused[client] = "holds none of the records that are to be forgotten"
+        except ReplyError as error:
+            refused[client] = str(error)
     return refused
 
 

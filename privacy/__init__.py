@@ -2,9 +2,10 @@
 
 from privacy.accounting import Neighbours, group_guarantee
 from privacy.clipping import l2_norm
-from privacy.contexts import Draw, Nominal, Unit
+from privacy.composition import check_charges
+from privacy.contexts import ClientContext, Draw, Nominal, Unit
 from privacy.dp_sgd import DenseGradients, sample_norms
-from privacy.errors import ClientUpdateError, RoundAborted, SumUnusable, ViewError
+from privacy.errors import ClientUpdateError, LedgerError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
 from privacy.ledger import Ledger, Release
 from privacy.local import LocalRule, LocalSession, LocalTask, SampleGradients
@@ -17,6 +18,7 @@ from privacy.views import Capability, View, honest_server, require, require_indi
 
 __all__ = [
     "Capability",
+    "ClientContext",
     "ClientParty",
     "ClientUpdateError",
     "Contribution",
@@ -25,6 +27,7 @@ __all__ = [
     "ExampleDpRule",
     "Facts",
     "Ledger",
+    "LedgerError",
     "LocalRule",
     "LocalSession",
     "LocalTask",
@@ -44,6 +47,7 @@ __all__ = [
     "View",
     "ViewError",
     "build_pipeline",
+    "check_charges",
     "group_guarantee",
     "honest_server",
     "l2_norm",

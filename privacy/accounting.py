@@ -4,7 +4,8 @@ Two accountants. "pld" (privacy loss distributions; Doroshenko et al., "Connect 
 pessimistic estimate on a grid of 1e-3 nats, within 1e-4 of a ten times finer grid. "rdp" (Mironov et al.,
 2019) is looser, and faster where nothing can be reused; fixed-size samples and Skellam noise have no other.
 Both are upper bounds. Gaussian DP is not offered: its estimate lies below the true value. Above `VACUOUS`
-nats the tight value is not computed; the RDP bound stands in.
+nats the tight value is not computed; the RDP bound stands in, but for what it would not amplify
+(`Mechanism.rough`).
 
 >>> step = Mechanism(noise_multiplier=1.0, sampling_rate=0.1)
 >>> round(epsilon(((step, 50),), delta=1e-3), 2)
@@ -33,9 +34,17 @@ Sampling = Literal["none", "poisson", "truncated_poisson", "without_replacement"
 Neighbours = Literal["add_remove", "zero_out", "replace_one"]
 PLD_GRID = 1e-3
 VACUOUS = 50.0
-NOISE_STEP = 1e-3
-LARGEST_NOISE = 2**20 * 1000
-"""In thousandths."""
+LEAST_NOISE, MOST_NOISE = 1e-3, 2.0**20
+"""Noise multipliers that a stage may be given. What is calibrated is a multiple of the least one; a release
+with that costs half a million nats. Above the largest, floats cannot tell what a release costs from
+nothing."""
+FAINT_NOISE = 0.1
+"""Noise multiplier of a release that costs `VACUOUS` nats on average, 1 / (2 z^2), if its unit takes part.
+Below, privacy loss distributions are too long to be worth their time."""
+TINIEST_NOISE = 1e-9
+"""Least noise multiplier that is accounted at all: below, squares leave the range of floats, and
+dp-accounting fails or even reports 0. Less than `LEAST_NOISE` is left of shared noise when those who made it
+collude."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -68,8 +77,11 @@ class Mechanism:
     excess: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_multiplier < math.inf:
-            raise ValueError(f"noise_multiplier={self.noise_multiplier} must be positive and finite")
+        if not TINIEST_NOISE <= self.noise_multiplier < math.inf:
+            raise ValueError(
+                f"noise_multiplier={self.noise_multiplier} must be at least {TINIEST_NOISE} and finite; less "
+                "noise hides nothing"
+            )
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate={self.sampling_rate} must be in (0, 1]")
         for name, choices in (("sampling", Sampling), ("neighbours", Neighbours), ("kind", Kind)):
@@ -115,10 +127,10 @@ class Mechanism:
 
     @property
     def rough(self) -> bool:
-        """Whether its RDP bound forgoes an amplification that its privacy loss distribution has."""
-        return self.sampling == "truncated_poisson" or (
-            self.sampling == "poisson" and self.sampling_rate < 1 and self.neighbours == "replace_one"
-        )
+        """Whether its RDP bound forgoes an amplification that its privacy loss distribution has, and that is
+        worth having: not where noise is below `FAINT_NOISE`."""
+        exchanged = self.sampling == "poisson" and self.sampling_rate < 1 and self.neighbours == "replace_one"
+        return self.noise_multiplier >= FAINT_NOISE and (self.sampling == "truncated_poisson" or exchanged)
 
     def event(self) -> Any:
         """The event that the RDP accountant of dp-accounting charges for one release.
@@ -147,7 +159,8 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     """Epsilon in nats of all releases together at ``delta``.
 
     *Guarantees.* An upper bound of the true value. Adding releases never lowers it by more than
-    rounding (1e-9). The result is remembered by composition, so repeated queries cost microseconds.
+    rounding (1e-9): where the RDP bound of what is not `rough` counts, it still does beside what is.
+    The result is remembered by composition, so repeated queries cost microseconds.
 
     *Edge cases.* No releases: 0. Where one of them has no privacy loss distribution, "pld" gives the RDP
     bound. Releases for different ``neighbours`` do not compose: ``ValueError``."""
@@ -160,18 +173,30 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     if len({mechanism.neighbours for mechanism, _ in composition}) > 1:
         raise ValueError("releases for neighbours='add_remove' and 'replace_one' do not compose")
     loose = _loose(composition, delta)
-    rough = any(mechanism.rough for mechanism, _ in composition)
-    if not all(m.tight for m, _ in composition) or (not rough and (accountant == "rdp" or loose > VACUOUS)):
+    if not all(mechanism.tight for mechanism, _ in composition):
         return loose
+    plain = tuple((mechanism, steps) for mechanism, steps in composition if not mechanism.rough)
+    floor = loose if plain == composition else _loose(plain, delta)
+    settled = accountant == "rdp" or floor > VACUOUS
+    if settled and plain == composition:
+        return floor
+    tight = min(loose, _tight(composition, delta))
+    return max(floor, tight) if settled else tight
+
+
+def _tight(composition: Composition, delta: float) -> float:
+    """By privacy loss distributions."""
     parts = [loss_of(mechanism).self_compose(steps) for mechanism, steps in composition]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
-    return min(loose, float(whole.get_epsilon_for_delta(delta)))
+    return float(whole.get_epsilon_for_delta(delta))
 
 
 def _loose(composition: Composition, delta: float) -> float:
     """The RDP bound; under Skellam noise over whole orders, for which alone its bound is proven."""
+    if not composition:
+        return 0.0
     orders = _orders()
     total = np.sum([steps * _rdp_of(mechanism) for mechanism, steps in composition], axis=0)
     if any(mechanism.kind == "skellam" for mechanism, _ in composition):
@@ -245,26 +270,26 @@ def calibrate_noise(
 
     *Guarantees.* The epsilon of the result, by the same accountant, is at most ``target_epsilon``.
 
-    *Edge cases.* A target that not even a noise multiplier of 2^20 reaches raises ``ValueError``.
+    *Edge cases.* A target that not even `MOST_NOISE` reaches raises ``ValueError``.
     """
     steps = sum(count for _, count in templates)
     if not 0 < target_epsilon < math.inf or steps < 1:
         raise ValueError(f"target_epsilon={target_epsilon} must be positive, steps={steps} at least 1")
 
     def within(thousandths: int, kind: Accountant) -> bool:
-        noise = thousandths * NOISE_STEP
+        noise = thousandths * LEAST_NOISE
         parts = tuple(sorted((_scaled(template, noise), n) for template, n in templates if n))
         return epsilon(parts, delta=delta, accountant=kind) <= target_epsilon
 
     high = 1000
     while not within(high, "rdp"):
         high *= 2
-        if high > LARGEST_NOISE:
+        if high * LEAST_NOISE > MOST_NOISE:
             raise ValueError(f"target_epsilon={target_epsilon} is out of reach for steps={steps}; raise it")
     high = _least(lambda x: within(x, "rdp"), high=high, stride=high // 2)
     if accountant == "pld":  # what the loose bound allows, the tight one allows too
         high = _least(lambda x: within(x, "pld"), high=high, stride=high // 8)
-    return round(high * NOISE_STEP, 3)
+    return round(high * LEAST_NOISE, 3)
 
 
 def _scaled(template: Mechanism, noise: float) -> Mechanism:

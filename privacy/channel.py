@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from privacy.codecs import pack
-from privacy.contexts import ClientContext, RoundContext
+from privacy.contexts import ClientContext, RoundContext, Weighting
 from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
 from privacy.transport import ClientChannel, Codec, Contribution, Payload, ServerChannel, Total, Vector
 
@@ -35,8 +35,8 @@ class PlainChannel:
     """Adds in float64, in the order of client ids. With a ``codec``, vectors travel packed.
 
     *Guarantees.* The order in which payloads arrive changes no bit. One client's NaN, wrong size, missing
-    field or bytes that cannot be unpacked are that client's: it is left out and named in ``rejected``. A
-    packed vector arrives bit by bit.
+    field, weight that is not its own, or bytes that cannot be unpacked are that client's: it is left out and
+    named in ``rejected``. A packed vector arrives bit by bit.
 
     *Edge cases.* No usable payload, or fewer than ``min_cohort``: `CohortTooSmall`. Sizes that differ:
     the size of the majority counts, ties go to the smaller id.
@@ -46,6 +46,8 @@ class PlainChannel:
     metric_names: tuple[str, ...] = ()
     dimension: int | None = None
     codec: Codec | None = None
+    weighting: Weighting = "examples"
+    max_weight: float | None = None
 
     @property
     def interactive(self) -> bool:
@@ -191,7 +193,18 @@ class _PlainServer:
         numbers = ("weight", *(f"metric.{name}" for name in self.channel.metric_names))
         if not all(_is_finite(fields.get(name)) for name in numbers):
             return f"lacks one of the numbers {numbers}"
+        if not self._allowed(client, float(fields["weight"])):
+            return f"claims a weight of {fields['weight']}, which is not its own"
         return "" if np.isfinite(payload.array).all() else "holds NaN or infinity"
+
+    def _allowed(self, client: str, weight: float) -> bool:
+        """Whether a weight is the planned one, or one that the weighting can give."""
+        if self.context.planned_weights is not None:
+            return math.isclose(weight, self.context.planned_weights[client], rel_tol=1e-9)
+        if self.channel.weighting == "uniform":
+            return weight == 1.0
+        most = math.inf if self.channel.max_weight is None else self.channel.max_weight
+        return 1 <= weight <= most and weight == int(weight)
 
 
 def _is_finite(value: int | float | str | None) -> bool:

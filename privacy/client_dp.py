@@ -37,7 +37,6 @@ class ClientDpConfig(Budget):
     expected_cohort: float | None = Field(
         default=None,
         gt=0,
-        allow_inf_nan=False,
         description="public divisor of the sum; default: the expected size of the round's cohort",
     )
 
@@ -89,7 +88,7 @@ class ClientDpStage(Stage):
         return self.config.allows(ledger, *self._releases(replace(context, contributors=(client,))))
 
     def divisor(self, context: RoundContext) -> float | None:
-        if context.planned:
+        if context.planned_weights is not None:
             return context.planned_total
         return self.config.expected_cohort or max(context.draw.expected(), 1.0)
 

@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from privacy.config import Config
 from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.local import Metrics
@@ -31,21 +32,15 @@ NORM = "clip.norm"
 """Name under which the norm of the next round is kept."""
 
 
-class ClipConfig(BaseModel):
+class ClipConfig(Config):
     """Bounds each client's update: scales it down to L2 norm ``norm`` where it is longer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     stage: Literal["clip"] = "clip"
-    norm: float = Field(
-        gt=0, allow_inf_nan=False, description="L2 norm of the whole update; the first one with quantile"
-    )
+    norm: float = Field(gt=0, description="L2 norm of the whole update; the first one with quantile")
     quantile: float | None = Field(
         default=None, gt=0, lt=1, description="share of clients to leave unclipped; the norm follows it"
     )
-    learning_rate: float = Field(
-        default=0.2, gt=0, allow_inf_nan=False, description="how fast the norm follows, in nats a round"
-    )
+    learning_rate: float = Field(default=0.2, gt=0, description="how fast the norm follows, in nats a round")
     quantile_weight: float = Field(
         default=0.2,
         gt=0,
@@ -167,7 +162,7 @@ class AdaptiveClipStage(Stage):
 
     def next_state(self, update: Vector, context: RoundContext) -> dict[str, float]:
         norm = self.norm(context)
-        if context.planned:
+        if context.planned_weights is not None:
             return {NORM: norm}
         within = min(max(float(update[-1]) / self.config.quantile_weight + 0.5, 0.0), 1.0)
         return {NORM: norm * math.exp(-self.config.learning_rate * (within - self.quantile))}

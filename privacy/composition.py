@@ -1,4 +1,5 @@
-"""What stages may stand together: their order, what nobody would account for, what they make of a wire.
+"""What stages may stand together: their order, what nobody would account for, what they make of a wire, what
+a client that passes them is charged.
 
 >>> from privacy.clipping import ClipConfig, ClipStage
 >>> wires, channel = fold([ClipStage(ClipConfig(norm=2.0))], Nominal())
@@ -12,9 +13,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from privacy.contexts import Metric, Nominal
-from privacy.errors import PipelineError
-from privacy.parties import Weighting
+from privacy.contexts import ClientContext, Metric, Nominal, Weighting
+from privacy.errors import LedgerError, PipelineError
+from privacy.ledger import Ledger
+from privacy.local import LocalTask
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Channel
 
@@ -64,7 +66,7 @@ def check_accounted(
     if weighting == "examples" and not public_counts:
         raise PipelineError(
             f"weighting='examples' beside {private[0]} sends the number of records, which is not accounted "
-            "for; use weighting='uniform', or declare public_counts=True"
+            "for; use weighting='uniform'"
         )
 
 
@@ -101,3 +103,24 @@ def fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], C
             "secure_aggregation behind it, or use local_dp"
         )
     return tuple(wires), channel
+
+
+def check_charges(
+    stages: Sequence[Stage], made: Ledger, context: ClientContext, task: LocalTask | None
+) -> None:
+    """`LedgerError` unless a client's releases are those that its stages make in one attempt; a stage that
+    owns local training needs the ``task``.
+
+    A server that believed its clients could be told that nothing was charged, or that others were."""
+    expected = Ledger(release for stage in stages for release in stage.charged(context, task))
+    if not made.agrees_with(expected):
+        raise LedgerError(f"says that {_told(made)} was charged, where its stages charge {_told(expected)}")
+
+
+def _told(ledger: Ledger) -> str:
+    rows = [
+        f"{each.steps} x noise {each.noise_multiplier:.6g} to {' '.join(each.clients)} in round "
+        f"{each.round_id}"
+        for each in ledger.releases()
+    ]
+    return ", ".join(rows) or "nothing"

@@ -24,9 +24,10 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from privacy.codecs import GridCodec, SignCodec, ValueCodec, Values, kept, levels
+from privacy.config import Config
 from privacy.contexts import ClientContext, Nominal
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.local import Metrics
@@ -45,10 +46,8 @@ SLACK = 1e-9
 """Relative room for rounding in float64 sums."""
 
 
-class CompressionConfig(BaseModel):
+class CompressionConfig(Config):
     """Sends updates in fewer bytes: signs of the largest entries, these entries, or few bits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: Literal["compression"] = "compression"
     method: Method = Field(default="ternary", description="what is kept of an update")
@@ -56,7 +55,6 @@ class CompressionConfig(BaseModel):
     alpha: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
         description="ternary: size of what is sent, in standard deviations of the update",
     )
     values: Values = Field(default="float32", description="top_k: precision of what is sent")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from privacy.ledger import Ledger
 
 Unit = Literal["example", "client"]
+Weighting = Literal["uniform", "examples"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +86,9 @@ class RoundContext:
 
     ``generator`` and ``ledger`` are for stages whose noise is drawn at the server. ``roster`` names those
     from whom the cohort was drawn by ``draw``, ``invited`` those who were asked whatever the draw;
-    ``contributors`` is known once the sum is. ``planned`` tells that weights were fixed by a plan,
-    ``largest_weight`` bounds them, and ``planned_total`` is what they add up to if as many come as expected.
-    ``state`` is what the stages of a branch keep from round to round, by name."""
+    ``contributors`` is known once the sum is. ``planned_weights`` are those that a plan fixed, by client of
+    the cohort; ``largest_weight`` bounds them, and ``planned_total`` is what they add up to if as many come
+    as expected. ``state`` is what the stages of a branch keep from round to round, by name."""
 
     round_id: int
     branch: str
@@ -100,7 +101,7 @@ class RoundContext:
     invited: tuple[str, ...] = ()
     draw: Draw = Draw()
     contributors: tuple[str, ...] = ()
-    planned: bool = False
+    planned_weights: Mapping[str, float] | None = None
     largest_weight: float = 1.0
     planned_total: float | None = None
     state: Mapping[str, float] = field(default_factory=dict)

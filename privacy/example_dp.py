@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from privacy.accounting import Mechanism, epsilon
-from privacy.contexts import Nominal
+from privacy.contexts import ClientContext, Nominal
 from privacy.dp_sgd import DenseGradients, clip_and_sum, draw_noise
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger, Release
@@ -44,7 +44,7 @@ class ExampleDpConfig(Budget):
     """Clips and noises each record's gradient inside local training (DP-SGD)."""
 
     stage: Literal["example_dp"] = "example_dp"
-    clip_norm: float = Field(gt=0, allow_inf_nan=False, description="L2 norm of one record's gradient")
+    clip_norm: float = Field(gt=0, description="L2 norm of one record's gradient")
     batch_size: int | None = Field(default=None, ge=1, description="expected size; default: local training's")
     sample_rate: float | None = Field(default=None, gt=0, le=1, description="in place of batch_size")
 
@@ -226,6 +226,10 @@ class ExampleDpStage(Stage):
 
     def local(self) -> LocalRule:
         return self.rule
+
+    def charged(self, context: ClientContext, task: LocalTask | None) -> Sequence[Release]:
+        assert task is not None, "a stage that owns local training has a task"
+        return [self.rule.release(task)]
 
     def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
         if self.config.target_epsilon is not None:

@@ -15,6 +15,7 @@ budget. The line of code that draws noise appends the release; nothing else does
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -186,6 +187,12 @@ class Ledger:
         }
         return any(epsilon(total, delta=delta, accountant=accountant) > max_epsilon for total in totals)
 
+    def agrees_with(self, other: Ledger) -> bool:
+        """Whether both hold the same releases, up to how another machine rounds what noise was calibrated
+        to."""
+        mine, theirs = self.releases(), other.releases()
+        return len(mine) == len(theirs) and all(any(_alike(a, b) for b in theirs) for a in mine)
+
     def fork(self) -> Ledger:
         """A copy for a branch; neither sees what the other appends."""
         return Ledger(self.releases())
@@ -211,3 +218,11 @@ class Ledger:
             if not isinstance(row, dict) or set(row) != known or not isinstance(row["clients"], list):
                 raise LedgerError(f"release {row} must have exactly the fields {sorted(known)}")
         return cls(Release(**{**row, "clients": tuple(row["clients"])}) for row in rows)
+
+
+def _alike(left: Release, right: Release) -> bool:
+    """Equal but for rounding in what is calibrated."""
+    calibrated = ("noise_multiplier", "sampling_rate", "excess")
+    other = {name: getattr(right, name) for name in calibrated}
+    near = all(math.isclose(getattr(left, n), value, rel_tol=1e-6) for n, value in other.items())
+    return near and replace(left, **other) == right

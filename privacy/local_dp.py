@@ -77,6 +77,9 @@ class LocalDpStage(Stage):
             ((_exchange(self.noise_multiplier), nominal.rounds),) if nominal.rounds else ()
         )
 
+    def charged(self, context: ClientContext, task: LocalTask | None) -> Sequence[Release]:
+        return [self._release(context.client, context)]
+
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         return self.config.allows(ledger, self._release(client, context))
 

@@ -12,9 +12,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from privacy.accounting import Accountant, Composition, Mechanism, calibrate_noise, epsilon
+from privacy.accounting import (
+    LEAST_NOISE,
+    MOST_NOISE,
+    Accountant,
+    Composition,
+    Mechanism,
+    calibrate_noise,
+    epsilon,
+)
+from privacy.config import Config
 from privacy.contexts import ClientContext, Draw, RoundContext
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger, Release
@@ -53,22 +62,17 @@ def bounded(incoming: Wire, stage: str) -> float:
     return incoming.l2_bound
 
 
-class Budget(BaseModel):
+class Budget(Config):
     """How much noise a stage adds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     noise_multiplier: float | None = Field(
         default=None,
-        gt=0,
-        allow_inf_nan=False,
+        ge=LEAST_NOISE,
+        le=MOST_NOISE,
         description="noise std over sensitivity; or give target_epsilon",
     )
     target_epsilon: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="epsilon over the whole life; noise follows from it",
+        default=None, gt=0, description="epsilon over the whole life; noise follows from it"
     )
     delta: float = Field(gt=0, lt=1, description="delta at which epsilon is quoted")
     accountant: Accountant = Field(default="pld", description="calibrates the noise and guards the budget")

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from privacy.contexts import ClientContext, Nominal, RoundContext
+from privacy.contexts import ClientContext, Nominal, RoundContext, Weighting
 from privacy.errors import ClientUpdateError, CohortTooSmall, SumUnusable, ViewError
 from privacy.local import Metrics
 from privacy.stage import Stage, acts_on_sum
 from privacy.transport import ClientChannel, Contribution, Payload, ServerChannel, Total, Update, Vector
-
-Weighting = Literal["uniform", "examples"]
 
 
 class Prepared(NamedTuple):
@@ -156,7 +154,6 @@ class ServerRound:
     context: RoundContext
     channel: ServerChannel
     min_cohort: int
-    planned_weights: Mapping[str, float] | None
     normalise: bool
 
     def __post_init__(self) -> None:
@@ -261,9 +258,10 @@ class ServerRound:
 
     def _check_plan(self, total: Total) -> None:
         """Clients must have used the planned weights: their total says so."""
-        if self.planned_weights is None:
+        weights = self.context.planned_weights
+        if weights is None:
             return
-        planned = math.fsum(self.planned_weights[client] for client in total.contributors)
+        planned = math.fsum(weights[client] for client in total.contributors)
         if not math.isclose(planned, total.weight, rel_tol=1e-5, abs_tol=1e-5):
             raise SumUnusable(
                 f"weights add up to {total.weight}, but {planned} was planned", total.contributors

@@ -25,10 +25,10 @@ import numpy as np
 
 from privacy.channel import PlainChannel
 from privacy.composition import check_accounted, check_order, fold
-from privacy.contexts import ClientContext, Draw, Metric, Nominal, RoundContext, Unit
+from privacy.contexts import ClientContext, Draw, Metric, Nominal, RoundContext, Unit, Weighting
 from privacy.errors import CohortTooSmall, PipelineError
 from privacy.local import LocalRule
-from privacy.parties import ClientParty, ServerRound, Weighting
+from privacy.parties import ClientParty, ServerRound
 from privacy.stage import Facts, Reveals, Stage
 from privacy.transport import Channel
 
@@ -99,6 +99,8 @@ class Pipeline:
             metric_names=tuple(m.name for m in metrics),
             dimension=self.wires[-1].dimension,
             codec=self.wires[-1].codec,
+            weighting=weighting,
+            max_weight=self.nominal.max_weight,
         )
         self.min_cohort = self.channel.min_cohort
 
@@ -266,7 +268,7 @@ class Pipeline:
             roster=tuple(sorted(roster)),
             invited=tuple(sorted(invited)),
             draw=Draw() if draw is None else draw,
-            planned=planned_weights is not None,
+            planned_weights=None if planned_weights is None else dict(planned_weights),
             planned_total=planned_total,
             largest_weight=_largest(planned_weights) if largest_weight is None else largest_weight,
             state=dict(state or {}),
@@ -277,7 +279,6 @@ class Pipeline:
             context=context,
             channel=self.channel.server(context),
             min_cohort=self.min_cohort,
-            planned_weights=None if planned_weights is None else dict(planned_weights),
             normalise=normalise,
         )
 

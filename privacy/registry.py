@@ -18,11 +18,10 @@ from pydantic import Field
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
-from privacy.contexts import Nominal
+from privacy.contexts import Nominal, Weighting
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
-from privacy.parties import Weighting
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Stage

@@ -31,7 +31,7 @@ from privacy.local import LocalRule, LocalTask, Metrics
 from privacy.transport import Channel, Codec, Vector
 
 if TYPE_CHECKING:
-    from privacy.ledger import Ledger
+    from privacy.ledger import Ledger, Release
 
 WireKind = Literal["float", "grid", "modular"]
 
@@ -122,6 +122,10 @@ class Stage(Protocol):
     def channel(self, incoming: Wire, nominal: Nominal) -> Channel | None:
         """The channel this stage provides, or None."""
         return None
+
+    def charged(self, context: ClientContext, task: LocalTask | None) -> Sequence[Release]:
+        """What this stage charges at the client, in one attempt in which it trains and sends."""
+        return ()
 
     def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
         """Whether a client's budget allows it to be drawn in this round. Changes nothing."""

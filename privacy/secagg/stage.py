@@ -30,10 +30,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from privacy.config import Config
 from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import OverflowRiskError, PipelineError
 from privacy.secagg.client import SecAggClient
@@ -44,10 +45,18 @@ from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Channel, ClientChannel, ServerChannel
 
 
-class SecureAggregationConfig(BaseModel):
-    """Masks updates so that the server learns only their sum."""
+def _even(neighbours: int) -> int:
+    """As many on one side of the ring as on the other."""
+    if neighbours % 2:
+        raise ValueError(
+            f"neighbours={neighbours} must be even: half of them stand on each side of a client; the nearest "
+            f"are {neighbours - 1} and {neighbours + 1}"
+        )
+    return neighbours
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class SecureAggregationConfig(Config):
+    """Masks updates so that the server learns only their sum."""
 
     stage: Literal["secure_aggregation"] = "secure_aggregation"
     threshold: float = Field(
@@ -57,10 +66,10 @@ class SecureAggregationConfig(BaseModel):
         description="share of a client and its neighbours who must stay to the end, lest the round aborts",
     )
     min_cohort: int = Field(default=2, ge=2, description="fewest contributors of which a sum is formed")
-    neighbours: int | None = Field(
+    neighbours: (
+        Annotated[int, Field(ge=2, json_schema_extra={"multipleOf": 2}), AfterValidator(_even)] | None
+    ) = Field(
         default=None,
-        ge=2,
-        multiple_of=2,
         description="clients with whom each shares masks; all when left out. A client whose neighbours all "
         "collude with the server is unmasked",
     )
