@@ -20,6 +20,9 @@ from fedsim.unlearning.grad_ascent import GradAscent, NegatedNll
 from fedsim.unlearning.grad_diff import GradDiff
 from fedsim.unlearning.npo import Npo
 from fedsim.unlearning.protocol import MeanNll, Request
+from privacy import Draw
+from privacy.accounting import Mechanism
+from privacy.accounting import epsilon as accounted
 from tests.world import (
     LOCAL,
     World,
@@ -857,6 +860,55 @@ def test_whoever_has_spent_its_budget_is_neither_drawn_nor_charged(model, start)
         kinds.append((outcome.kind, outcome.exhausted))
     assert kinds == [("train", ()), ("empty", (0, 1))]
     assert 0.9 < spent(federation, 0) <= 1.0
+
+
+def unlearning_under_central_noise(model, start, privacy) -> tuple[Federation, RoundOutcome]:
+    """Client 1 has gone and is asked to help unlearn it; of the others, any could have been drawn."""
+    method = GradDiff(rounds=1, gamma=0.5, alpha=1.0)
+    world = make_world(
+        model,
+        privacy=privacy,
+        weighting="uniform",
+        methods=[method],
+        requests=[WHOLE],
+        nominal={"rounds": 1, "invitations": 1},
+    )
+    planner = replace(world.engine.planner, rosters={"grad_diff": [(0, 2, 3)]}, participation=0.5)
+    world = replace(world, engine=replace(world.engine, planner=planner))
+    federation = born(world, start)
+    return federation, unlearn(world, federation, [0, 2], "grad_diff")
+
+
+def test_whoever_is_forgotten_is_charged_for_the_round_that_forgets_it(model, start) -> None:
+    federation, outcome = unlearning_under_central_noise(model, start, CENTRAL)
+    assert outcome.target
+    alone = Mechanism(noise_multiplier=0.5, sampling="none")
+    assert spent(federation, 1) == accounted(((alone, 1),), delta=1e-5)
+    drawn = Mechanism(noise_multiplier=0.5, sampling_rate=0.5)
+    assert spent(federation, 0) == spent(federation, 3) == accounted(((drawn, 1),), delta=1e-5)
+    assert spent(federation, 1) > spent(federation, 0)
+
+
+def test_whoever_cannot_afford_to_be_asked_is_not_charged(model, start) -> None:
+    """The noise is for drawn clients; an invitation costs more."""
+    budget = [*CLIP, {"stage": "client_dp", "noise_multiplier": None, "target_epsilon": 3.0, "delta": 1e-5}]
+    method = GradDiff(rounds=1, gamma=0.5, alpha=1.0)
+    draw = Draw(kind="poisson", rate=0.1, population=4, nominal=4)
+    world = make_world(
+        model,
+        privacy=budget,
+        weighting="uniform",
+        methods=[method],
+        requests=[WHOLE],
+        nominal={"rounds": 1, "draws": (draw,)},
+    )
+    planner = replace(world.engine.planner, rosters={"grad_diff": [(0, 2, 3)]}, participation=0.1)
+    world = replace(world, engine=replace(world.engine, planner=planner))
+    federation = born(world, start)
+    outcome = unlearn(world, federation, [0, 2], "grad_diff")
+    assert outcome.exhausted == (1,)
+    assert spent(federation, 1) == 0
+    assert 0 < spent(federation, 0) <= 3.0
 
 
 def test_local_noise_is_charged_to_whoever_sends(model, start) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 from privacy.clipping import ClipConfig, ClipStage
 from privacy.contexts import ClientContext, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
-from privacy.errors import PipelineError, RoundAborted
+from privacy.errors import PipelineError, RoundAborted, SumUnusable
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
@@ -127,6 +127,40 @@ def test_fewer_survivors_than_planned_abort():
     assert pipeline.min_cohort == 4
     with pytest.raises(RoundAborted, match="min_cohort=4"):
         run(pipeline, random_updates(5, 1000), drops={"c000": "after_masking", "c001": "after_masking"})
+
+
+def charged_without_a_result(**fields):
+    """The ledger of a round whose sum came out and could not be used, or could be read by colluders."""
+    pipeline, ledger = distributed(1.0, max_weight=2.0), Ledger()
+    updates = random_updates(4, 1000, scale=0.01)
+    generators = {n: np.random.default_rng(i) for i, n in enumerate(updates)}
+    running = Round(pipeline, updates, generators=generators, **fields)
+    running.server = pipeline.open_round(
+        cohort=list(updates), ledger=ledger, planned_weights=fields.get("planned"), **HERE
+    )
+    if running.planned:
+        running.planned = {**running.planned, "c003": 2.0}
+    with pytest.raises(RoundAborted) as found:
+        running.result()
+    return found.value, ledger
+
+
+def test_a_sum_that_cannot_be_used_is_charged_all_the_same():
+    error, ledger = charged_without_a_result(planned=dict.fromkeys(random_updates(4, 1), 0.5))
+    assert "was planned" in str(error)
+    (release,) = ledger.releases()
+    assert release.clients == ("c000", "c001", "c002", "c003")
+    assert release.noise_multiplier == pytest.approx((4 / 3) ** 0.5)
+
+
+def test_so_is_one_that_some_have_told_their_shares_for():
+    silent = dict.fromkeys(("c001", "c002"), "during_unmasking")
+    error, ledger = charged_without_a_result(drops=silent)
+    assert isinstance(error, SumUnusable)
+    assert ledger.releases()[0].clients == ("c000", "c001", "c002", "c003")
+    error, ledger = charged_without_a_result(drops=dict.fromkeys(random_updates(4, 1), "during_unmasking"))
+    assert not isinstance(error, SumUnusable)
+    assert not ledger.releases()
 
 
 def test_planned_weights_scale_the_update_and_not_the_noise():
