@@ -31,7 +31,8 @@ class FixedPoint:
     """Coder for numbers in [-bound, bound] in units of ``step``, of which up to ``max_terms`` are added.
 
     *Guarantees.* decode(sum of encode(x_i)) = sum of rint(x_i / step) * step exactly, for up to
-    ``max_terms`` terms; its distance from the sum of x_i is at most terms * step / 2.
+    ``max_terms`` terms; its distance from the sum of x_i is at most terms * step / 2, or terms * step if
+    rounded towards zero.
 
     *Edge cases.* Numbers beyond the bound by more than half a step, and NaN, raise
     `ClientUpdateError`; they never wrap around. A step too fine for the range raises
@@ -78,9 +79,10 @@ class FixedPoint:
             )
         return cls(bound=bound, step=step, max_terms=max_terms)
 
-    def encode(self, values: NDArray[np.float64]) -> NDArray[np.uint32]:
-        """Float64 (n,) -> uint32 (n,), rounded to the nearest step, ties to even."""
-        codes = np.rint(values / self.step)
+    def encode(self, values: NDArray[np.float64], *, towards_zero: bool = False) -> NDArray[np.uint32]:
+        """Float64 (n,) -> uint32 (n,), rounded to the nearest step, ties to even; or so that no number
+        grows."""
+        codes = (np.trunc if towards_zero else np.rint)(values / self.step)
         if not np.all(np.abs(codes) <= self.largest_code):
             worst = float(np.max(np.abs(values)))
             raise ClientUpdateError(

@@ -17,7 +17,7 @@ from privacy.errors import CohortTooSmall, PipelineError, SumUnusable
 from privacy.secagg.fixed_point import FixedPoint
 from privacy.secagg.messages import digest
 from privacy.stage import Wire
-from privacy.transport import Contribution, Total
+from privacy.transport import Contribution, Total, Vector
 
 COARSEST_MEAN = 1e-3
 """Largest error of a mean's coordinate that rounding may cause, as a fraction of the clip norm."""
@@ -33,6 +33,8 @@ class Layout:
     max_cohort: int
     weighted: bool = False
     """Whether updates come weighted, and on the grid of their integers."""
+    norm: float = math.inf
+    """Largest L2 norm of an update, which rounding does not lift."""
 
     @classmethod
     def plan(cls, incoming: Wire, nominal: Nominal) -> Layout:
@@ -56,7 +58,7 @@ class Layout:
         else:
             assert bound is not None, "checked above"
             largest = weights.largest_code * weights.step  # a rounded weight may lie above max_weight
-            coarsest = 2 * COARSEST_MEAN * bound
+            coarsest = COARSEST_MEAN * bound
             update = FixedPoint.fit(bound=largest * bound, max_terms=cohort, coarsest=coarsest)
         return cls(
             update=update,
@@ -64,6 +66,7 @@ class Layout:
             metrics=metrics,
             max_cohort=cohort,
             weighted=incoming.kind == "grid",
+            norm=math.inf if bound is None else bound,
         )
 
     @property
@@ -72,14 +75,22 @@ class Layout:
         return len(self.metrics) + 2
 
     def encode(self, contribution: Contribution) -> NDArray[np.uint32]:
-        """Contribution -> uint32 (d + tail,). The update is scaled by the weight as it will be read."""
+        """Contribution -> uint32 (d + tail,). The update is scaled by the weight as it will be read, and
+        rounded to the nearest step; towards zero where that would lift its norm above the bound."""
         weight_code = self.weight.encode(np.array([contribution.weight]))
         weight = float(self.weight.decode(weight_code)[0])
         values = zip(self.metrics, contribution.metrics, strict=True)
         numbers = [coder.encode(np.array([value])) for coder, value in values]
         count = np.ones(1, dtype=np.uint32)
-        update = contribution.update if self.weighted else contribution.update * weight
-        return np.concatenate([self.update.encode(update), weight_code, *numbers, count])
+        return np.concatenate([self._update(contribution.update, weight), weight_code, *numbers, count])
+
+    def _update(self, update: Vector, weight: float) -> NDArray[np.uint32]:
+        if self.weighted:
+            return self.update.encode(update)
+        codes = self.update.encode(update * weight)
+        if np.linalg.norm(self.update.decode(codes)) <= self.norm * abs(weight):
+            return codes
+        return self.update.encode(update * weight, towards_zero=True)
 
     def decode(self, total: NDArray[np.uint32], contributors: tuple[str, ...]) -> Total:
         """The sum of encoded contributions -> numbers; `SumUnusable` if masks did not cancel."""
@@ -92,7 +103,7 @@ class Layout:
             weight=float(self.weight.decode(total[size : size + 1])[0]),
             metrics=tuple(float(coder.decode(metrics[i : i + 1])[0]) for i, coder in enumerate(self.metrics)),
             contributors=contributors,
-            error=0.0 if self.weighted else len(contributors) * self.update.step / 2,
+            error=0.0 if self.weighted else len(contributors) * self.update.step,
         )
 
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from privacy.secagg.layout import Layout, place_of
 from privacy.secagg.messages import digest
 from privacy.secagg.roster import Roster
 from privacy.stage import Wire
+from privacy.transport import Contribution
 from tests.privacy.rounds import (
     HERE,
     STAGES,
@@ -55,9 +58,26 @@ def test_masked_sum_is_the_sum_of_quantised_vectors_exactly(count, size, seed, d
         norm = np.linalg.norm(update.astype(np.float64))
         party = pipeline.client(name, **HERE)
         clipped = party.stages[0].client(update.astype(np.float64), party.context)[0] if norm > 1 else update
-        expected += np.rint(clipped.astype(np.float64) * weights[name] / step).astype(np.int64)
+        units = clipped.astype(np.float64) * weights[name] / step
+        longer = np.linalg.norm(np.rint(units)) * step > weights[name]
+        expected += (np.trunc if longer else np.rint)(units).astype(np.int64)
     assert (total.update / step).astype(np.int64).tolist() == expected.tolist()
     assert total.weight == sum(weights.values())
+
+
+@pytest.mark.parametrize("weight", [1.0, -0.5, 100.0])
+def test_rounding_does_not_lengthen_what_noise_is_sized_for(weight):
+    """Many coordinates just above half a step: rounded up, each is twice as large."""
+    size = 200_000
+    layout = masked_pipeline(max_weight=100.0, max_cohort=1000, dimension=size).channel.terms.layout
+    update = np.full(size, 0.500001 * layout.update.step / abs(weight))
+    update[0] = math.sqrt(1 - float(np.square(update[1:]).sum()))
+    own = Contribution(update=update, weight=weight)
+    sent = layout.update.decode(layout.encode(own)[:size]) / weight
+    nearest = np.rint(update * weight / layout.update.step) * layout.update.step / weight
+    assert np.linalg.norm(nearest) > 1.00000001
+    assert 0.99 < np.linalg.norm(sent) <= 1.0
+    assert np.abs(sent - update).max() <= layout.update.step / abs(weight)
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,7 +88,7 @@ def test_weighted_mean_error_bound(count, seed, data):
     weights = {n: data.draw(st.integers(1, 1000)) for n in updates}
     result = run_round(pipeline, updates, weights=weights)
     total = sum(weights.values())
-    bound = count * pipeline.channel.terms.layout.update.step / (2 * total)
+    bound = count * pipeline.channel.terms.layout.update.step / total
     assert result.metrics["quantisation_error"] == bound
     error = np.abs(result.update - weighted_mean(updates, weights)).max()
     assert error <= bound + 1e-7 * 0.3  # the mean itself is rounded to fp32
