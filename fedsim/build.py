@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from fedsim.attempt import Engine
-from fedsim.checks import blamed_on, check_audits, check_methods, check_strategy
+from fedsim.checks import blamed_on, check_audits, check_methods, check_one_life, check_strategy
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
 from fedsim.data.jsonl import load_jsonl
@@ -67,7 +67,7 @@ class Simulation:
     """A checked scenario with everything loaded that does not depend on the seed.
 
     ``threads`` is None until it was measured; ``limits`` holds, by variant, what an earlier start of the same
-    run has worked out.
+    run has worked out. ``private`` says that some variant's releases are charged to budgets.
     """
 
     loaded: LoadedScenario
@@ -75,6 +75,7 @@ class Simulation:
     threads: int | None = None
     limits: Mapping[str, CohortLimit] = field(default_factory=dict)
     connect: Connect = in_process
+    private: bool = False
     models: dict[tuple[str, str], AdapterModel] = field(default_factory=dict, repr=False)
 
     def replicas(self, config: ModelConfig) -> list[AdapterModel]:
@@ -309,4 +310,12 @@ def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):
             check_per_sample(context.engine.runtime, context.model.arrays())
-    return replace(simulation, threads=None if execution.threads == "auto" else execution.threads)
+    private = any(context.engine.runtime.pipeline.protects for context in contexts)
+    if private and execution.engine == "deployment":
+        lives = [
+            sum(not segment.children for segment, _ in context.tree.walk()) * len(variant.scenario.seeds)
+            for variant, context in zip(loaded.variants, contexts, strict=True)
+        ]
+        check_one_life(sum(lives), loaded.source)
+    threads = None if execution.threads == "auto" else execution.threads
+    return replace(simulation, threads=threads, private=private)

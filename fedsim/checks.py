@@ -79,3 +79,17 @@ def check_strategy(
             raise ValueError(
                 f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
             )
+
+
+def check_one_life(lives: int, source: Source) -> None:
+    """Refuse a deployment with differential privacy that lives more than once.
+
+    A simulation repeats the same noise. Deployed clients draw new noise in every branch, seed and variant,
+    each of which is another release of the same data, while a ledger knows its own branch alone."""
+    if lives > 1:
+        raise source.error(
+            ("execution", "engine"),
+            f"a deployment draws new noise in each of {lives} branches, seeds and variants, and no single "
+            "epsilon covers them; leave one of each (a life without forget, compare: [keep]), or use "
+            "in-process or ray",
+        )

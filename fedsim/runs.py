@@ -107,11 +107,21 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
 
         run_on_ray(simulation, lambda connected: live(connected, directory, progress))
     elif engine == "deployment":
+        if simulation.private and _begun(directory):
+            raise ScenarioError(
+                f"{directory.path}: a deployment with differential privacy cannot be resumed: noise of "
+                "rounds after the last checkpoint may be out, and in no ledger. Nothing was changed; start "
+                "anew with --out"
+            )
         from fedsim.engines.deployment import run_deployed
 
         run_deployed(simulation, directory, progress)
     else:
         live(simulation, directory, progress)
+
+
+def _begun(directory: RunDirectory) -> bool:
+    return any(event["kind"] == "started" for event in directory.events())
 
 
 def live(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
@@ -129,7 +139,7 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         limits = {c.variant: asdict(simulation.limit(c.variant, c.model)) for c in contexts}
         resolved = {"devices": simulation.devices, "threads": threads, "cohort": limits}
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
-    resumed = any(event["kind"] == "started" for event in directory.events())
+    resumed = _begun(directory)
     directory.log("resumed" if resumed else "started", time=_now())
     _say_what_is_not_batched(contexts, progress)
     progress.start(sum(context.rounds() for context in contexts))

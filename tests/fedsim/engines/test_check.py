@@ -1,10 +1,18 @@
 """What an engine needs is said before anything starts, with the way out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from fedsim import runs
+from fedsim.build import Simulation, check
 from fedsim.engines.check import check_engine, gpus_per_worker
+from fedsim.progress import Quiet
+from fedsim.results import RunDirectory
 from fedsim.scenario import ExecutionConfig, RayConfig
+from fedsim.scenario_file import ScenarioError, load_scenario
+from tests.e2e.runs import BRIEF, merged, write_scenario
 
 
 def ray(**settings: object) -> ExecutionConfig:
@@ -58,3 +66,37 @@ def test_a_worker_has_a_gpu_where_the_device_is_one() -> None:
     assert gpus_per_worker(RayConfig(), "cpu") == 0
     assert gpus_per_worker(RayConfig(), "cuda:0") == 1
     assert gpus_per_worker(RayConfig(gpus_per_worker=0.25), "cuda:0") == 0.25
+
+
+PRIVATE = merged(
+    BRIEF,
+    privacy=[{"stage": "example_dp", "noise_multiplier": 1.0, "delta": 1e-3, "clip_norm": 1.0}],
+    federation__weighting="uniform",
+    execution__engine="deployment",
+)
+ONCE = merged(PRIVATE, timeline=BRIEF["timeline"][:2], compare=["keep"])
+
+
+def checked(folder: Path, scenario: dict) -> Simulation:
+    return check(load_scenario(write_scenario(folder, scenario)))
+
+
+def test_a_private_deployment_lives_once(tmp_path: Path) -> None:
+    """Each branch and seed would be another release of the same data, by noise that no one ledger knows."""
+    with pytest.raises(ScenarioError, match=r"execution.engine: .* 3 branches"):
+        checked(tmp_path, PRIVATE)
+    with pytest.raises(ScenarioError, match=r"execution.engine: .* 2 branches"):
+        checked(tmp_path, merged(ONCE, seeds=[1, 2]))
+    assert checked(tmp_path, ONCE).private
+    assert not checked(tmp_path, merged(PRIVATE, privacy=[])).private
+    assert checked(tmp_path, merged(PRIVATE, execution__engine="in-process")).private
+
+
+def test_a_private_deployment_cannot_go_on(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    simulation = runs.prepare(load_scenario(write_scenario(tmp_path, ONCE)), directory)
+    directory.log("started", time="now")
+    before = directory.events()
+    with pytest.raises(ScenarioError, match="in no ledger"):
+        runs.execute(simulation, directory, Quiet())
+    assert directory.events() == before
