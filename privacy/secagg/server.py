@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from privacy.contexts import RoundContext
 from privacy.errors import CohortTooSmall, MalformedMessage, RoundAborted, SumUnusable, ViewError
 from privacy.secagg.layout import Terms, place_of
-from privacy.secagg.masks import KEY_BYTES, agree, load_private, private_key, public_bytes, stream
+from privacy.secagg.masks import KEY_BYTES, agree, private_key
 from privacy.secagg.messages import decode, encode, rows, unpack
 from privacy.secagg.protocol import (
     ALIVE,
@@ -30,12 +30,10 @@ from privacy.secagg.protocol import (
     SHARES,
     checksum,
     holders_of,
-    pair_info,
-    seed_digest,
     share_digest,
 )
 from privacy.secagg.roster import Keys, Roster, decode_advert
-from privacy.secagg.shamir import Shamir
+from privacy.secagg.unmasking import Unmasking, WrongSecret
 from privacy.transport import Contribution, Payload, Total
 
 
@@ -162,9 +160,15 @@ class SecAggServer:
                 for owner, share in self._read_answer(client, answers[client]).items():
                     if owner in found:
                         found[owner][client] = share
+        committed = {name: said.seed for name, said in (self._shared or {}).items()}
+        unmasking = Unmasking(
+            terms=self.terms, roster=self._known, committed=committed, reported=self._reported
+        )
         try:
-            return self.terms.layout.decode(self._unmasked(found), self._reported)
+            return self.terms.layout.decode(unmasking.unmasked(self._sum, found), self._reported)
         except RoundAborted as error:
+            if isinstance(error, WrongSecret):
+                self.rejected[error.owner] = str(error)
             if any(found.values()):
                 raise SumUnusable(str(error), self._reported) from error
             raise
@@ -286,56 +290,6 @@ class SecAggServer:
             return self.terms.dimension + self.terms.layout.tail
         sizes = [payloads[client].array.size for client in sorted(payloads)]
         return max(sizes, key=sizes.count, default=self.terms.layout.tail)
-
-    # ------------------------------------------------------------------------------- unmasking
-
-    def _unmasked(self, found: Mapping[str, Mapping[str, bytes]]) -> NDArray[np.uint32]:
-        """The sum without masks, from shares by holder by owner."""
-        assert self._sum is not None
-        total = self._sum.copy()
-        for owner, shares in found.items():
-            secret = self._joined(owner, shares)
-            for mask, sign in self._masks(owner, secret, total.size):
-                (np.subtract if sign > 0 else np.add)(total, mask, out=total)
-        return total
-
-    def _dealt_wrongly(self, owner: str, what: str) -> RoundAborted:
-        """Blames a client for its shares."""
-        told = what.format(repr(owner))
-        self.rejected[owner] = told
-        return RoundAborted(told)
-
-    def _joined(self, owner: str, shares: Mapping[str, bytes]) -> bytes:
-        """The secret behind a client's shares: its seed if it reported, its mask key if not."""
-        needed = self.terms.shares_needed(len(self._holders(owner)))
-        if len(shares) < needed:
-            raise RoundAborted(
-                f"{len(shares)} usable shares of client {owner!r} came back, fewer than the {needed} that "
-                f"threshold={self.terms.threshold} asks for"
-            )
-        points = self._known.points()
-        chosen = sorted(shares)[:needed]
-        number = Shamir().join({points[name]: int.from_bytes(shares[name], "little") for name in chosen})
-        if number >= 2 ** (8 * KEY_BYTES):
-            raise self._dealt_wrongly(owner, "the shares of client {} do not fit together")
-        return number.to_bytes(KEY_BYTES, "little")
-
-    def _masks(self, owner: str, secret: bytes, size: int) -> Iterator[tuple[NDArray[np.uint32], int]]:
-        """What of the masks of a client is in the sum, with its sign."""
-        roster, shared = self._known, self._shared
-        assert shared is not None
-        if owner in self._reported:
-            if seed_digest(roster, owner, secret) != shared[owner].seed:
-                raise self._dealt_wrongly(owner, "client {} shared another seed than it committed to")
-            yield stream(secret, length=size), 1
-            return
-        key = load_private(secret)
-        if public_bytes(key) != roster.keys[owner].masks:
-            raise self._dealt_wrongly(owner, "client {} shared another key than it advertised")
-        for peer in self._holders(owner):
-            if peer in self._reported:
-                shared_key = agree(key, roster.keys[peer].masks, info=pair_info(roster, owner, peer))
-                yield stream(shared_key, length=size), 1 if peer < owner else -1
 
 
 def _usable(keys: Keys) -> Keys:
