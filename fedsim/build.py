@@ -247,7 +247,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     branches = parts.branches
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, runtime.pipeline, variant.source)
-    check_audits(scenario, corpus, variant.source)
+    check_audits(scenario, runtime, model, variant.source)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,

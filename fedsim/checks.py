@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
+from fedsim.audits.attention_inputs import attention_sites
 from fedsim.audits.config import InversionAudit
-from fedsim.data.records import Corpus
+from fedsim.audits.inversion import in_place_of
+from fedsim.client import ClientRuntime
 from fedsim.federation import make_strategy
 from fedsim.life import Life
+from fedsim.model import AdapterModel
 from fedsim.robust import needs_individuals, too_few
 from fedsim.scenario import FixedCohort, Scenario
 from fedsim.scenario_file import ScenarioError, Source
 from fedsim.timeline import Branch
+from fedsim.trials import check_per_sample
 from privacy import Pipeline, require, require_individuals
 
 
 @contextmanager
-def blamed_on(source: Source, *key: str) -> Iterator[None]:
+def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
     """What cannot be used is reported with the place of the key that asked for it."""
     try:
         yield
@@ -30,17 +35,26 @@ def blamed_on(source: Source, *key: str) -> Iterator[None]:
         raise source.error(key, str(error)) from error
 
 
-def check_audits(scenario: Scenario, corpus: Corpus, source: Source) -> None:
-    """Refuse attacks on clients that hold nothing."""
-    held = sorted(client for client, records in corpus.clients.items() if records)
+def check_audits(scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source) -> None:
+    """Refuse attacks that would fail once the life is over: on clients that hold nothing, through a model or
+    behind a pipeline that cannot be attacked."""
+    held = sorted(client for client, records in runtime.records.items() if records)
     for index, audit in enumerate(scenario.audits):
-        unknown = [c for c in audit.clients if c not in held] if isinstance(audit, InversionAudit) else []
+        if not isinstance(audit, InversionAudit):
+            continue
+        unknown = [client for client in audit.clients if client not in held]
         if unknown:
             near = min(held, key=lambda other: abs(other - unknown[0]))
             raise source.error(
                 ("audits", index, "clients"),
                 f"client {unknown[0]} holds no records to attack; nearest that does is {near}",
             )
+        with blamed_on(source, "audits", index):
+            attention_sites(model)
+        for name, stages in audit.under.items():
+            with blamed_on(source, "audits", index, "under", name):
+                other = in_place_of(runtime.pipeline, stages)
+                check_per_sample(replace(runtime, pipeline=other), model.arrays())
 
 
 def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:

@@ -4,7 +4,7 @@ Two accountants. "pld" (privacy loss distributions; Doroshenko et al., "Connect 
 pessimistic estimate on a grid of 1e-3 nats, within 1e-4 of a ten times finer grid. "rdp" (Mironov et al.,
 2019) is looser, and faster where nothing can be reused; fixed-size samples and Skellam noise have no other.
 Both are upper bounds. Gaussian DP is not offered: its estimate lies below the true value. Above `VACUOUS`
-nats the tight value is not computed; the RDP bound stands in, but for what it would not amplify
+nats the tight value is not computed; the RDP bound stands in, where it is not too loose for that
 (`Mechanism.rough`).
 
 >>> step = Mechanism(noise_multiplier=1.0, sampling_rate=0.1)
@@ -34,17 +34,16 @@ Sampling = Literal["none", "poisson", "truncated_poisson", "without_replacement"
 Neighbours = Literal["add_remove", "zero_out", "replace_one"]
 PLD_GRID = 1e-3
 VACUOUS = 50.0
-LEAST_NOISE, MOST_NOISE = 1e-3, 2.0**20
-"""Noise multipliers that a stage may be given. What is calibrated is a multiple of the least one; a release
-with that costs half a million nats. Above the largest, floats cannot tell what a release costs from
-nothing."""
+NOISE_STEP = 1e-3
 FAINT_NOISE = 0.1
 """Noise multiplier of a release that costs `VACUOUS` nats on average, 1 / (2 z^2), if its unit takes part.
 Below, privacy loss distributions are too long to be worth their time."""
-TINIEST_NOISE = 1e-9
-"""Least noise multiplier that is accounted at all: below, squares leave the range of floats, and
-dp-accounting fails or even reports 0. Less than `LEAST_NOISE` is left of shared noise when those who made it
-collude."""
+LEAST_NOISE, MOST_NOISE = 1e-12, 2.0**20
+"""Noise multipliers that a stage may be given: the least excludes nothing, the largest leaves nothing to
+learn."""
+ACCOUNTED_NOISE = 1e-100
+"""Least noise multiplier that is accounted: with less, squares leave the range of floats, and dp-accounting
+fails or even reports 0. Less than `LEAST_NOISE` is left of shared noise where others tell their shares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -77,10 +76,10 @@ class Mechanism:
     excess: float = 0.0
 
     def __post_init__(self) -> None:
-        if not TINIEST_NOISE <= self.noise_multiplier < math.inf:
+        if not ACCOUNTED_NOISE <= self.noise_multiplier < math.inf:
             raise ValueError(
-                f"noise_multiplier={self.noise_multiplier} must be at least {TINIEST_NOISE} and finite; less "
-                "noise hides nothing"
+                f"noise_multiplier={self.noise_multiplier} must be finite and at least {ACCOUNTED_NOISE}: "
+                "less cannot be accounted"
             )
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate={self.sampling_rate} must be in (0, 1]")
@@ -120,17 +119,16 @@ class Mechanism:
 
     @property
     def tight(self) -> bool:
-        """Whether its privacy loss distribution is known."""
-        return self.kind == "gaussian" and not (
-            self.sampling == "without_replacement" and self.sample_size < self.population
-        )
+        """Whether its privacy loss distribution is known, and worth its time."""
+        sampled = self.sampling == "without_replacement" and self.sample_size < self.population
+        return self.kind == "gaussian" and not sampled and self.noise_multiplier >= FAINT_NOISE
 
     @property
     def rough(self) -> bool:
-        """Whether its RDP bound forgoes an amplification that its privacy loss distribution has, and that is
-        worth having: not where noise is below `FAINT_NOISE`."""
-        exchanged = self.sampling == "poisson" and self.sampling_rate < 1 and self.neighbours == "replace_one"
-        return self.noise_multiplier >= FAINT_NOISE and (self.sampling == "truncated_poisson" or exchanged)
+        """Whether its RDP bound forgoes an amplification that its privacy loss distribution has."""
+        return self.sampling == "truncated_poisson" or (
+            self.sampling == "poisson" and self.sampling_rate < 1 and self.neighbours == "replace_one"
+        )
 
     def event(self) -> Any:
         """The event that the RDP accountant of dp-accounting charges for one release.
@@ -162,8 +160,8 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     rounding (1e-9): where the RDP bound of what is not `rough` counts, it still does beside what is.
     The result is remembered by composition, so repeated queries cost microseconds.
 
-    *Edge cases.* No releases: 0. Where one of them has no privacy loss distribution, "pld" gives the RDP
-    bound. Releases for different ``neighbours`` do not compose: ``ValueError``."""
+    *Edge cases.* No releases: 0. Where one of them is not `tight`, "pld" gives the RDP bound. Releases for
+    different ``neighbours`` do not compose: ``ValueError``."""
     if not 0 < delta < 1:
         raise ValueError(f"delta={delta} must be in (0, 1)")
     if accountant not in ("pld", "rdp"):
@@ -277,19 +275,19 @@ def calibrate_noise(
         raise ValueError(f"target_epsilon={target_epsilon} must be positive, steps={steps} at least 1")
 
     def within(thousandths: int, kind: Accountant) -> bool:
-        noise = thousandths * LEAST_NOISE
+        noise = thousandths * NOISE_STEP
         parts = tuple(sorted((_scaled(template, noise), n) for template, n in templates if n))
         return epsilon(parts, delta=delta, accountant=kind) <= target_epsilon
 
     high = 1000
     while not within(high, "rdp"):
         high *= 2
-        if high * LEAST_NOISE > MOST_NOISE:
+        if high * NOISE_STEP > MOST_NOISE:
             raise ValueError(f"target_epsilon={target_epsilon} is out of reach for steps={steps}; raise it")
     high = _least(lambda x: within(x, "rdp"), high=high, stride=high // 2)
     if accountant == "pld":  # what the loose bound allows, the tight one allows too
         high = _least(lambda x: within(x, "pld"), high=high, stride=high // 8)
-    return round(high * LEAST_NOISE, 3)
+    return round(high * NOISE_STEP, 3)
 
 
 def _scaled(template: Mechanism, noise: float) -> Mechanism:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from fedsim.config import Config, Float, Int
+from fedsim.config import Config, ConfigError, Float, Int
 from fedsim.events import ClientIds
 from privacy import StageConfig
+
+OWN = "this run"
+"""Name of the run's own pipeline among those that are attacked."""
 
 
 class CanaryAudit(Config):
@@ -29,6 +32,14 @@ class CanaryAudit(Config):
     """Chance with which a claim that is kept is not called broken."""
 
 
+def _others(under: dict[str, tuple[StageConfig, ...]]) -> dict[str, tuple[StageConfig, ...]]:
+    if OWN in under:
+        raise ConfigError(
+            f"{OWN!r} is the run's own pipeline, which is always attacked; choose another name", OWN
+        )
+    return under
+
+
 class InversionAudit(Config):
     """Reads clients' records off what the server sees of one step of training (DAGER)."""
 
@@ -42,7 +53,9 @@ class InversionAudit(Config):
     """Clients of a masked round, if the pipeline asks for no more."""
     lr: Float = Field(default=0.05, gt=0)
     """Learning rate of the step, plain SGD; AdamW's first step hides the gradient."""
-    under: dict[str, tuple[StageConfig, ...]] = Field(default_factory=dict)
+    under: Annotated[dict[str, tuple[StageConfig, ...]], AfterValidator(_others)] = Field(
+        default_factory=dict
+    )
     """Other pipelines to attack by the side, by name; the run's own always is."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.audits.completion import complete, match_next, secrets_told
-from fedsim.audits.config import InversionAudit
+from fedsim.audits.config import OWN, InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
 from fedsim.audits.rules import bare
 from fedsim.client import local_task
@@ -28,20 +28,16 @@ from fedsim.scenario import LocalConfig
 from fedsim.simulation import LifeContext
 from fedsim.training import SequentialExecutor, TrainJob
 from fedsim.unlearning.protocol import MeanNll
-from privacy import ExampleDpRule, Ledger, Pipeline, Update, build_pipeline
+from privacy import ExampleDpRule, Ledger, Pipeline, StageConfig, Update, build_pipeline
 from privacy.rehearsal import rehearse
 
-OWN = "this run"
 Row = dict[str, Any]
 
 
 def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays) -> Iterator[Row]:
     """One row a victim and pipeline: how much of its records the attack recovered."""
     own = context.engine.runtime.pipeline
-    nominal = replace(own.nominal, max_weight=1.0)
-    pipelines = {OWN: own} | {
-        name: build_pipeline(stages, nominal=nominal) for name, stages in config.under.items()
-    }
+    pipelines = {OWN: own} | {name: in_place_of(own, stages) for name, stages in config.under.items()}
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
     for name, pipeline in pipelines.items():
         for victim in config.clients:
@@ -52,6 +48,11 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
             seen = _seen(context, config, pipeline, cohort, adapter)
             who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
             yield {**who, "cohort": len(cohort), **_read(context, config, adapter, seen, victim)}
+
+
+def in_place_of(own: Pipeline, stages: Sequence[StageConfig]) -> Pipeline:
+    """A pipeline for the life that ``own`` was made for; `PipelineError` says what does not fit."""
+    return build_pipeline(stages, nominal=replace(own.nominal, max_weight=1.0))
 
 
 def _read(

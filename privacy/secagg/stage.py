@@ -55,6 +55,9 @@ def _even(neighbours: int) -> int:
     return neighbours
 
 
+_Even = Annotated[int, Field(ge=2, json_schema_extra={"multipleOf": 2}), AfterValidator(_even)]
+
+
 class SecureAggregationConfig(Config):
     """Masks updates so that the server learns only their sum."""
 
@@ -66,9 +69,7 @@ class SecureAggregationConfig(Config):
         description="share of a client and its neighbours who must stay to the end, lest the round aborts",
     )
     min_cohort: int = Field(default=2, ge=2, description="fewest contributors of which a sum is formed")
-    neighbours: (
-        Annotated[int, Field(ge=2, json_schema_extra={"multipleOf": 2}), AfterValidator(_even)] | None
-    ) = Field(
+    neighbours: _Even | None = Field(
         default=None,
         description="clients with whom each shares masks; all when left out. A client whose neighbours all "
         "collude with the server is unmasked",
@@ -98,7 +99,10 @@ class SecureAggregationStage(Stage):
         layout = Layout.plan(incoming, nominal)
         least = max(self.config.min_cohort, nominal.min_cohort, incoming.min_cohort)
         if layout.max_cohort < least:
-            raise PipelineError(f"max_cohort={layout.max_cohort} is below min_cohort={least}")
+            raise PipelineError(
+                f"a sum needs min_cohort={least} contributors, and there are max_cohort={layout.max_cohort} "
+                "clients; lower min_cohort (or min_survivors)"
+            )
         if self.config.neighbours is not None:
             self._check_graph(self.config.neighbours)
         terms = Terms(

@@ -119,6 +119,13 @@ WRONG = {
     "privacy:\n  - {stage: clip}": "s.yaml:6: privacy[0].norm: the key 'norm' is required; it must be a number above 0",
     "privacy:\n  - stage: clip\n    nrm: 1": "s.yaml:7: privacy[0].nrm: unknown key 'nrm'; did you mean 'norm'? "
     "choices: stage, norm, quantile, learning_rate, quantile_weight",
+    "privacy: [{stage: clip, norm: true}]": "s.yaml:5: privacy[0].norm: found true; must be a number above 0",
+    "privacy: [{stage: secure_aggregation, min_cohort: '5'}]": "s.yaml:5: privacy[0].min_cohort: found '5'; must be "
+    "a whole number of at least 2",
+    "privacy: [{stage: secure_aggregation, neighbours: 3}]": "s.yaml:5: privacy[0].neighbours: neighbours=3 must be "
+    "even: half of them stand on each side of a client; the nearest are 2 and 4",
+    "privacy: [{stage: local_dp, noise_multiplier: 1.0e-200, delta: 1e-5}]": "s.yaml:5: privacy[0].noise_multiplier: "
+    "found 1e-200; must be a number from 1e-12 to 1048576.0",
     "privacy: [{norm: 1}]": f"s.yaml:5: privacy[0]: the key 'stage' is required; choices: {STAGES}",
     "privacy: [clip]": f"s.yaml:5: privacy[0]: found 'clip'; must be a mapping with the key stage; choices: {STAGES}",
     # data

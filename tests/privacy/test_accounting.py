@@ -1,5 +1,6 @@
 import logging
 import time
+from collections import Counter
 
 import dp_accounting
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import (
+    ACCOUNTED_NOISE,
+    FAINT_NOISE,
+    LEAST_NOISE,
+    MOST_NOISE,
     VACUOUS,
     Mechanism,
     calibrate_noise,
@@ -16,8 +21,8 @@ from privacy.accounting import (
 )
 
 
-def step(noise=1.0, rate=0.1):
-    return Mechanism(noise_multiplier=noise, sampling_rate=rate)
+def step(noise=1.0, rate=0.1, **fields):
+    return Mechanism(noise_multiplier=noise, sampling_rate=rate, **fields)
 
 
 def test_published_settings():
@@ -74,6 +79,64 @@ def test_more_steps_or_less_noise_never_cost_less(noise, rate, steps):
     assert epsilon(((step(noise * 1.25, rate), steps),), delta=1e-5) <= here + 1e-9
 
 
+ADDED = [  # each kind of noise and of draw, from what excludes nothing to next to nothing
+    step(FAINT_NOISE / 2, 0.1),
+    step(0.3, 0.01),
+    step(1.0, 0.1),
+    *(Mechanism(noise_multiplier=noise, sampling="none") for noise in (0.105, 0.5, 4.0)),
+    *(
+        Mechanism(
+            noise_multiplier=noise,
+            sampling="truncated_poisson",
+            sampling_rate=rate,
+            population=24,
+            sample_size=12,
+        )
+        for noise, rate in ((0.2, 0.5), (1.0, 0.1), (50.0, 0.5))
+    ),
+]
+EXCHANGED = [
+    *(step(noise, rate, neighbours="replace_one") for noise, rate in ((0.2, 1.0), (0.5, 0.3), (50.0, 0.5))),
+    Mechanism(noise_multiplier=1.0, sampling="none", neighbours="replace_one"),
+    Mechanism(
+        noise_multiplier=2.0,
+        sampling="without_replacement",
+        population=24,
+        sample_size=12,
+        neighbours="replace_one",
+    ),
+]
+RELEASES = st.sampled_from([ADDED, EXCHANGED]).flatmap(
+    lambda kinds: st.lists(st.tuples(st.sampled_from(kinds), st.sampled_from([1, 8])), min_size=2, max_size=4)
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(RELEASES, st.sampled_from(["pld", "rdp"]), st.sampled_from([1e-3, 1e-5]))
+def test_no_release_on_top_lowers_epsilon(releases, accountant, delta):
+    total, before = Counter(), 0.0
+    for mechanism, steps in releases:
+        total[mechanism] += steps
+        after = epsilon(tuple(sorted(total.items())), delta=delta, accountant=accountant)
+        assert after >= before - 1e-9
+        before = after
+
+
+@pytest.mark.parametrize(("accountant", "noise"), [("pld", 0.105), ("rdp", 0.5)])
+def test_a_bound_that_was_taken_stays_beside_what_it_cannot_amplify(accountant, noise):
+    """The Gaussian's RDP bound by dp-accounting; its privacy loss distribution gives less."""
+    event = dp_accounting.GaussianDpEvent(noise)
+    alone = rdp.RdpAccountant().compose(event).get_epsilon(1e-3)
+    assert pld.PLDAccountant().compose(event).get_epsilon(1e-3) < alone - 0.5
+    gaussian = (Mechanism(noise_multiplier=noise, sampling="none"), 1)
+    assert epsilon((gaussian,), delta=1e-3, accountant=accountant) == pytest.approx(alone)
+    hardly = Mechanism(
+        noise_multiplier=50.0, sampling="truncated_poisson", sampling_rate=0.5, population=24, sample_size=12
+    )
+    both = tuple(sorted((gaussian, (hardly, 1))))
+    assert alone - 1e-9 <= epsilon(both, delta=1e-3, accountant=accountant) <= alone + 0.5
+
+
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
 def test_calibration_is_within_and_tight(accountant):
     noise = calibrate_noise(((step(rate=0.2), 60),), target_epsilon=4.0, delta=1e-5, accountant=accountant)
@@ -100,8 +163,9 @@ def test_accounting_logs_nothing(caplog):
 def test_bad_arguments(wrong):
     with pytest.raises(ValueError, match=r"delta|gdp"):
         epsilon(((step(), 1),), **wrong)
-    with pytest.raises(ValueError, match="noise_multiplier=0"):
-        Mechanism(noise_multiplier=0.0)
+    for noise in (0.0, 1e-200, ACCOUNTED_NOISE / 2, float("inf")):
+        with pytest.raises(ValueError, match=f"noise_multiplier={noise} must be finite and at least"):
+            Mechanism(noise_multiplier=noise)
     with pytest.raises(ValueError, match="sampling_rate"):
         Mechanism(noise_multiplier=1.0, sampling_rate=1.5)
 
@@ -221,3 +285,24 @@ def test_a_cap_that_hardly_ever_binds_costs_hardly_anything():
     free, capped = life(sampling_rate=0.1), life(sample_size=30, **fields)
     assert epsilon(free, delta=1e-3) <= epsilon(capped, delta=1e-3) <= epsilon(free, delta=1e-3) + 0.02
     assert epsilon(life(sample_size=12, **fields), delta=1e-3) > epsilon(free, delta=1e-3) + 0.1
+
+
+DRAWS = [
+    {"sampling": "none"},
+    {"sampling_rate": 0.5},
+    {"sampling_rate": 0.5, "neighbours": "replace_one"},
+    {"sampling": "truncated_poisson", "sampling_rate": 0.5, "population": 24, "sample_size": 12},
+    {"sampling": "without_replacement", "population": 24, "sample_size": 12, "neighbours": "replace_one"},
+]
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("fields", DRAWS, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_the_faintest_noise_is_accounted_at_once(fields, accountant):
+    """Where a privacy loss distribution is not worth its time. Fifty releases cost more than 1 / (2 z^2)."""
+    begin = time.perf_counter()
+    for noise in (ACCOUNTED_NOISE, LEAST_NOISE, 1e-3, 0.099):
+        found = epsilon(life(noise=noise, **fields), delta=1e-5, accountant=accountant)
+        assert 0.5 / noise**2 < found < float("inf")
+    assert time.perf_counter() - begin < 5.0
+    assert epsilon(life(1, noise=MOST_NOISE, **fields), delta=1e-5, accountant=accountant) < 1e-2
