@@ -14,6 +14,8 @@ from fedsim.model import AdapterModel, Arrays
 from fedsim.rounds import run_round
 from fedsim.scenario import LocalConfig
 from privacy import Ledger
+from privacy.secagg.messages import encode, unpack
+from privacy.secagg.protocol import SHARES
 from tests.world import make_model, make_step, make_world, random_arrays, same
 
 LIAR = 1
@@ -105,6 +107,20 @@ def test_messages_that_are_no_bytes(model, start, value):
             content["setup"] = ConfigRecord({"message": value})
 
     check_left_out(model, start, lie, "no bytes", privacy=MASKED)
+
+
+def test_shares_that_nobody_can_use(model, start):
+    """Their holders say so before anything is unmasked; the round is repeated without the dealer."""
+
+    def lie(content):
+        said = content["setup"]["message"] if "setup" in content.config_records else b""
+        if said[:4] == SHARES:
+            fields = unpack(said[36:])
+            for row in range(2, len(fields), 4):
+                fields[row + 1] = fields[row + 1] if fields[row] == str(LIAR) else b"junk"
+            content["setup"] = ConfigRecord({"message": encode(SHARES, said[4:36], fields)})
+
+    check_left_out(model, start, lie, "dealt shares", privacy=MASKED)
 
 
 def claimed(change):
