@@ -37,7 +37,7 @@ def draw(run: RunData, variant: str) -> Figure | None:
     columns = min(len(requests), 2)
     rows = -(-len(requests) // columns)
     gap, height = 0.65, 3.4
-    width = (style.WIDTH - 0.85 - 0.3 - gap * (columns - 1)) / columns
+    width = (style.WIDTH - 0.85 - 0.65 - gap * (columns - 1)) / columns
     sheet = style.Sheet(finding(run, variant), _subtitle(run), rows * (height + 0.95))
     everything = [*trails.values(), *((_star(run, variant), np.zeros(1)) for _ in requests)]
     for i, request in enumerate(requests):

@@ -50,6 +50,30 @@ def test_every_figure_draws_and_states_a_finding(load: Load, kind: Kind, seeds: 
     assert "removed" not in (title(figure) + kind.caption)
 
 
+def beyond(figure: Figure) -> float:
+    """Inches by which what is drawn reaches beyond the figure."""
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return max(-drawn.x0, -drawn.y0, drawn.x1 - width, drawn.y1 - height)
+
+
+@pytest.mark.parametrize("kind", FIGURES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("requests", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"clients": 100}, {"informative": False, "seeds": (1, 2, 3)}])
+def test_nothing_is_cut_off(load: Load, kind: Kind, requests: int, more: dict[str, object]) -> None:
+    run = load(epsilon=1.0, audited=0.8, **more)
+    life = run.life | {"requests": run.life["requests"][:requests]}
+    figure = kind.draw(dataclasses.replace(run, life=life), "base")
+    assert figure is not None
+    assert beyond(figure) < 0.01
+
+
+def test_what_is_cut_off_is_noticed(load: Load) -> None:
+    figure = quality.draw(load(), "base")
+    assert figure is not None
+    figure.text(0.99, 0.5, "beyond the edge")
+    assert beyond(figure) > 0.3
+
+
 class TestMissingData:
     def test_no_epsilon(self, load: Load) -> None:
         assert epsilon.draw(load(), "base") is None
