@@ -169,7 +169,7 @@ class SecAggServer:
         except RoundAborted as error:
             if isinstance(error, WrongSecret):
                 self.rejected[error.owner] = str(error)
-            if any(found.values()):
+            if answers:
                 raise SumUnusable(str(error), self._reported) from error
             raise
 
