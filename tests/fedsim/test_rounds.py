@@ -862,25 +862,26 @@ def test_whoever_has_spent_its_budget_is_neither_drawn_nor_charged(model, start)
     assert 0.9 < spent(federation, 0) <= 1.0
 
 
-def unlearning_under_central_noise(model, start, privacy) -> tuple[Federation, RoundOutcome]:
+def unlearning_under_central_noise(
+    model, start, privacy, *, rate: float, **nominal
+) -> tuple[Federation, RoundOutcome]:
     """Client 1 has gone and is asked to help unlearn it; of the others, any could have been drawn."""
-    method = GradDiff(rounds=1, gamma=0.5, alpha=1.0)
     world = make_world(
         model,
         privacy=privacy,
         weighting="uniform",
-        methods=[method],
+        methods=[GradDiff(rounds=1, gamma=0.5, alpha=1.0)],
         requests=[WHOLE],
-        nominal={"rounds": 1, "invitations": 1},
+        nominal={"rounds": 1, **nominal},
     )
-    planner = replace(world.engine.planner, rosters={"grad_diff": [(0, 2, 3)]}, participation=0.5)
+    planner = replace(world.engine.planner, rosters={"grad_diff": [(0, 2, 3)]}, participation=rate)
     world = replace(world, engine=replace(world.engine, planner=planner))
     federation = born(world, start)
     return federation, unlearn(world, federation, [0, 2], "grad_diff")
 
 
 def test_whoever_is_forgotten_is_charged_for_the_round_that_forgets_it(model, start) -> None:
-    federation, outcome = unlearning_under_central_noise(model, start, CENTRAL)
+    federation, outcome = unlearning_under_central_noise(model, start, CENTRAL, rate=0.5, invitations=1)
     assert outcome.target
     alone = Mechanism(noise_multiplier=0.5, sampling="none")
     assert spent(federation, 1) == accounted(((alone, 1),), delta=1e-5)
@@ -891,21 +892,9 @@ def test_whoever_is_forgotten_is_charged_for_the_round_that_forgets_it(model, st
 
 def test_whoever_cannot_afford_to_be_asked_is_not_charged(model, start) -> None:
     """The noise is for drawn clients; an invitation costs more."""
-    budget = [*CLIP, {"stage": "client_dp", "noise_multiplier": None, "target_epsilon": 3.0, "delta": 1e-5}]
-    method = GradDiff(rounds=1, gamma=0.5, alpha=1.0)
+    budget = [*CLIP, {"stage": "client_dp", "target_epsilon": 3.0, "delta": 1e-5}]
     draw = Draw(kind="poisson", rate=0.1, population=4, nominal=4)
-    world = make_world(
-        model,
-        privacy=budget,
-        weighting="uniform",
-        methods=[method],
-        requests=[WHOLE],
-        nominal={"rounds": 1, "draws": (draw,)},
-    )
-    planner = replace(world.engine.planner, rosters={"grad_diff": [(0, 2, 3)]}, participation=0.1)
-    world = replace(world, engine=replace(world.engine, planner=planner))
-    federation = born(world, start)
-    outcome = unlearn(world, federation, [0, 2], "grad_diff")
+    federation, outcome = unlearning_under_central_noise(model, start, budget, rate=0.1, draws=(draw,))
     assert outcome.exhausted == (1,)
     assert spent(federation, 1) == 0
     assert 0 < spent(federation, 0) <= 3.0
