@@ -43,7 +43,8 @@ RATIO = 1.01
 LEAST_NOISE = 0.1
 """Noise multiplier of a single release whose epsilon is above `LARGEST`, at any delta of interest."""
 REACH = 400
-"""Members on each side of the claim: noise from 1/53 to 53 times what is claimed."""
+"""Members on each side of the claim: noise from 1/53 to 53 times what is claimed, or to 53 if that is
+more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +90,7 @@ class Claim:
         below the result with probability at most 1 - ``confidence`` (Clopper and Pearson's limit on the
         accuracy). Rises with ``correct``.
 
-        *Edge cases.* 0 if even 53 times the claimed noise would explain the guesses. Never above `LARGEST`.
+        *Edge cases.* 0 if even the most noise of the family would explain the guesses. Never above `LARGEST`.
         """
         check_confidence(confidence)
         if not 0 <= correct <= guesses:
@@ -98,9 +99,10 @@ class Claim:
         def refuted(index: int) -> bool:
             return float(stats.binom.sf(correct - 1, guesses, self.accuracy(index))) <= 1 - confidence
 
-        if not refuted(REACH):
+        least = min((mechanism.noise_multiplier for mechanism, _ in self.composition), default=1.0)
+        kept, out = -REACH - 1, REACH + max(0, math.ceil(-math.log(least, RATIO)))
+        if not refuted(out):
             return 0.0
-        kept, out = -REACH - 1, REACH
         while out - kept > 1:
             middle = (out + kept) // 2
             kept, out = (kept, middle) if refuted(middle) else (middle, out)

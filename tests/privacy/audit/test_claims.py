@@ -136,3 +136,10 @@ def test_plans_are_even_and_possible(canaries, noise):
     planned = planned_guesses(Claim(composition=gaussian(noise), delta=1e-5), canaries)
     assert planned % 2 == 0
     assert 2 <= planned <= canaries
+
+
+@pytest.mark.parametrize("noise", [1e-4, 3e-3, 0.05, 1.0])
+def test_perfect_guesses_prove_as_much_however_little_noise_is_claimed(noise):
+    """What they prove does not depend on the claim, as long as the family reaches noise that is too much."""
+    claim = Claim(composition=((Mechanism(noise_multiplier=noise, sampling_rate=0.4), 40),), delta=1e-3)
+    assert 40 < claim.audited_epsilon(guesses=20_000, correct=20_000, confidence=0.99) <= LARGEST
