@@ -64,7 +64,7 @@ def draw(run: RunData) -> Figure | None:
         _axis(axes, name, points)
     labels.line_ends(middle, float(at[-1]), ends)
     if audited:
-        _claims(sheet.axes(places[2] + 0.35, 0.35, width - 0.35, 2.9), run, name, points)
+        _claims(sheet.axes(places[2] + 0.75, 0.35, width - 0.35, 2.9), run, name, points)
     return sheet.figure
 
 
