@@ -72,6 +72,12 @@ class ClientRuntime:
             if record.record_id not in without and (not only or record.record_id in only)
         ]
 
+    def task(self, client: int, order: WorkOrder) -> LocalTask | None:
+        """An order as the accountant sees it, where a privacy stage owns local training."""
+        if self.pipeline.local_rule() is None:
+            return None
+        return local_task(client, order, nominal_records=len(self.records[client]))
+
     def party(
         self, client: int, order: WorkOrder, carried: bytes = b"", ledger: Ledger | None = None
     ) -> ClientParty:
@@ -256,10 +262,6 @@ def make_job(
         raise ClientFailedError(f"client {client} holds no record that round {order.round} is about")
     objective = runtime.objective(order.method, order.role) if order.method and order.role else MeanNll()
     reference = content.array_records.get("reference")
-    rule = runtime.pipeline.local_rule()
-    task = None
-    if rule is not None:
-        task = local_task(client, order, nominal_records=len(runtime.records[client]))
     return TrainJob(
         client=client,
         round=order.round,
@@ -271,8 +273,8 @@ def make_job(
         local=order.local,
         objective=objective,
         proximal_mu=order.proximal_mu,
-        rule=rule,
-        task=task,
+        rule=runtime.pipeline.local_rule(),
+        task=runtime.task(client, order),
         ledger=ledger,
         simulated=runtime.simulated,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedsim.client import CODES, PAYLOAD, UPDATE, ClientRuntime, local_task
+from fedsim.client import CODES, PAYLOAD, UPDATE, ClientRuntime
 from fedsim.grid import CLIENT_STATE
 from fedsim.orders import WorkOrder
 from fedsim.spsa import Address, replay
@@ -108,12 +108,8 @@ def _replayed(
 
 
 def _check_made(made: Ledger, client: int, order: WorkOrder, runtime: ClientRuntime) -> None:
-    pipeline = runtime.pipeline
-    task = None
-    if pipeline.local_rule() is not None:
-        task = local_task(client, order, nominal_records=len(runtime.records[client]))
     here = ClientContext(client=str(client), round_id=order.round, branch=order.branch, attempt=order.attempt)
     try:
-        check_charges(pipeline.stages, made, here, task)
+        check_charges(runtime.pipeline.stages, made, here, runtime.task(client, order))
     except LedgerError as error:
         raise ReplyError(str(error)) from error

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from flwr.app import MetricRecord, RecordDict
 
 from fedsim.attempt import Attempt, Engine, ask, attempt_round
-from fedsim.client import local_task
 from fedsim.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation import Federation, from_record, to_record
 from fedsim.model import from_vector, to_vector
@@ -155,10 +154,9 @@ def _affordable(
     """Whether the client's privacy budget allows this round, its local training included."""
     pipeline = engine.runtime.pipeline
     rule = pipeline.local_rule()
-    if rule is not None:
-        task = local_task(client, order, nominal_records=len(engine.runtime.records[client]))
-        if not rule.affordable(task, federation.ledger):
-            return False
+    task = engine.runtime.task(client, order)
+    if rule is not None and task is not None and not rule.affordable(task, federation.ledger):
+        return False
     return pipeline.affordable(
         str(client),
         ledger=federation.ledger,

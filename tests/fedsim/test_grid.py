@@ -19,12 +19,7 @@ from fedsim.scenario import LocalConfig, StrategyConfig
 from fedsim.timeline import UnlearningStep
 from fedsim.unlearning.npo import Npo
 from fedsim.unlearning.protocol import Request
-from tests.world import make_model, make_records, make_step, make_world, same
-
-
-@pytest.fixture(scope="module")
-def model(llama_base) -> AdapterModel:
-    return make_model(llama_base)
+from tests.world import make_records, make_step, make_world, same
 
 
 def echo_app(failing: int | None = None) -> tuple[ClientApp, list[int]]:

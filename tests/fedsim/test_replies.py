@@ -10,13 +10,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from fedsim.client import CODES, INSTRUMENTS, PAYLOAD, UPDATE
 from fedsim.grid import CLIENT_STATE, client_of
-from fedsim.model import AdapterModel, Arrays
 from fedsim.rounds import run_round
 from fedsim.scenario import LocalConfig
 from privacy import Ledger
 from privacy.secagg.messages import encode, unpack
 from privacy.secagg.protocol import SHARES
-from tests.world import make_model, make_step, make_world, random_arrays, same
+from tests.world import make_step, make_world, same
 
 LIAR = 1
 SPSA = LocalConfig(epochs=1, batch_size=2, lr=0.01, optimizer="spsa", max_grad_norm=None)
@@ -26,16 +25,6 @@ LOCALLY = [
     {"stage": "clip", "norm": 1.0},
     {"stage": "local_dp", "noise_multiplier": 1.0, "delta": 1e-3},
 ]
-
-
-@pytest.fixture(scope="module")
-def model(llama_base) -> AdapterModel:
-    return make_model(llama_base)
-
-
-@pytest.fixture(scope="module")
-def start(model: AdapterModel) -> Arrays:
-    return random_arrays(model, 11)
 
 
 def play(model, start, lie=None, clients=(0, 1, 2, 3), **settings):

@@ -28,7 +28,6 @@ from tests.world import (
     World,
     encode,
     gives_nan,
-    make_model,
     make_records,
     make_step,
     make_world,
@@ -43,11 +42,6 @@ MASKED = [*CLIP, {"stage": "secure_aggregation"}]
 WHOLE = Request(
     number=1, client=1, round=0, scope="client", record_ids=tuple(r.record_id for r in make_records(1, 5))
 )
-
-
-@pytest.fixture(scope="module")
-def model(llama_base) -> AdapterModel:
-    return make_model(llama_base)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedsim.executors import make_executor
 from fedsim.forward import evaluating, forward
-from fedsim.model import AdapterModel, Arrays, from_vector, to_vector
+from fedsim.model import AdapterModel, from_vector, to_vector
 from fedsim.planning import CohortLimit
 from fedsim.rounds import run_round
 from fedsim.scenario import LocalConfig
@@ -24,25 +24,15 @@ from fedsim.unlearning.protocol import ReferenceKl
 from privacy import Ledger, LocalTask
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule
 from tests.fedsim.test_training import gradient, make_job, train
-from tests.world import LOCAL, make_model, make_step, make_world, random_arrays, same
+from tests.world import LOCAL, make_step, make_world, random_arrays, same
 
 HERE = Address(seed=1, round=2, client=3)
 SPSA = LocalConfig(epochs=2, batch_size=2, lr=1e-3, optimizer="spsa")
 
 
 @pytest.fixture(scope="module")
-def model(llama_base) -> AdapterModel:
-    return make_model(llama_base)
-
-
-@pytest.fixture(scope="module")
 def executor(model: AdapterModel) -> SequentialExecutor:
     return SequentialExecutor(model=model)
-
-
-@pytest.fixture(scope="module")
-def start(model: AdapterModel) -> Arrays:
-    return random_arrays(model, 11)
 
 
 # ----------------------------------------------------------------------------------- by hand

@@ -29,18 +29,8 @@ SGD = LocalConfig(epochs=1, batch_size=100, lr=0.1, optimizer="sgd", max_grad_no
 
 
 @pytest.fixture(scope="module")
-def model(llama_base) -> AdapterModel:
-    return make_model(llama_base)
-
-
-@pytest.fixture(scope="module")
 def executor(model: AdapterModel) -> SequentialExecutor:
     return SequentialExecutor(model=model)
-
-
-@pytest.fixture(scope="module")
-def start(model: AdapterModel) -> Arrays:
-    return random_arrays(model, 11)
 
 
 def make_job(model: AdapterModel, start: Arrays, *, client: int = 1, count: int = 5, **more) -> TrainJob:
