@@ -191,7 +191,10 @@ class Ledger:
         """Whether both hold the same releases, up to how another machine rounds what noise was calibrated
         to."""
         mine, theirs = self.releases(), other.releases()
-        return len(mine) == len(theirs) and all(any(_alike(a, b) for b in theirs) for a in mine)
+        if len(mine) != len(theirs):
+            return False
+        pairs = ((mine, theirs), (theirs, mine))
+        return all(any(_alike(one, two) for two in others) for ones, others in pairs for one in ones)
 
     def fork(self) -> Ledger:
         """A copy for a branch; neither sees what the other appends."""

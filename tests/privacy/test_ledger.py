@@ -149,6 +149,14 @@ def test_a_past_does_not_grow_with_time():
     assert long.past("a").releases() == (replace(BASE, round_id=0, branch="", clients=("a",), steps=49),)
 
 
+def test_ledgers_agree_up_to_rounding_release_by_release():
+    nearly, other = replace(BASE, noise_multiplier=1.0 + 1e-12), replace(BASE, unit="client")
+    assert Ledger([BASE, other]).agrees_with(Ledger([other, nearly]))
+    assert not Ledger([BASE, nearly]).agrees_with(Ledger([BASE, other])), "one twice, the other never"
+    assert not Ledger([BASE]).agrees_with(Ledger([BASE, other]))
+    assert not Ledger([BASE]).agrees_with(Ledger([replace(BASE, noise_multiplier=1.001)]))
+
+
 def test_releases_travel_back_from_a_clients_own_ledger():
     server = Ledger([BASE])
     client = server.past("a")
