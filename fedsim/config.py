@@ -18,6 +18,8 @@ Int = Annotated[int, Strict()]
 """A whole number as written: neither ``"3"`` nor ``3.5`` nor ``true``."""
 Float = Annotated[float, Strict()]
 """A number as written, whole ones included: neither ``"0.5"`` nor ``true``."""
+Bool = Annotated[bool, Strict()]
+"""``true`` or ``false``, not a number."""
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,18 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import (
     Bulyan,
-    FedAdagrad,
-    FedAdam,
     FedAvg,
     FedAvgM,
     FedMedian,
     FedProx,
     FedTrimmedAvg,
-    FedYogi,
     Krum,
     MultiKrum,
 )
-from flwr.serverapp.strategy.fedopt import FedOpt
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from fedsim.adaptive import Adaptive, FedAdagrad, FedAdam, FedYogi
 from fedsim.model import Arrays
 from fedsim.results import read_json, write_json
 from fedsim.scenario import StrategyConfig
@@ -55,7 +52,8 @@ STRATEGIES: dict[str, type[FedAvg]] = {
 
 
 def make_strategy(config: StrategyConfig) -> FedAvg:
-    """Flower's own strategy, told to take every node the roster offers (cohorts are drawn elsewhere)."""
+    """Flower's strategy, or ours where Flower's differs from its paper (`fedsim.adaptive`), told to take
+    every node the roster offers (cohorts are drawn elsewhere)."""
     own: dict[str, Any] = config.parameters()
     return STRATEGIES[config.name](min_train_nodes=1, min_available_nodes=1, weighted_by_key="weight", **own)
 
@@ -82,7 +80,8 @@ def untouched_global_random() -> Iterator[None]:
 def export_server_state(strategy: FedAvg) -> dict[str, Arrays]:
     """What a strategy remembers between rounds, as named groups of arrays; empty groups are left out.
 
-    ``current`` is the adapter it last saw, ``momentum`` FedAvgM's velocity, ``m`` and ``v`` the moments.
+    ``current`` is the adapter it last saw, ``momentum`` FedAvgM's velocity, ``m`` and ``v`` the moments
+    and ``steps`` how many rounds are in them.
     """
     current = getattr(strategy, "current_arrays", None)
     if isinstance(current, ArrayRecord):
@@ -91,7 +90,9 @@ def export_server_state(strategy: FedAvg) -> dict[str, Arrays]:
     if momentum is not None:
         assert current is not None, "FedAvgM has momentum only after it saw an adapter"
         momentum = dict(zip(current, momentum, strict=True))
-    groups = {
+    steps = getattr(strategy, "steps", 0)
+    groups: dict[str, Any] = {
+        "steps": {"count": np.array([steps], dtype=np.int64)} if steps else None,
         "current": current,
         "momentum": momentum,
         "m": getattr(strategy, "m_t", None),
@@ -107,7 +108,8 @@ def import_server_state(strategy: FedAvg, state: Mapping[str, Arrays]) -> None:
         strategy.current_arrays = to_record(current) if current else None
         momentum = state.get("momentum")
         strategy.momentum_vector = list(momentum.values()) if momentum else None
-    elif isinstance(strategy, FedOpt):
+    elif isinstance(strategy, Adaptive):
+        strategy.steps = int(state["steps"]["count"][0]) if "steps" in state else 0
         strategy.current_arrays = dict(current) if current else None
         strategy.m_t = dict(state["m"]) if "m" in state else None
         strategy.v_t = dict(state["v"]) if "v" in state else None

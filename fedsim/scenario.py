@@ -4,7 +4,7 @@
 file, line, key, rule and the nearest valid choice (see ``fedsim.scenario_errors``).
 
 >>> StrategyConfig(name="fedadam", eta=0.1).parameters()
-{'eta': 0.1, 'beta_1': 0.9, 'beta_2': 0.99, 'tau': 0.001}
+{'eta': 0.1, 'beta_1': 0.9, 'beta_2': 0.99, 'tau': 0.001, 'bias_correction': True}
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from fedsim.audits.config import AuditConfig
 from fedsim.compared import MethodList
-from fedsim.config import Config, ConfigError, Float, Int, Rule
+from fedsim.config import Bool, Config, ConfigError, Float, Int, Rule
 from fedsim.events import Event
 from privacy import StageConfig
 
@@ -188,6 +188,8 @@ class StrategyConfig(Config):
     """FedAdam, FedYogi: decay of the second moment."""
     tau: Float = Field(default=1e-3, gt=0)
     """FedAdagrad, FedAdam, FedYogi: degree of adaptivity."""
+    bias_correction: Bool = True
+    """FedAdam: moments corrected for their start at 0 (Kingma & Ba); false: as Reddi et al. write it."""
     beta: Float = Field(default=0.2, ge=0, lt=0.5)
     """FedTrimmedAvg: share of clients to cut at each end, coordinate by coordinate; rounded down."""
     num_malicious_nodes: Int = Field(default=1, ge=0, le=10_000)
@@ -219,7 +221,7 @@ STRATEGY_PARAMETERS: dict[str, tuple[str, ...]] = {
     "fedprox": ("proximal_mu",),
     "fedavgm": ("server_learning_rate", "server_momentum"),
     "fedadagrad": ("eta", "tau"),
-    "fedadam": ("eta", "beta_1", "beta_2", "tau"),
+    "fedadam": ("eta", "beta_1", "beta_2", "tau", "bias_correction"),
     "fedyogi": ("eta", "beta_1", "beta_2", "tau"),
     "fedmedian": (),
     "fedtrimmedavg": ("beta",),

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvgM
+from flwr.serverapp.strategy import FedAvgM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedsim.adaptive import FedAdam
 from fedsim.federation import (
     STRATEGIES,
     Federation,

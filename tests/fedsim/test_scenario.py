@@ -122,10 +122,9 @@ events = st.one_of(
 def strategies(draw: st.DrawFn) -> object:
     name = draw(st.sampled_from(sorted(STRATEGY_PARAMETERS)))
     own = draw(st.sets(st.sampled_from(STRATEGY_PARAMETERS[name]))) if STRATEGY_PARAMETERS[name] else set()
-    values = {
-        key: draw(st.integers(1, 9) if key.startswith("num") else st.floats(0.001, 0.49))
-        for key in sorted(own)
-    }
+    whole, share = st.integers(1, 9), st.floats(0.001, 0.49)
+    kinds = {"bias_correction": st.booleans(), "num_malicious_nodes": whole, "num_nodes_to_select": whole}
+    values = {key: draw(kinds.get(key, share)) for key in sorted(own)}
     return {"name": name, **values} if own else name
 
 
