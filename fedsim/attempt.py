@@ -110,6 +110,7 @@ def attempt_round(
             invited=[str(client) for client in assignment.invited if client in orders],
             draw=assignment.draw,
             state=federation.privacy_state,
+            counts=_counts(orders, engine.runtime),
         )
         deliveries: Mapping[str, bytes] | None = None
         if pipeline.interactive:
@@ -145,6 +146,11 @@ def _server_noise(engine: Engine, round_: int, attempt: int) -> np.random.Genera
     if not engine.runtime.simulated:
         return secret_stream()
     return stream(engine.planner.seed, "server", round_, attempt)
+
+
+def _counts(orders: Mapping[int, WorkOrder], runtime: ClientRuntime) -> dict[str, float]:
+    """How many records each client has for its order: the weight that it may claim by examples."""
+    return {str(client): float(len(runtime.select(client, order))) for client, order in orders.items()}
 
 
 def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:

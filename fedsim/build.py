@@ -150,6 +150,7 @@ def make_pipeline(
         draws=draws_of(scenario.federation.participation, branches),
         cohort_known=scenario.execution.engine == "deployment",
         invitations=most_invitations(scenario, life),
+        max_update_norm=scenario.federation.max_update_norm,
     )
     pipeline = build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
     if scenario.federation.local.optimizer == "spsa" and pipeline.local_rule() is not None:

@@ -22,6 +22,7 @@ from fedsim.guarantees import (
     forgetting_rows,
     view_rows,
 )
+from fedsim.influence import outweighing_rows, outweighing_sentences
 from fedsim.life import Life, unlearning_spans
 from fedsim.progress import Progress
 from fedsim.results import RunDirectory
@@ -157,7 +158,8 @@ def _privacy_json(
     of_variant: dict[str, LifeContext] = {}
     for runner in runners:
         of_variant.setdefault(runner.context.variant, runner.context)
-    exhausted = exhausted_rows(directory.events())
+    events = directory.events()
+    exhausted, outweighing = exhausted_rows(events), outweighing_rows(events)
     differing = [row for r in runners for row in differencing_rows(r.context)]
     return {
         "views": [row for context in of_variant.values() for row in view_rows(context)],
@@ -170,5 +172,10 @@ def _privacy_json(
         ],
         "differencing": differing,
         "exhausted": exhausted,
-        "sentences": [*differencing_sentences(differing), *exhausted_sentences(exhausted)],
+        "outweighing": outweighing,
+        "sentences": [
+            *differencing_sentences(differing),
+            *exhausted_sentences(exhausted),
+            *outweighing_sentences(outweighing),
+        ],
     }

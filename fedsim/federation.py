@@ -59,7 +59,9 @@ def make_strategy(config: StrategyConfig) -> FedAvg:
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    """Arrays as Flower carries them; a result of arithmetic without dimensions, which NumPy makes a scalar,
+    included."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> Arrays:

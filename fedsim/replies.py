@@ -60,12 +60,15 @@ def trained(
         if started_from != version:
             raise ReplyError(f"trained on version {started_from!r}, the server is at {version}")
         sent = reply.content.array_records[UPDATE]
+        if len(reply.content.array_records) > 1 or set(sent) not in ({PAYLOAD}, {CODES}):
+            names = [*reply.content.array_records, *sent]
+            raise ReplyError(f"the reply holds arrays that nobody asked for: {', '.join(map(repr, names))}")
+        (array,) = (one.numpy() for one in sent.values())
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            what = f"of {array.ndim} dimensions" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ReplyError(f"the reply's update is an array {what}, not a vector")
         if CODES in sent:
-            array = _replayed(sent[CODES].numpy(), client, order, runtime, dimension)
-        else:
-            array = sent[PAYLOAD].numpy()
-        if not isinstance(array, np.ndarray):
-            raise ReplyError(f"the reply's update is a {type(array).__name__}")
+            array = _replayed(array, client, order, runtime, dimension)
         fields = cast(dict[str, int | float | str], dict(records["fields"]))
         state = records[CLIENT_STATE]
         made = Ledger.from_json(str(state["ledger"]))

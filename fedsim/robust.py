@@ -107,7 +107,7 @@ def _moved(adapter: Arrays, sent: Contribution) -> ArrayRecord:
     pieces = np.split(sent.update, np.cumsum([adapter[name].size for name in names])[:-1])
     return ArrayRecord(
         {
-            name: Array(adapter[name].astype(np.float64) + piece.reshape(adapter[name].shape))
+            name: Array(np.asarray(adapter[name].astype(np.float64) + piece.reshape(adapter[name].shape)))
             for name, piece in zip(names, pieces, strict=True)
         }
     )

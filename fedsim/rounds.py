@@ -20,6 +20,7 @@ from flwr.app import MetricRecord, RecordDict
 from fedsim.attempt import Attempt, Engine, ask, attempt_round
 from fedsim.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation import Federation, from_record, to_record
+from fedsim.influence import Heaviest, heaviest
 from fedsim.model import from_vector, to_vector
 from fedsim.orders import Assignment, WorkOrder, with_shares
 from fedsim.replies import ReplyError, held
@@ -36,7 +37,9 @@ class RoundOutcome:
     ``repeated`` says why each attempt before the last gave no sum. ``target`` tells whether the forgetting
     client of an unlearning round contributed. ``update_norm`` is the L2 norm of the adapter's change.
     ``failures`` gives each failed client's reason; ``exhausted`` the clients whose privacy budget is spent;
-    ``aborted`` why no sum came out, or why there were too few for the Strategy.
+    ``aborted`` why no sum came out, or why there were too few for the Strategy. ``heaviest`` is the client
+    whose update outweighed the others, in a round by the clients' own weights of which the server sees every
+    update and promises nobody privacy.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class RoundOutcome:
     repeated: tuple[str, ...]
     update_norm: float
     taken: Taken
+    heaviest: Heaviest | None = None
 
 
 def run_round(federation: Federation, step: Step, branch: str, engine: Engine) -> RoundOutcome:
@@ -127,6 +131,9 @@ def _round(
         repeated=tuple(repeated),
         update_norm=l2_norm(change),
         taken=taken,
+        heaviest=heaviest(result.lengths)
+        if result is not None and not assignment.planned and not pipeline.protects
+        else None,
     )
 
 

@@ -267,6 +267,9 @@ class FederationConfig(Config):
     """Probability with which each client takes part in a round, independently; or a fixed cohort."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client's update in the mean; of the robust strategies multikrum alone takes a mean."""
+    max_update_norm: Annotated[Float, Field(gt=0)] | None = None
+    """Longest update, by L2 norm, that the server takes; a longer one is its sender's failure. For
+    federations without a privacy stage that bounds updates; such a bound is checked anyway."""
     local: LocalConfig = LocalConfig()
 
 

@@ -8,6 +8,7 @@ last round at which that was done, so it forms the same cohorts and ends with th
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,14 @@ class LifeRunner:
         for reason in outcome.repeated:
             self.directory.log("round_repeated", reason=reason, **where)
             self.progress.note(f"{segment.owner} round {round_}: repeated: {reason}")
+        if outcome.heaviest is not None:
+            times = outcome.heaviest.times
+            self.directory.log(
+                "update_outweighs",
+                client=outcome.heaviest.client,
+                times=times if math.isfinite(times) else None,
+                **where,
+            )
         for client in outcome.exhausted:
             self.directory.log("budget_spent", client=client, **where)
         if outcome.kind == "empty":

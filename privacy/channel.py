@@ -24,10 +24,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from privacy.clipping import l2_norm
 from privacy.codecs import pack
 from privacy.contexts import ClientContext, RoundContext, Weighting
 from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
 from privacy.transport import ClientChannel, Codec, Contribution, Payload, ServerChannel, Total, Vector
+
+ROUNDING = 1e-6
+"""Relative error of a norm by the rounding of an update to fp32 behind the stage that bounds it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +40,8 @@ class PlainChannel:
 
     *Guarantees.* The order in which payloads arrive changes no bit. One client's NaN, wrong size, missing
     field, weight that is not its own, or bytes that cannot be unpacked are that client's: it is left out and
-    named in ``rejected``. A packed vector arrives bit by bit.
+    named in ``rejected``. So is one whose update is longer than ``max_norm``. A packed vector arrives bit by
+    bit.
 
     *Edge cases.* No usable payload, or fewer than ``min_cohort``: `CohortTooSmall`. Sizes that differ:
     the size of the majority counts, ties go to the smaller id.
@@ -48,6 +53,7 @@ class PlainChannel:
     codec: Codec | None = None
     weighting: Weighting = "examples"
     max_weight: float | None = None
+    max_norm: float | None = None
 
     @property
     def interactive(self) -> bool:
@@ -101,6 +107,7 @@ class _PlainServer:
     channel: PlainChannel
     context: RoundContext
     rejected: dict[str, str] = field(default_factory=dict)
+    lengths: dict[str, float] = field(default_factory=dict)
     _total: Total | None = None
     _used: dict[str, Payload] = field(default_factory=dict)
 
@@ -154,6 +161,10 @@ class _PlainServer:
                 f"rejected: {self.rejected}"
             )
         self._used = {client: payloads[client] for client in good}
+        self.lengths = {
+            client: l2_norm(sent.array) * abs(float(sent.fields["weight"]))
+            for client, sent in self._used.items()
+        }
         update: Vector = np.zeros(size, dtype=np.float64)
         for client in good:
             update += payloads[client].array.astype(np.float64) * float(payloads[client].fields["weight"])
@@ -195,14 +206,22 @@ class _PlainServer:
             return f"lacks one of the numbers {numbers}"
         if not self._allowed(client, float(fields["weight"])):
             return f"claims a weight of {fields['weight']}, which is not its own"
-        return "" if np.isfinite(payload.array).all() else "holds NaN or infinity"
+        if not np.isfinite(payload.array).all():
+            return "holds NaN or infinity"
+        length, most = l2_norm(payload.array), self.channel.max_norm
+        if most is not None and length > most * (1 + ROUNDING):
+            return f"is of L2 norm {length:.3g}, longer than the {most:.3g} that is declared"
+        return ""
 
     def _allowed(self, client: str, weight: float) -> bool:
-        """Whether a weight is the planned one, or one that the weighting can give."""
+        """Whether a weight is the planned one, the count that the server holds, or one that the weighting can
+        give."""
         if self.context.planned_weights is not None:
             return math.isclose(weight, self.context.planned_weights[client], rel_tol=1e-9)
         if self.channel.weighting == "uniform":
             return weight == 1.0
+        if self.context.counts is not None:
+            return weight == self.context.counts[client]
         most = math.inf if self.channel.max_weight is None else self.channel.max_weight
         return 1 <= weight <= most and weight == int(weight)
 

@@ -191,7 +191,8 @@ class CompressionStage(Stage):
             )
         bound = incoming.l2_bound
         self._step = None if bound is None else coarse_step(bound, self.config.bits)
-        return replace(incoming, l2_bound=self._bound(incoming), codec=self._codec())
+        longest = None if incoming.longest is None else self._longest(incoming.longest, incoming.dimension)
+        return replace(incoming, l2_bound=self._bound(incoming), longest=longest, codec=self._codec())
 
     def client(self, update: Vector, context: ClientContext) -> tuple[Vector, Metrics]:
         vector_D = update.astype(np.float32)
@@ -223,6 +224,16 @@ class CompressionStage(Stage):
                 return ValueCodec(density=self.config.density, values=self.config.values)
             case "quantise":
                 return GridCodec(bits=self.config.bits, step=self._step)
+
+    def _longest(self, longest: float, size: int | None) -> float | None:
+        """The same for what noise made longer, where a grid spans the vector's own largest coordinate."""
+        match self.config.method:
+            case "top_k":
+                return longest
+            case "ternary":
+                return self.config.alpha * longest
+            case "quantise":
+                return None if size is None else longest * (1 + math.sqrt(size))
 
     def _bound(self, incoming: Wire) -> float | None:
         """Largest norm of what is sent, None if nothing bounds it."""

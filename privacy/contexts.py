@@ -65,6 +65,7 @@ class Nominal:
     """The public numbers that a pipeline is checked against: worst cases, never this round's values.
 
     ``rounds`` is how many there will be in the whole life, ``draws`` how cohorts are drawn in them;
+    ``max_update_norm`` is the longest update that the server takes where no stage bounds them;
     ``invitations`` to how many of them one client may be asked whatever the draw. ``cohort_known`` says that
     the adversary knows who takes part."""
 
@@ -78,6 +79,7 @@ class Nominal:
     draws: tuple[Draw, ...] = ()
     invitations: int = 0
     cohort_known: bool = False
+    max_update_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +89,10 @@ class RoundContext:
     ``generator`` and ``ledger`` are for stages whose noise is drawn at the server. ``roster`` names those
     from whom the cohort was drawn by ``draw``, ``invited`` those who were asked whatever the draw;
     ``contributors`` is known once the sum is. ``planned_weights`` are those that a plan fixed, by client of
-    the cohort; ``largest_weight`` bounds them, and ``planned_total`` is what they add up to if as many come
-    as expected. ``state`` is what the stages of a branch keep from round to round, by name."""
+    the cohort; ``counts`` are the numbers of examples that the server knows those clients to train on, where
+    updates are weighted by them. ``largest_weight`` bounds planned weights, and ``planned_total`` is what
+    they add up to if as many come as expected. ``state`` is what the stages of a branch keep from round to
+    round, by name."""
 
     round_id: int
     branch: str
@@ -102,6 +106,7 @@ class RoundContext:
     draw: Draw = Draw()
     contributors: tuple[str, ...] = ()
     planned_weights: Mapping[str, float] | None = None
+    counts: Mapping[str, float] | None = None
     largest_weight: float = 1.0
     planned_total: float | None = None
     state: Mapping[str, float] = field(default_factory=dict)

@@ -19,6 +19,7 @@ cohort.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -30,6 +31,9 @@ from privacy.local import LocalTask, Metrics
 from privacy.noise import Budget, bounded
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Vector
+
+FARTHEST = 10.0
+"""Standard deviations above its mean that the norm of Gaussian noise has a chance of e^-50 to exceed."""
 
 
 class LocalDpConfig(Budget):
@@ -70,7 +74,10 @@ class LocalDpStage(Stage):
             raise PipelineError("local_dp after compression undoes it; take one of the two out")
         rounds = nominal.rounds
         self.noise_multiplier = self.config.multiplier(((_exchange(1.0), rounds),) if rounds else ())
-        return Wire(kind="float", l2_bound=None, dimension=incoming.dimension)
+        std = self.noise_multiplier * self.sensitivity
+        size = incoming.dimension
+        longest = None if size is None else self.sensitivity + std * (math.sqrt(size) + FARTHEST)
+        return Wire(kind="float", l2_bound=None, longest=longest, dimension=size)
 
     def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
         return self.config.bound(

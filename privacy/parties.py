@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from privacy.clipping import l2_norm
 from privacy.contexts import ClientContext, Nominal, RoundContext, Weighting
 from privacy.errors import ClientUpdateError, CohortTooSmall, SumUnusable, ViewError
 from privacy.local import Metrics
@@ -35,7 +36,8 @@ class RoundResult:
     declared metric and "contributors", their number, and under masks "quantisation_error", a bound on the
     error of each coordinate of the update. ``rejected`` names clients of whom a message could not be used,
     with reasons; one that was asked last may have contributed. ``state`` is what the stages keep for the next
-    round of the branch."""
+    round of the branch. ``lengths`` holds by client the L2 norm of what it sent, times its weight, where the
+    server sees that."""
 
     update: Update
     total_weight: float
@@ -43,6 +45,7 @@ class RoundResult:
     contributors: tuple[str, ...]
     rejected: Mapping[str, str]
     state: Mapping[str, float] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +150,9 @@ def _checked(update: Update, dimension: int | None) -> Update:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerRound:
-    """The server in one attempt of one round. Made by `Pipeline.open_round`."""
+    """The server in one attempt of one round. Made by `Pipeline.open_round`.
+
+    ``longest`` bounds each update of a masked sum, hence the sum; None if nothing does."""
 
     stages: tuple[Stage, ...]
     nominal: Nominal
@@ -155,6 +160,7 @@ class ServerRound:
     channel: ServerChannel
     min_cohort: int
     normalise: bool
+    longest: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.context.cohort) < self.min_cohort:
@@ -195,7 +201,8 @@ class ServerRound:
                 f"{len(total.contributors)} contributors, below min_cohort={self.min_cohort}"
             )
         context = self._read(total.contributors)
-        self._check_plan(total)
+        self._check_weights(total)
+        self._check_length(total)
         divisor = self._divisor(total, context)
         value = total.update
         metrics = self._means(total)
@@ -217,6 +224,7 @@ class ServerRound:
             metrics=metrics,
             contributors=total.contributors,
             rejected=dict(self.channel.rejected),
+            lengths=dict(self.channel.lengths),
         )
 
     def individuals(self) -> Mapping[str, Contribution]:
@@ -256,13 +264,31 @@ class ServerRound:
         }
         return metrics | {"contributors": float(count)}
 
-    def _check_plan(self, total: Total) -> None:
-        """Clients must have used the planned weights: their total says so."""
-        weights = self.context.planned_weights
+    def _check_weights(self, total: Total) -> None:
+        """Clients must have used the planned weights, or the counts that the server holds: their total says
+        so."""
+        planned = self.context.planned_weights
+        weights = self.context.counts if planned is None else planned
         if weights is None:
             return
-        planned = math.fsum(weights[client] for client in total.contributors)
-        if not math.isclose(planned, total.weight, rel_tol=1e-5, abs_tol=1e-5):
+        due = math.fsum(weights[client] for client in total.contributors)
+        if not math.isclose(due, total.weight, rel_tol=1e-5, abs_tol=1e-5):
+            whence = "was planned" if planned is not None else "is what these clients hold"
+            raise SumUnusable(f"weights add up to {total.weight}, but {due} {whence}", total.contributors)
+
+    def _check_length(self, total: Total) -> None:
+        """A masked sum cannot be longer than the declared bound of all that are in it. Which client's update
+        was longer, masks hide."""
+        if self.longest is None:
+            return
+        planned = self.context.planned_weights
+        weight = total.weight
+        if planned is not None:
+            weight = math.fsum(abs(planned[client]) for client in total.contributors)
+        length, most = l2_norm(total.update), self.longest * weight
+        if length > most * (1 + 1e-3):
             raise SumUnusable(
-                f"weights add up to {total.weight}, but {planned} was planned", total.contributors
+                f"the sum is of L2 norm {length:.3g}, longer than the {most:.3g} that updates within the "
+                "declared bound add up to; masks hide whose was longer",
+                total.contributors,
             )

@@ -43,7 +43,8 @@ class Pipeline:
     the largest weight a client may have (1 under "uniform" unless given), ``max_cohort`` the largest
     cohort, ``dimension`` the length of an update where it is known beforehand. ``metrics`` are the
     numbers clients may report; nothing else leaves a client. ``public_counts`` declares that the
-    clients' numbers of examples are public, which DP does not protect.
+    clients' numbers of examples are public, which DP does not protect. ``max_update_norm`` is the longest
+    update that the server takes, where no stage bounds them.
 
     *Guarantees.* Construction fails with `PipelineError` if stages are out of order or doubled, a
     modular stage would get unbounded updates, a sum could overflow, noise has no sensitivity, or a
@@ -69,11 +70,16 @@ class Pipeline:
         draws: Sequence[Draw] = (),
         invitations: int = 0,
         cohort_known: bool = False,
+        max_update_norm: float | None = None,
     ) -> None:
         if weighting not in ("uniform", "examples"):
             raise PipelineError(f"weighting={weighting!r} is unknown; choose 'uniform' or 'examples'")
-        for name, value, least in (("max_weight", max_weight, 0.0), ("max_cohort", max_cohort, 0.0)):
-            if value is not None and not least < value < float("inf"):
+        for name, value in (
+            ("max_weight", max_weight),
+            ("max_cohort", max_cohort),
+            ("max_update_norm", max_update_norm),
+        ):
+            if value is not None and not 0 < value < float("inf"):
                 raise PipelineError(f"{name}={value} must be positive and finite")
         if min_cohort < 1:
             raise PipelineError(f"min_cohort={min_cohort} must be at least 1")
@@ -90,10 +96,16 @@ class Pipeline:
             draws=tuple(draws),
             invitations=invitations,
             cohort_known=cohort_known or any(stage.facts.reveals == "sum" for stage in stages),
+            max_update_norm=max_update_norm,
         )
         check_order(self.facts)
         check_accounted(self.facts, weighting, self.nominal.metrics, public_counts)
         self.wires, channel = fold(self.stages, self.nominal)
+        if max_update_norm is not None and self.longest is not None:
+            raise PipelineError(
+                f"max_update_norm={max_update_norm} beside stages that bound every update at "
+                f"{self.longest:.3g} already, which the server checks; leave max_update_norm out"
+            )
         self.channel: Channel = channel or PlainChannel(
             min_cohort=0 if self.releases_anyway else min_cohort,
             metric_names=tuple(m.name for m in metrics),
@@ -101,6 +113,7 @@ class Pipeline:
             codec=self.wires[-1].codec,
             weighting=weighting,
             max_weight=self.nominal.max_weight,
+            max_norm=max_update_norm if self.longest is None else self.longest,
         )
         self.min_cohort = self.channel.min_cohort
 
@@ -143,6 +156,17 @@ class Pipeline:
     def l2_bound(self) -> float | None:
         """Largest L2 norm of one client's unweighted update, None if unbounded."""
         return self.wires[-1].l2_bound
+
+    @property
+    def longest(self) -> float | None:
+        """Largest L2 norm of what an honest client sends, but for a chance that can be neglected; None if the
+        stages leave it open."""
+        return self.l2_bound if self.l2_bound is not None else self.wires[-1].longest
+
+    @property
+    def _sums_updates(self) -> bool:
+        """Whether what is summed under masks are bounded updates alone, without clients' noise."""
+        return self.reveals == "sum" and all(wire.kind != "grid" for wire in self.wires)
 
     def local_rule(self) -> LocalRule | None:
         """The rule that owns local training, if a stage brings one."""
@@ -236,11 +260,15 @@ class Pipeline:
         planned_total: float | None = None,
         largest_weight: float | None = None,
         state: Mapping[str, float] | None = None,
+        counts: Mapping[str, float] | None = None,
     ) -> ServerRound:
         """The server's party for one attempt.
 
         ``roster``, ``draw``, ``invited`` say from whom the cohort was drawn and how (see `RoundContext`).
         ``largest_weight`` bounds planned weights by a number that does not depend on who was drawn.
+
+        ``counts`` are the examples that the server knows each client of the cohort to train on; under
+        "examples" any other weight is its sender's fault, or under masks makes the sum unusable.
 
         ``planned_weights`` are public weights by client that replace the pipeline's weighting (an
         unlearning round's gamma for the target and alpha/n for each helper); clients must be given
@@ -269,6 +297,7 @@ class Pipeline:
             invited=tuple(sorted(invited)),
             draw=Draw() if draw is None else draw,
             planned_weights=None if planned_weights is None else dict(planned_weights),
+            counts=counts if self.weighting == "examples" and planned_weights is None else None,
             planned_total=planned_total,
             largest_weight=_largest(planned_weights) if largest_weight is None else largest_weight,
             state=dict(state or {}),
@@ -280,6 +309,7 @@ class Pipeline:
             channel=self.channel.server(context),
             min_cohort=self.min_cohort,
             normalise=normalise,
+            longest=self.l2_bound if self._sums_updates else None,
         )
 
 

@@ -96,4 +96,5 @@ def build_pipeline(
         draws=worst.draws,
         invitations=worst.invitations,
         cohort_known=worst.cohort_known,
+        max_update_norm=worst.max_update_norm,
     )

@@ -49,15 +49,18 @@ class Wire:
     ``l2_bound`` is the sensitivity: the largest L2 norm of one client's unweighted update; None if nothing
     bounds it. ``grid`` means whole multiples of ``step``, weighted already, each at most ``largest`` in size
     but for a chance that can be neglected; ``modular`` integers modulo 2^32. ``dimension`` is the length,
-    None if it is not known beforehand; ``min_cohort`` the fewest contributors that a stage was sized for.
-    ``codec`` packs the vector where it travels in the clear; a stage behind it that changes updates at the
-    client must set it to None or refuse. The last ``extra`` coordinates are no part of the update."""
+    None if it is not known beforehand; ``longest`` a norm that an honest client's vector hardly ever
+    exceeds, where noise leaves it without a bound; ``min_cohort`` the fewest contributors that a stage was
+    sized for. ``codec`` packs the vector where it travels in the clear; a stage behind it that changes
+    updates at the client must set it to None or refuse. The last ``extra`` coordinates are no part of the
+    update."""
 
     kind: WireKind
     l2_bound: float | None
     step: float | None = None
     largest: float | None = None
     dimension: int | None = None
+    longest: float | None = None
     min_cohort: int = 1
     codec: Codec | None = None
     extra: int = 0

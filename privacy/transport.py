@@ -97,9 +97,11 @@ class ServerChannel(Protocol):
     """The server's end of a channel, for one attempt of one round: four steps, each once, in this order.
 
     Any client may fall silent before any of them. ``rejected`` names those of whom a message could not be
-    used, with reasons; it grows from step to step."""
+    used, with reasons; it grows from step to step. ``lengths`` holds the L2 norm of each update that counts,
+    times its weight; empty where only the sum is to be seen."""
 
     rejected: dict[str, str]
+    lengths: dict[str, float]
 
     def collect(self, messages: Mapping[str, bytes]) -> bytes:
         """Advertised messages by client -> what is broadcast to them; empty unless interactive."""

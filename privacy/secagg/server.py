@@ -58,6 +58,7 @@ class SecAggServer:
     terms: Terms
     context: RoundContext
     rejected: dict[str, str] = field(default_factory=dict)
+    lengths: dict[str, float] = field(default_factory=dict)
     _roster: Roster | None = None
     _shared: dict[str, _Shared] | None = None
     _sum: NDArray[np.uint32] | None = None

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from fedsim.client import CODES, INSTRUMENTS, PAYLOAD, UPDATE
 from fedsim.grid import CLIENT_STATE, client_of
 from fedsim.rounds import run_round
-from fedsim.scenario import LocalConfig
+from fedsim.scenario import LocalConfig, StrategyConfig
 from privacy import Ledger
 from privacy.secagg.messages import encode, unpack
 from privacy.secagg.protocol import SHARES
@@ -176,3 +176,99 @@ def test_instruments_that_say_nothing_leave_costs_unknown(model, start):
     _, outcome = play(model, start, lie)
     assert outcome.failures == {}
     assert (outcome.taken.steps, outcome.taken.tokens) == (None, None)
+
+
+def replaced(array, key=PAYLOAD, also=None):
+    def lie(content):
+        if UPDATE in content.array_records:
+            content[UPDATE] = ArrayRecord({key: Array(array), **(also or {})})
+
+    return lie
+
+
+FORMS = [
+    np.array(1.0, np.float32),
+    np.array(7, np.uint8),
+    np.array(7, np.uint32),
+    np.zeros((2, 2), np.float32),
+    np.zeros((0, 3), np.float32),
+]
+PIPELINES = {
+    "plain": {},
+    "unsized": {"sized": False},
+    "packed": {"privacy": [{"stage": "clip", "norm": 1.0}, {"stage": "compression", "method": "top_k"}]},
+    "masked": {"privacy": MASKED},
+    "spsa": {"local": SPSA},
+    "median": {"strategy": StrategyConfig(name="fedmedian")},
+}
+
+
+@pytest.mark.parametrize("settings", PIPELINES.values(), ids=PIPELINES)
+@pytest.mark.parametrize("array", FORMS, ids=[f"{a.dtype}{a.shape}" for a in FORMS])
+def test_arrays_of_a_form_that_nobody_asked_for(model, start, array, settings):
+    for key in (PAYLOAD, CODES):
+        _, outcome = play(model, start, replaced(array, key), **settings)
+        assert list(outcome.failures) == [LIAR]
+        assert "not a vector" in outcome.failures[LIAR]
+        assert outcome.contributors == (0, 2, 3)
+
+
+def test_more_arrays_than_were_asked_for(model, start):
+    zeros = np.zeros(4, np.float32)
+    lie = replaced(zeros, also={"more": Array(zeros)})
+    check_left_out(model, start, lie, "arrays that nobody asked for: 'update', 'payload', 'more'")
+
+
+def scaled(factor):
+    def lie(content):
+        if UPDATE in content.array_records:
+            array = content[UPDATE][PAYLOAD].numpy()
+            content[UPDATE] = ArrayRecord({PAYLOAD: Array(array * np.float32(factor))})
+
+    return lie
+
+
+CLIPPED = [{"stage": "clip", "norm": 1e-3}]
+POISONED = {
+    "plain": {"nominal": {"max_update_norm": 10.0}},
+    "clip": {"privacy": CLIPPED},
+    "local_dp": {"privacy": LOCALLY},
+    "median": {"nominal": {"max_update_norm": 10.0}, "strategy": StrategyConfig(name="fedmedian")},
+}
+
+
+@pytest.mark.parametrize("settings", POISONED.values(), ids=POISONED)
+def test_one_poisoned_update_is_left_out(model, start, settings):
+    check_left_out_but_charged(model, start, scaled(1e30), "longer than the", **settings)
+
+
+def check_left_out_but_charged(model, start, lie, why, **settings):
+    """What a client sent was charged before anybody looked at how long it is."""
+    federation, outcome = play(model, start, lie, **settings)
+    without, _ = play(model, start, clients=(0, 2, 3), **settings)
+    assert list(outcome.failures) == [LIAR]
+    assert why in outcome.failures[LIAR]
+    assert same(federation.adapter, without.adapter)
+
+
+def test_behind_client_dp_a_poisoned_update_leaves_no_trace(model, start):
+    privacy = [*CLIPPED, {"stage": "client_dp", "noise_multiplier": 1.0, "delta": 1e-3}]
+    federation, outcome = play(model, start, scaled(1e30), privacy=privacy)
+    assert "longer than the 0.001" in outcome.failures[LIAR]
+    assert all(np.abs(federation.adapter[name] - start[name]).max() < 0.1 for name in start)
+
+
+def test_a_weight_that_its_records_do_not_give(model, start):
+    """Client 1 has 5 records and claims 8, which another may have."""
+
+    def lie(content):
+        if UPDATE in content.array_records:
+            content["fields"] = ConfigRecord({**content["fields"], "weight": 7.0})
+
+    check_left_out(model, start, lie, "a weight of 7.0, which is not its own", weighting="examples")
+
+
+@pytest.mark.parametrize(("factor", "named"), [(50.0, LIAR), (1.0, None)])
+def test_an_update_that_outweighs_the_others_is_named(model, start, factor, named):
+    _, outcome = play(model, start, scaled(factor))
+    assert (outcome.heaviest and outcome.heaviest.client) == named
