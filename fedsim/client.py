@@ -62,6 +62,9 @@ class ClientRuntime:
     simulated: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""
+    finished: set[tuple[str, int, int]] = field(default_factory=set, repr=False)
+    """Rounds (branch, client, round) that a deployed client helped to unmask: it takes part in no other
+    attempt at them, since the difference of two sums of one round is somebody's update."""
 
     def select(self, client: int, order: WorkOrder) -> list[int]:
         """Positions of the records that this order is about."""
@@ -84,7 +87,15 @@ class ClientRuntime:
         """This client's end of the privacy pipeline in this round, with what it remembers of it.
 
         A simulated client has that ``carried`` to it, a deployed one has kept it. What it releases is written
-        into ``ledger``."""
+        into ``ledger``.
+
+        Raises:
+            ClientFailedError: a deployed client has helped to unmask this round already.
+        """
+        if (order.branch, client, order.round) in self.finished:
+            raise ClientFailedError(
+                f"client {client} helped to unmask round {order.round} and takes no part in another attempt"
+            )
         if self.simulated:
             secret = stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
             memory = carried
@@ -118,9 +129,12 @@ class ClientRuntime:
         self.kept[order.branch, client] = ((order.round, order.attempt), party.memory)
         return b""
 
-    def forget(self, client: int, order: WorkOrder) -> None:
-        """Erase what a deployed client remembered of a round: nobody can ask it about that again."""
+    def finish(self, client: int, order: WorkOrder) -> None:
+        """Erase what a deployed client remembered of a round but that it is over: nobody can ask it about
+        that again."""
         self.kept.pop((order.branch, client), None)
+        if not self.simulated:
+            self.finished.add((order.branch, client, order.round))
 
 
 def make_client_app(runtime: ClientRuntime) -> ClientApp:
@@ -171,7 +185,7 @@ def _say(
     said = what(party, _heard(message))
     memory = runtime.remember(client, order, party)
     if step == "during_unmasking":
-        runtime.forget(client, order)
+        runtime.finish(client, order)
     content = RecordDict(
         {"setup": ConfigRecord({"message": said}), CLIENT_STATE: ConfigRecord({"memory": memory})}
     )

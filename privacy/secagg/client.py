@@ -79,7 +79,7 @@ class SecAggClient:
 
     def advertise(self) -> bytes:
         """Client id and public keys for this attempt."""
-        return encode_advert(place_of(self.context), self.context.client, self._keys)
+        return encode_advert(place_of(self.context, self.terms), self.context.client, self._keys)
 
     def share(self, broadcast: bytes) -> bytes:
         """A share of each of this client's secrets for each of its holders, sealed for that one alone."""
@@ -169,7 +169,7 @@ class SecAggClient:
 
     @cached_property
     def _roster(self) -> Roster:
-        return Roster.from_bytes(self._seen["roster"], place=place_of(self.context))
+        return Roster.from_bytes(self._seen["roster"], place=place_of(self.context, self.terms))
 
     @cached_property
     def _holders(self) -> tuple[str, ...]:
@@ -228,11 +228,11 @@ class SecAggClient:
 
     @cached_property
     def _mask_key(self) -> X25519PrivateKey:
-        return private_key(self.secret, "mask key", place_of(self.context), self.context.client)
+        return private_key(self.secret, "mask key", place_of(self.context, self.terms), self.context.client)
 
     @cached_property
     def _own_share_key(self) -> X25519PrivateKey:
-        return private_key(self.secret, "share key", place_of(self.context), self.context.client)
+        return private_key(self.secret, "share key", place_of(self.context, self.terms), self.context.client)
 
     @cached_property
     def _self_seed(self) -> bytes:

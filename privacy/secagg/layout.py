@@ -139,6 +139,15 @@ class Terms:
             )
 
 
-def place_of(context: ClientContext | RoundContext) -> bytes:
-    """32 bytes that stand for session, round, branch and attempt."""
-    return digest("place", context.session, context.round_id, context.branch, context.attempt)
+def place_of(context: ClientContext | RoundContext, terms: Terms) -> bytes:
+    """32 bytes that stand for session, round, branch and attempt, and for threshold and neighbours, to
+    which a client has agreed: a server that unmasks on others finds no keys that fit."""
+    return digest(
+        "place",
+        context.session,
+        context.round_id,
+        context.branch,
+        context.attempt,
+        terms.threshold.hex(),
+        -1 if terms.neighbours is None else terms.neighbours,
+    )

@@ -75,7 +75,9 @@ def decode(tag: bytes, place: bytes, message: bytes) -> list[Field]:
             f"expected a {tag.decode()} message, got one that begins {message[:_TAG_BYTES]!r}"
         )
     if message[_TAG_BYTES : _TAG_BYTES + PLACE_BYTES] != place:
-        raise MalformedMessage(f"{tag.decode()} message belongs to another session, round, attempt or roster")
+        raise MalformedMessage(
+            f"{tag.decode()} message belongs to another session, round, attempt or roster, or to other terms"
+        )
     return unpack(message[_TAG_BYTES + PLACE_BYTES :])
 
 

@@ -71,7 +71,7 @@ class SecAggServer:
         """Adverts by client -> roster."""
         if self._roster is not None:
             raise RoundAborted("a roster was already broadcast in this attempt; start another attempt")
-        place = place_of(self.context)
+        place = place_of(self.context, self.terms)
         keys: dict[str, Keys] = {}
         for client in self._of_cohort(messages, self.context.cohort):
             with _blamed_on(self.rejected, client):

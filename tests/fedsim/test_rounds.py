@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.attempt import attempt_round
 from fedsim.events import DropStage
+from fedsim.exchange import Running, Taken, carry, group_of
 from fedsim.federation import Federation, export_server_state
 from fedsim.model import AdapterModel, Arrays, to_vector
 from fedsim.rounds import RoundOutcome, run_round, run_rounds
@@ -343,6 +345,28 @@ def test_keys_of_deployed_clients_are_their_own_and_used_once(model, start, monk
         "erased once the masks are off; only the client that failed never came so far"
     )
     assert (outcome.taken.steps, outcome.taken.tokens) == (None, None)
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_deployed_client_unmasks_one_attempt_at_a_round(model, start, simulated: bool) -> None:
+    """The sum over all, and then that without client 1, would give client 1's update by subtraction."""
+    world = make_world(model, privacy=MASKED, simulated=simulated)
+    federation, outcome = one_round(world, start, [0, 1, 2, 3])
+    assert outcome.contributors == (0, 1, 2, 3)
+    federation.adapter = {name: value.copy() for name, value in start.items()}
+    assignment = world.engine.planner.assign(make_step(1, [0, 2, 3]), "keep", federation.version)
+    orders = {c: order.model_copy(update={"attempt": 1}) for c, order in assignment.orders.items()}
+    exchange = attempt_round(federation, orders, assignment, "keep", 1, world.engine)
+    running = Running(group=group_of("keep", 1), exchange=exchange, taken=Taken())
+    (again,) = carry([running], world.engine.grid)
+    if simulated:  # its memory is carried to it, and it has none of its own
+        assert again.result is not None
+        return
+    assert again.result is None
+    assert set(again.failed) == {0, 2, 3}
+    assert all("takes no part in another attempt" in reason for reason in again.failed.values())
+    _, outcome = one_round(world, start, [0, 1, 2, 3], round_=2)
+    assert outcome.contributors == (0, 1, 2, 3)
 
 
 def test_a_client_that_fails_to_advertise_is_left_out(model, start, monkeypatch) -> None:

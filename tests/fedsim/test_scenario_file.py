@@ -155,7 +155,7 @@ WRONG = {
     "one item",
     "sweep: {federation.local.lr: [1, -3]}": "s.yaml:5: sweep.federation.local.lr[1]: found -3; must be a number above 0",
     "sweep: {federation.locl.lr: [1]}": "s.yaml:5: sweep.federation.locl.lr[0]: federation.locl: unknown key 'locl'; "
-    "did you mean 'local'? choices: strategy, participation, weighting, local",
+    "did you mean 'local'? choices: strategy, participation, weighting, max_update_norm, local",
     "sweep: {timeline.1.train.rounds: [1, 2]}": "s.yaml:5: sweep.timeline.1.train.rounds: timeline is common to all "
     "variants of a run; write one scenario for each value",
     "sweep: {federation.local.lr: [1, 1]}": "s.yaml:5: sweep: gives two variants named 'lr=1'; each value may stand "
@@ -233,7 +233,7 @@ def test_overrides_reach_keys_lists_and_missing_mappings(file: Path) -> None:
 BAD_OVERRIDES = {
     "federation.local.lr=-1": "found -1; must be a number above 0",
     "federation.locl.lr=1": "federation.locl: unknown key 'locl'; did you mean 'local'? choices: strategy, "
-    "participation, weighting, local",
+    "participation, weighting, max_update_norm, local",
     "federation={local: {lr: -1}}": "federation.local.lr: found -1; must be a number above 0",
     "federation.strategy.eta=3": "fedavg does not take eta; it takes none. fedadagrad, fedadam, fedyogi would",
     "data.source=tofu": "data: give exactly one of path and hub, for example --set data.path=FOLDER or --set "

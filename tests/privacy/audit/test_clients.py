@@ -1,5 +1,7 @@
 """The client-level game, on pipelines that keep their claims and on broken ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,8 +48,13 @@ def poisson(rate, seed):
     return lambda round_id, present: [name for name in present if rng.random() < rate]
 
 
-def play(epsilon, *, drawn=1.0, rate=RATE, clip=ClipStage, canaries=1000, seeds=range(3), **rest):
+def play(
+    epsilon, *, drawn=1.0, rate=RATE, clip=ClipStage, checked=True, canaries=1000, seeds=range(3), **rest
+):
+    """Unless ``checked``, the server takes updates of any length."""
     pipeline = Pipeline([clip(ClipConfig(norm=NORM)), stage(NOISE[epsilon], drawn)], dimension=canaries)
+    if not checked:
+        pipeline.channel = replace(pipeline.channel, max_norm=None)
     return [
         client_game(
             pipeline,
@@ -86,7 +93,11 @@ def test_no_noise_is_caught(bound):
 
 
 def test_clipping_that_does_nothing_is_caught():
-    assert count_broken(play(1.0, clip=NoClip, canaries=500)) == 3
+    assert count_broken(play(1.0, clip=NoClip, checked=False, canaries=500)) == 3
+
+
+def test_behind_the_servers_check_clipping_that_does_nothing_does_no_harm():
+    assert count_broken(play(1.0, clip=NoClip, canaries=500)) == 0
 
 
 def test_a_rate_above_the_claimed_one_is_caught():

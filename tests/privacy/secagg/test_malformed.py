@@ -415,3 +415,18 @@ def test_shares_are_read_by_their_holder_alone(running):
     running.prepare(party, "c001", deliveries)
     assert party.channel._held["c000"] == (b"", b""), "sealed for another, so not to be read"
     assert all(len(share) == 66 for share in party.channel._held["c002"])
+
+
+@pytest.mark.parametrize("other", [{"threshold": 0.8}, {"neighbours": 6}])
+def test_a_client_on_other_terms_has_other_keys_and_is_left_out(running, other):
+    """A server that asks for fewer shares than its clients agreed to finds no keys of theirs."""
+
+    def swapped(adverts):
+        party = masked_pipeline(**other).client("c001", secret=secret("c001", *HERE.values()), **HERE)
+        assert set(party.advertise().split(b"c001")).isdisjoint(adverts["c001"].split(b"c001"))
+        return adverts | {"c001": party.advertise()}
+
+    result = finish(running, adverts=swapped)
+    assert set(result.rejected) == {"c001"}
+    assert "another session, round, attempt or roster" in result.rejected["c001"]
+    assert result.update.tobytes() == without(running, "c001")

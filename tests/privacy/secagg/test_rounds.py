@@ -148,7 +148,8 @@ def test_dropouts_that_would_cut_the_ring_abort():
     updates = random_updates(12, 5)
     running = Round(pipeline, updates)
     roster = Roster.from_bytes(
-        running.server.collect(running.adverts()), place=place_of(running.server.context)
+        running.server.collect(running.adverts()),
+        place=place_of(running.server.context, running.server.channel.terms),
     )
     ring = sorted(roster.keys, key=lambda name: digest("ring", roster.fingerprint, name))
     gone = dict.fromkeys((ring[0], ring[1], ring[6], ring[7]), "after_masking")
