@@ -74,6 +74,11 @@ def write_secret(path: Path) -> None:
     _write_for_owner(path, os.urandom(32))
 
 
+def write_token(path: Path) -> None:
+    """Write 32 random bytes in hexadecimal, by which the SuperLink knows whoever submits."""
+    _write_for_owner(path, os.urandom(32).hex().encode("ascii"))
+
+
 def _certificate(name: str, key: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.CertificateBuilder:
     """A certificate of ``key``, issued by the CA, yet to be signed."""
     now = datetime.datetime.now(datetime.UTC)

@@ -1,24 +1,27 @@
 """A federation on this machine: a SuperLink and SuperNodes on the loopback interface, for one run.
 
-Keys and certificates are made for the run and kept in a temporary folder until it ends. The SuperLink admits
-only SuperNodes whose keys were registered, over TLS. Clients are dealt out among the SuperNodes; beside each
-stands a worker that keeps the base loaded. Everything ends with this process; its logs stay in the run's
-``logs`` folder. ``flower-superlink --help`` and ``flower-supernode --help`` say what the options mean.
+Keys, certificates and a token are made for the run and kept in a temporary folder until it ends. The
+SuperLink takes apps and new nodes from the holder of the token alone, and admits only SuperNodes whose keys
+were registered, over TLS. Clients are dealt out among the SuperNodes, each bound to the node that got its
+key; a node that comes later speaks for nobody. Beside each SuperNode stands a worker that keeps the base
+loaded. Everything ends with this process; its logs stay in the run's ``logs`` folder. ``flower-superlink
+--help`` and ``flower-supernode --help`` say what the options mean.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fedsim.build import Simulation, make_runtime
 from fedsim.engines.check import programs
-from fedsim.engines.credentials import write_node_key, write_secret, write_tls
+from fedsim.engines.control import Control
+from fedsim.engines.credentials import write_node_key, write_secret, write_tls, write_token
 from fedsim.engines.errors import EngineError
 from fedsim.engines.processes import (
     Processes,
@@ -29,7 +32,7 @@ from fedsim.engines.processes import (
     wait_for_port,
 )
 from fedsim.engines.relay import Replay
-from fedsim.engines.route import CLIENTS
+from fedsim.engines.route import CLIENTS, write_nodes
 from fedsim.progress import Progress
 from fedsim.results import RunDirectory
 
@@ -53,16 +56,9 @@ clientapp = "federation.client:app"
 [tool.flwr.app.config]
 run = ""
 relay = ""
+nodes = ""
 """
 """The Flower app that is installed everywhere; its two modules only name the apps of this package."""
-CONNECTION = """\
-[superlink]
-default = "fedsim"
-
-[superlink.fedsim]
-address = "{address}"
-root-certificates = "{root}"
-"""
 
 
 def run_deployed(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
@@ -77,11 +73,16 @@ def run_deployed(simulation: Simulation, directory: RunDirectory, progress: Prog
             clients = _clients(simulation)
             nodes = shared(clients, simulation.loaded.scenario.execution.deployment.nodes)
             port, *node_ports = free_ports(1 + len(nodes))
+            link = f"{HOST}:{port}"
             progress.note(f"starting a SuperLink and {len(nodes)} SuperNodes for {len(clients)} clients")
-            _start_superlink(processes, folder, port)
-            for number, (own, node_port) in enumerate(zip(nodes, node_ports, strict=True)):
-                _start_node(processes, folder / f"node-{number}", directory, own, f"{HOST}:{port}", node_port)
-            _run_app(processes, folder, directory, progress)
+            token = _start_superlink(processes, folder, port)
+            with closing(Control(link, root=folder / "ca.pem", token=token)) as control:
+                own: dict[int, Sequence[int]] = {}
+                for number, (part, node_port) in enumerate(zip(nodes, node_ports, strict=True)):
+                    place = folder / f"node-{number}"
+                    own[_register(control, place)] = part
+                    _start_node(processes, place, directory, part, link, node_port)
+                _run_app(processes, control, folder, own, directory, progress)
 
 
 def _clients(simulation: Simulation) -> list[int]:
@@ -101,21 +102,20 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _start_superlink(processes: Processes, folder: Path, port: int) -> None:
-    """Start the SuperLink with TLS and node authentication, and tell ``flwr`` where it is.
+def _start_superlink(processes: Processes, folder: Path, port: int) -> str:
+    """Start the SuperLink with TLS, node authentication and a token for its Control API, which is given back.
 
     What starts the ServerApp is a program of its own: the SuperLink's would outlive the SuperLink.
     """
     write_tls(folder)
     secret = folder / "superexec.secret"
     write_secret(secret)
-    home = folder / "flower"
-    home.mkdir()
-    text = CONNECTION.format(address=f"{HOST}:{port}", root=folder / "ca.pem")
-    (home / "config.toml").write_text(text, encoding="utf-8")
+    token = folder / "control.token"
+    write_token(token)
+    (folder / "flower").mkdir()
     processes.start(
         "superlink",
-        programs() / "flower-superlink",
+        *(sys.executable, "-m", "fedsim.engines.superlink", token),
         *("--ssl-ca-certfile", folder / "ca.pem"),
         *("--ssl-certfile", folder / "server.pem"),
         *("--ssl-keyfile", folder / "server.key"),
@@ -132,15 +132,20 @@ def _start_superlink(processes: Processes, folder: Path, port: int) -> None:
         *("--root-certificates", folder / "ca.pem"),
         *("--superexec-auth-secret-file", secret),
     )
+    return token.read_text(encoding="ascii")
+
+
+def _register(control: Control, folder: Path) -> int:
+    """Make a SuperNode's key and have the SuperLink admit it; the node's id."""
+    folder.mkdir()
+    write_node_key(folder)
+    return control.register(folder / "key.pub")
 
 
 def _start_node(
     processes: Processes, folder: Path, directory: RunDirectory, clients: Sequence[int], link: str, port: int
 ) -> None:
-    """Register a SuperNode's key, and start it with its worker."""
-    folder.mkdir()
-    write_node_key(folder)
-    processes.call(programs() / "flwr", "supernode", "register", folder / "key.pub", "fedsim")
+    """Start a SuperNode that was registered, with its worker."""
     socket = folder / "worker"
     scenario = directory.file("scenario.yaml").absolute()
     processes.start(f"{folder.name}-worker", sys.executable, "-m", "fedsim.engines.worker", scenario, socket)
@@ -155,8 +160,15 @@ def _start_node(
     )
 
 
-def _run_app(processes: Processes, folder: Path, directory: RunDirectory, progress: Progress) -> None:
-    """Send the app to the SuperLink and wait until its ServerApp is done."""
+def _run_app(
+    processes: Processes,
+    control: Control,
+    folder: Path,
+    nodes: Mapping[int, Sequence[int]],
+    directory: RunDirectory,
+    progress: Progress,
+) -> None:
+    """Send the app to the SuperLink, with each node's own clients, and wait until its ServerApp is done."""
     package, relay = folder / "app" / "federation", folder / "relay.jsonl"
     package.mkdir(parents=True)
     (folder / "app" / "pyproject.toml").write_text(APP, encoding="utf-8")
@@ -164,12 +176,8 @@ def _run_app(processes: Processes, folder: Path, directory: RunDirectory, progre
     for module, source in (("server", "server"), ("client", "node")):
         text = f'from fedsim.engines.{source} import app\n\n__all__ = ["app"]\n'
         (package / f"{module}.py").write_text(text, encoding="utf-8")
-    config = f'run="{directory.path.absolute()}" relay="{relay}"'
-    flwr = programs() / "flwr"
-    started = processes.call(
-        flwr, "run", folder / "app", "fedsim", "--run-config", config, "--format", "json"
-    )
-    run_id = json.loads(started)["run-id"]
+    config = {"run": str(directory.path.absolute()), "relay": str(relay), "nodes": write_nodes(nodes)}
+    run = control.start(folder / "app", config)
     replay = Replay(relay, progress)
     looked = time.monotonic()
     while not replay.done:
@@ -178,15 +186,18 @@ def _run_app(processes: Processes, folder: Path, directory: RunDirectory, progre
         replay.catch_up()
         if time.monotonic() - looked >= STATUS_EVERY_SECONDS and not replay.done:
             looked = time.monotonic()
-            _check_run(processes, run_id, replay)
+            _check_run(processes, control, run, replay)
     if replay.error is not None:
         raise EngineError(f"the ServerApp failed: {replay.error}; see {processes.logs}")
 
 
-def _check_run(processes: Processes, run_id: str, replay: Replay) -> None:
-    """EngineError when the ServerApp ended without a word, killed for example."""
-    listed = processes.call(programs() / "flwr", "list", "fedsim", "--run-id", run_id, "--format", "json")
-    status = str(json.loads(listed)["runs"][0]["status"])
+def _check_run(processes: Processes, control: Control, run: int, replay: Replay) -> None:
+    """EngineError when the ServerApp ended without a word, killed for example, or the SuperLink did."""
+    try:
+        ended = control.finished(run)
+    except EngineError:
+        processes.check("superlink")
+        raise
     replay.catch_up()
-    if status.startswith("finished") and not replay.done:
-        raise EngineError(f"the ServerApp ended early ({status}); see {processes.logs}")
+    if ended is not None and not replay.done:
+        raise EngineError(f"the ServerApp ended early ({ended}); see {processes.logs}")

@@ -2,8 +2,8 @@
 
 A SuperNode starts a process for every message. This one loads nothing: it hands the message to the worker
 that listens beside the SuperNode (``fedsim.engines.worker``), which keeps the base in memory, and takes its
-reply. ``query.whoami`` it answers itself. The node's configuration names ``clients`` and ``worker``, the
-worker's socket; a message for anybody else's client is refused.
+reply. The node's configuration names ``clients`` and ``worker``, the worker's socket; a message for anybody
+else's client is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from multiprocessing.connection import Client, Connection
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsim.engines.route import CLIENTS, ROUTE
@@ -22,12 +22,6 @@ PATIENCE_SECONDS = 60.0
 """How long a worker that was just started may take to have an address."""
 REFUSED_SECONDS = 1.0
 """How long one that has an address may take to listen there."""
-
-
-@app.query("whoami")
-def whoami(message: Message, context: Context) -> Message:
-    clients = ConfigRecord({CLIENTS: str(context.node_config[CLIENTS])})
-    return Message(RecordDict({CLIENTS: clients}), reply_to=message)
 
 
 def forward(message: Message, context: Context) -> Message:

@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.engines.errors import EngineError, EngineStoppedError
-from fedsim.engines.route import CLIENTS, ROUTE
+from fedsim.engines.route import ROUTE
 from fedsim.grid import RosterGrid, client_of, refusal
 
 
@@ -71,24 +71,18 @@ def any_node(link: Link) -> Whereabouts:
 
 
 class OwnNodes:
-    """Each node speaks for clients of its own; it is asked once, when it is first seen, who they are."""
+    """Each client is reached through the node that was registered for it, as long as that one is connected.
 
-    def __init__(self, link: Link) -> None:
+    ``nodes`` maps the ids that the SuperLink gave to the nodes' keys to their clients. What a node says of
+    itself counts for nothing, and a node that comes later is left alone."""
+
+    def __init__(self, link: Link, nodes: Mapping[int, Sequence[int]]) -> None:
         self.link = link
-        self._clients: dict[int, tuple[int, ...]] = {}
+        self._node_of = {client: node for node, clients in nodes.items() for client in clients}
 
     def __call__(self, clients: Sequence[int]) -> dict[int, int]:
         connected = set(self.link.flower.get_node_ids())
-        self._ask(sorted(connected - self._clients.keys()))
-        found = {c: node for node in sorted(connected) for c in self._clients.get(node, ())}
-        return {client: found[client] for client in clients if client in found}
-
-    def _ask(self, nodes: Sequence[int]) -> None:
-        asked = [Message(RecordDict(), node, "query.whoami") for node in nodes]
-        for node, reply in zip(nodes, self.link.exchange(asked), strict=True):
-            if reply is not None and reply.has_content():
-                listed = str(reply.content.config_records[CLIENTS][CLIENTS])
-                self._clients[node] = tuple(int(client) for client in listed.split(",") if client)
+        return {client: node for client in clients if (node := self._node_of.get(client)) in connected}
 
 
 def wait_for(where: Whereabouts, clients: Sequence[int], *, link: Link, seconds: float) -> None:

@@ -5,6 +5,7 @@ It goes on from whatever the directory holds, like any resumed run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Context
@@ -14,6 +15,7 @@ from fedsim import runs
 from fedsim.client import ClientRuntime
 from fedsim.engines.relay import RelayedProgress
 from fedsim.engines.remote import Link, OwnNodes, RemoteGrid, wait_for
+from fedsim.engines.route import read_nodes
 from fedsim.results import RunDirectory
 from fedsim.scenario_file import load_scenario
 
@@ -28,17 +30,20 @@ def main(grid: Grid, context: Context) -> None:
     """Run to the end; whoever started the deployment reads the relay file."""
     relay = RelayedProgress(Path(str(context.run_config["relay"])))
     try:
-        _run(grid, RunDirectory(Path(str(context.run_config["run"]))), relay)
+        nodes = read_nodes(str(context.run_config["nodes"]))
+        _run(grid, RunDirectory(Path(str(context.run_config["run"]))), nodes, relay)
     except Exception as error:
         relay.finished(f"{type(error).__name__}: {error}")
         raise
     relay.finished(None)
 
 
-def _run(grid: Grid, directory: RunDirectory, relay: RelayedProgress) -> None:
+def _run(
+    grid: Grid, directory: RunDirectory, nodes: Mapping[int, Sequence[int]], relay: RelayedProgress
+) -> None:
     execution = load_scenario(directory.file("scenario.yaml")).scenario.execution
     link = Link(flower=grid, timeout=execution.client_timeout, poll=0.2)
-    where = OwnNodes(link)
+    where = OwnNodes(link, nodes)
     clients: set[int] = set()
 
     def connect(runtime: ClientRuntime, variant: str, seed: int) -> RemoteGrid:

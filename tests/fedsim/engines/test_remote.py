@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedsim.engines.errors import EngineError, EngineStoppedError
 from fedsim.engines.remote import Link, OwnNodes, RemoteGrid, any_node, wait_for
-from fedsim.engines.route import CLIENTS, ROUTE
+from fedsim.engines.route import ROUTE
 from fedsim.grid import InProcessGrid, client_of, node_of
 
 Answer = Callable[[Message], Message | None]
@@ -62,8 +64,6 @@ def _identity() -> None:
 
 
 def echo(message: Message) -> Message:
-    if message.metadata.message_type == "query.whoami":
-        raise AssertionError("nodes of a simulation are not asked")
     route = message.content.config_records[ROUTE]
     content = RecordDict(
         {"metrics": MetricRecord({"client": int(route["client"]), "seed": int(route["seed"])})}
@@ -77,18 +77,6 @@ def silent(message: Message) -> None:
 
 def broken(message: Message) -> Message:
     return Message(Error(code=5, reason="out of luck"), reply_to=message)
-
-
-def serving(*clients: int, then: Answer = echo) -> Answer:
-    """A node with clients of its own."""
-
-    def answer(message: Message) -> Message | None:
-        if message.metadata.message_type == "query.whoami":
-            listed = ConfigRecord({CLIENTS: ",".join(map(str, clients))})
-            return Message(RecordDict({CLIENTS: listed}), reply_to=message)
-        return then(message)
-
-    return answer
 
 
 def make_link(flower: FlowerGrid, timeout: float = 0.05) -> Link:
@@ -130,8 +118,8 @@ def test_two_messages_for_one_client_are_two_replies() -> None:
     [(silent, "no answer after 0.05 seconds"), (broken, "out of luck")],
 )
 def test_a_node_that_fails_is_its_clients_failure(node: Answer, reason: str) -> None:
-    link = make_link(FlowerGrid({71: serving(0, 2), 72: serving(1, then=node)}))
-    replies = ask(RemoteGrid(link, OwnNodes(link), variant="base", seed=1), [0, 1, 2])
+    link = make_link(FlowerGrid({71: echo, 72: node}))
+    replies = ask(RemoteGrid(link, OwnNodes(link, {71: [0, 2], 72: [1]}), variant="base", seed=1), [0, 1, 2])
     assert [reply.has_error() for reply in replies] == [False, True, False]
     assert reason in replies[1].error.reason
     assert client_of(replies[1].metadata.src_node_id) == 1
@@ -145,17 +133,30 @@ def test_a_message_that_cannot_be_sent_is_its_clients_failure() -> None:
 
 
 def test_nodes_come_and_go() -> None:
-    flower = FlowerGrid({71: serving(0)})
+    flower = FlowerGrid({71: echo})
     link = make_link(flower)
-    grid = RemoteGrid(link, OwnNodes(link), variant="base", seed=1)
+    grid = RemoteGrid(link, OwnNodes(link, {71: [0], 72: [1, 2]}), variant="base", seed=1)
     (reply,) = ask(grid, [1])
     assert reply.error.reason == "no node of this client is connected"
-    flower.nodes[72] = serving(1, 2)
+    flower.nodes[72] = echo
     assert not any(reply.has_error() for reply in ask(grid, [0, 1, 2]))
     del flower.nodes[71]
     assert [reply.has_error() for reply in ask(grid, [0, 1, 2])] == [True, False, False]
-    asked = [m for m in flower.sent if m.metadata.message_type == "query.whoami"]
-    assert [message.metadata.dst_node_id for message in asked] == [71, 72]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 99), unique=True), st.sets(st.integers(0, 5)))
+def test_a_node_that_comes_later_takes_nobody_over(strangers: list[int], gone: set[int]) -> None:
+    """Whatever other nodes are connected, and whichever of our own are gone, a message goes to the client's
+    own node or nowhere."""
+    own = {100 + client: [client] for client in range(6)}
+    flower = FlowerGrid(dict.fromkeys((*strangers, *(n for n in own if n - 100 not in gone)), echo))
+    link = make_link(flower)
+    replies = ask(RemoteGrid(link, OwnNodes(link, own), variant="base", seed=1), list(range(6)))
+    assert {message.metadata.dst_node_id for message in flower.sent} == {100 + c for c in range(6)} - {
+        100 + c for c in gone
+    }
+    assert [reply.has_error() for reply in replies] == [client in gone for client in range(6)]
 
 
 def test_without_any_node_everybody_fails() -> None:
@@ -200,8 +201,8 @@ def test_an_error_of_the_engine_is_nobodys_failure() -> None:
 
 
 def test_waiting_names_the_clients_that_are_missing() -> None:
-    link = make_link(FlowerGrid({71: serving(0, 2)}))
-    where = OwnNodes(link)
+    link = make_link(FlowerGrid({71: echo}))
+    where = OwnNodes(link, {71: [0, 2]})
     wait_for(where, [0, 2], link=link, seconds=0)
     with pytest.raises(TimeoutError, match=r"clients 1, 3 after 0\.05 seconds"):
         wait_for(where, [0, 1, 2, 3], link=link, seconds=0.05)

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fedsim.engines import node, worker
-from fedsim.engines.route import CLIENTS, ROUTE
+from fedsim.engines.route import ROUTE
 from fedsim.engines.worker import Source, answer, make_worker_app
 from fedsim.grid import CLIENT_FAILED, InProcessGrid
 from fedsim.scenario_errors import Source as Place
@@ -54,12 +54,6 @@ def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     address = str(tmp_path / "worker")
     threading.Thread(target=worker.serve, args=(SOURCE, address), daemon=True).start()
     return address
-
-
-def test_a_node_says_who_its_clients_are() -> None:
-    asked = Message(RecordDict(), 71, "query.whoami")
-    reply = node.app(asked, context(clients="0,2", worker="nowhere"))
-    assert reply.content.config_records[CLIENTS][CLIENTS] == "0,2"
 
 
 def test_a_message_goes_to_the_worker_and_back(socket: str) -> None:
