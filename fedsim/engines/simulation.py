@@ -1,5 +1,7 @@
 """Flower's simulation runtime: clients train in Ray's workers, on this machine or on a Ray cluster.
 
+On this machine Ray listens on the loopback interface alone (``fedsim.engines.loopback``).
+
 The ServerApp is a whole run, in this process, with the run directory as its only state; a run that was killed
 goes on like any other. Each worker is a process with a base of its own.
 """
@@ -23,6 +25,7 @@ from fedsim.build import Simulation
 from fedsim.client import ClientRuntime
 from fedsim.engines.check import gpus_per_worker
 from fedsim.engines.errors import EngineStoppedError
+from fedsim.engines.loopback import on_loopback
 from fedsim.engines.processes import end, signals
 from fedsim.engines.remote import Link, RemoteGrid, any_node, wait_for
 from fedsim.engines.worker import Source, make_worker_app
@@ -40,8 +43,6 @@ again and again, so the run ends; a resumed one has new workers."""
 
 def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> None:
     """Run ``live`` as the ServerApp of a simulation whose clients are Ray's workers."""
-    from flwr.simulation import run_simulation
-
     execution = simulation.loaded.scenario.execution
     source = Source(
         scenario=dump_scenario(simulation.loaded.scenario),
@@ -68,7 +69,9 @@ def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> No
 
         live(replace(simulation, connect=connect))
 
-    with _stopped_by_signals(stopping), _quiet_flower():
+    with on_loopback(execution.ray), _stopped_by_signals(stopping), _quiet_flower():
+        from flwr.simulation import run_simulation
+
         run_simulation(
             server_app=server,
             client_app=make_worker_app(source),
