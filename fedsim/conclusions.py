@@ -25,11 +25,11 @@ from fedsim.guarantees import (
 from fedsim.influence import outweighing_rows, outweighing_sentences
 from fedsim.life import Life, unlearning_spans
 from fedsim.progress import Progress
+from fedsim.reference_ledger import Reference, with_reference_epsilon
 from fedsim.results import RunDirectory
 from fedsim.scenario import Scenario
 from fedsim.scenario_file import Variant
 from fedsim.simulation import LifeContext, LifeRunner
-from fedsim.timeline import retrain_name
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.verdict import qualify, verdict_rows
 
@@ -45,8 +45,10 @@ def conclude(
     contexts = [runner.context for runner in runners]
     branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare if m.unlearning_rounds)]
     directory.write_json("life", _life_json(scenario, variants, contexts[0].life))
-    directory.write_json("ledger", _ledger_json(runners, branches))
+    references = [Reference(runner) for runner in runners]
+    directory.write_json("ledger", _ledger_json(runners, references, branches))
     raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
+    raw["metrics"] = with_reference_epsilon(raw["metrics"], references)
     lives = [(LifeTables.of(c.variant, c.seed, raw, c.replay_from), c.life) for c in contexts]
     derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
     directory.write_rows("trajectories", derived)
@@ -129,16 +131,23 @@ def _life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> d
     }
 
 
-def _ledger_json(runners: Sequence[LifeRunner], branches: Sequence[str]) -> dict[str, Any]:
-    """Every branch's ledger at the end of its life."""
+def _ledger_json(
+    runners: Sequence[LifeRunner], references: Sequence[Reference], branches: Sequence[str]
+) -> dict[str, Any]:
+    """Every branch's ledger at the end of its life; the reference's with all that retraining replays."""
     entries = []
-    for runner in runners:
+    for runner, reference in zip(runners, references, strict=True):
         context = runner.context
         for branch in branches:
-            name = retrain_name(len(context.life.requests)) if branch == "retrain" else branch
             if branch == "retrain" and not context.life.requests:
                 continue
-            ledger = json.loads(runner.final_federation(name).ledger.to_json())
+            retrained = branch == "retrain"
+            own = (
+                reference.ledger(context.life.horizon)
+                if retrained
+                else runner.final_federation(branch).ledger
+            )
+            ledger = json.loads(own.to_json())
             entries.append(
                 {
                     "variant": context.variant,

@@ -352,7 +352,20 @@ def test_a_private_run_reports_what_it_spent(tmp_path: Path) -> None:
     charged = {
         branch: {name for r in releases for name in r["clients"]} for branch, releases in entries.items()
     }
-    assert charged["retrain"] == {"0", "2"}
+    assert charged["retrain"] == {"0", "1", "2"}
+    before = {
+        (r["round_id"], r["noise_multiplier"], r["steps"]) for r in entries["keep"] if r["clients"] == ["1"]
+    }
+    about_1 = {
+        (r["round_id"], r["noise_multiplier"], r["steps"])
+        for r in entries["retrain"]
+        if r["clients"] == ["1"]
+    }
+    assert about_1 == {release for release in before if release[0] == 1}, (
+        "what was released before its request"
+    )
+    ids = sorted(r["round_id"] for r in entries["retrain"] if r["clients"] == ["0"])
+    assert ids == [1, 1, 2], "round 1, released before the request; its replay; round 2"
     assert ["1"] in [release["clients"] for release in entries["grad_diff"] if release["round_id"] == 2]
     privacy = directory.json("privacy")
     assert {view["adversary"] for view in privacy["views"]} >= {"reader of the models", "curious server"}
