@@ -32,6 +32,7 @@ from fedsim.scenario_file import Variant
 from fedsim.simulation import LifeContext, LifeRunner
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.verdict import qualify, verdict_rows
+from privacy import VACUOUS
 
 
 def conclude(
@@ -171,6 +172,7 @@ def _privacy_json(
     exhausted, outweighing = exhausted_rows(events), outweighing_rows(events)
     differing = [row for r in runners for row in differencing_rows(r.context)]
     return {
+        "meaningless_above": VACUOUS,
         "views": [row for context in of_variant.values() for row in view_rows(context)],
         "forgetting": [
             row

@@ -3,10 +3,11 @@ much.
 
 A model that is (epsilon, delta)-DP for a unit is, without any unlearning, (epsilon, delta)-close to the one
 that never saw that unit. A request for more than one unit, or after other requests, gets the guarantee of the
-whole group, which is soon worth nothing; then that is what is said."""
+whole group, quoted at the delta of one, which is soon worth nothing; then that is what is said."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,9 @@ from fedsim.orders import WorkOrder
 from fedsim.simulation import LifeContext
 from fedsim.timeline import Branch, Step
 from fedsim.unlearning.protocol import Request
-from privacy import Facts, Ledger, LocalTask, Neighbours, Unit, View, group_guarantee, views
+from privacy import VACUOUS, Facts, Ledger, LocalTask, Neighbours, Unit, View, group_epsilon, views
 
 Row = dict[str, Any]
-VACUOUS = 50.0
-"""Nats above which a guarantee excludes next to nothing, whatever its delta."""
 UNITS: tuple[Unit, ...] = ("example", "client")
 
 
@@ -65,7 +64,16 @@ def _view_row(view: View) -> Row:
     }
     for unit in UNITS:
         best = view.guarantee(unit)
-        row[unit] = None if best is None else {"epsilon": best.epsilon, "delta": best.delta, "by": best.by}
+        row[unit] = (
+            None
+            if best is None
+            else {
+                "epsilon": best.epsilon,
+                "delta": best.delta,
+                "by": best.by,
+                "meaningless": best.epsilon > VACUOUS,
+            }
+        )
     return row
 
 
@@ -95,7 +103,8 @@ def _in_words(view: View, before: View | None) -> str:
     for unit in UNITS:
         best = view.guarantee(unit)
         if best is not None:
-            promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by})")
+            empty = ", which is meaningless" if best.epsilon > VACUOUS else ""
+            promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by}){empty}")
     guarantee = " and ".join(promises) or "no differential privacy"
     return f"{who.capitalize()}: sees {sees}{hidden}; {guarantee}."
 
@@ -125,17 +134,19 @@ def _promise(context: LifeContext, fact: Facts, request: Request, federation: Fe
         federation.ledger.epsilon(name, unit=unit, delta=delta, accountant=fact.accountant) for name in names
     )
     size = len(set(names)) if unit == "client" else sum(len(r.record_ids) for r in before)
-    group = group_guarantee(epsilon=spent, delta=delta, size=size)
+    made = [federation.ledger.composition(name, unit=unit) for name in names]
+    together = group_epsilon(made, size=size, delta=delta, accountant=fact.accountant)
     relation = relation_of(federation.ledger, names, unit)
-    numbers = {"epsilon": group.epsilon, "delta": group.delta}
+    numbers = {"epsilon": together, "delta": delta}
     return {
         "request": request.number,
         "unit": unit,
         "by": fact.name,
         "size": size,
         "epsilon_of_one": spent,
-        "vacuous": group.vacuous or group.epsilon > VACUOUS,
-        **numbers,
+        "vacuous": together > VACUOUS,
+        "epsilon": together if math.isfinite(together) else None,
+        "delta": delta,
         "neighbours": relation,
         "sentence": promise_in_words(unit=unit, size=size, spent=spent, neighbours=relation, **numbers),
     }
@@ -156,11 +167,12 @@ def promise_in_words(
     delta: float,
     neighbours: Neighbours = "add_remove",
 ) -> str:
-    """One sentence on the guarantee of a group of units, of which one has spent ``spent``."""
+    """One sentence on the guarantee of a group of units at ``delta``, of which one has spent ``spent``; above
+    `VACUOUS` nats it is none."""
     units = f"{size} {unit}{'s' if size != 1 else ''}"
     if spent == 0:
         return f"nothing about the {units} was ever released, so there is nothing to forget"
-    if delta >= 1 or epsilon > VACUOUS:
+    if epsilon > VACUOUS:
         verdict = " excludes next to nothing" if size == 1 else f", which says nothing of {units} together"
         return f"vacuous: ε = {spent:.3g} for one {unit}{verdict}"
     near = f"({epsilon:.3g}, {delta:.2g})"

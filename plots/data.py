@@ -135,6 +135,11 @@ class RunData:
         found = [self.metrics.get((variant, branch, s, subject, metric)) for s in seeds]
         return mean_series([one for one in found if one is not None])
 
+    @property
+    def meaningless_above(self) -> float:
+        """Nats above which the run calls a guarantee meaningless."""
+        return float(self.privacy.get("meaningless_above", math.inf))
+
     def final(self, variant: str, branch: str, subject: str, metric: str) -> float:
         """Mean over seeds at the last round where it was measured; NaN if never."""
         return self.series(variant, branch, subject, metric).last

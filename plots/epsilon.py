@@ -26,8 +26,6 @@ CLIENT_CAPTION = (
 )
 METRIC, CLIENT_METRIC = "epsilon", "client_epsilon"
 UNITS = {METRIC: "training example", CLIENT_METRIC: "client"}
-VACUOUS = 10.0
-"""Above this epsilon the guarantee allows almost any inference."""
 
 
 @style.styled
@@ -110,8 +108,8 @@ def finding(run: RunData, variant: str, metric: str = METRIC) -> str:
     tops = {b.name: largest(run, variant, b.name, metric).last for b in run.branches}
     value = max((v for v in tops.values() if np.isfinite(v)), default=NAN)
     text = f"the most exposed client has spent ε = {words.number(value, 1)} by round {run.horizon}"
-    if value > VACUOUS:
-        return words.capital(f"{text}: practically no guarantee")
+    if value > run.meaningless_above:
+        return words.capital(f"{text}: meaningless, practically no guarantee")
     base = tops.get("leave", tops.get("keep", NAN))
     spent = max((tops[b.name] for b in run.methods if np.isfinite(tops[b.name])), default=NAN)
     if np.isfinite(base) and spent > base + 0.05:

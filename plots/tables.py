@@ -163,7 +163,8 @@ def epsilon_rows(run: RunData, variant: str, metric: str) -> list[tuple[str, str
             gone = [(r.client, spent.get(f"client:{r.client}")) for r in run.requests]
             asked = ", ".join(f"{c}: {words.number(v)}" for c, v in gone)
             middle = float(np.median(known))
-            rows.append((branch.title, words.number(max(known)), words.number(middle), asked))
+            empty = " (meaningless)" if max(known) > run.meaningless_above else ""
+            rows.append((branch.title, words.number(max(known)) + empty, words.number(middle), asked))
     return rows
 
 
@@ -186,7 +187,8 @@ def view_rows(run: RunData, variant: str) -> list[tuple[str, str, str, str, str]
 def _guarantee(found: Mapping[str, Any] | None) -> str:
     if not found:
         return "no guarantee"
-    return f"ε ≤ {found['epsilon']:.3g} at δ = {found['delta']:g} ({found['by']})"
+    empty = ", meaningless" if found.get("meaningless") else ""
+    return f"ε ≤ {found['epsilon']:.3g} at δ = {found['delta']:g} ({found['by']}){empty}"
 
 
 def promise_rows(run: RunData, variant: str) -> list[tuple[str, str, str]]:

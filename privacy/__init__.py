@@ -1,12 +1,13 @@
 """A pluggable privacy layer for federated learning: stages, pipeline, ledger. A leaf package."""
 
-from privacy.accounting import Neighbours, group_guarantee
+from privacy.accounting import VACUOUS, Neighbours
 from privacy.clipping import l2_norm
 from privacy.composition import check_charges
 from privacy.contexts import ClientContext, Draw, Nominal, Unit
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, LedgerError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
+from privacy.groups import group_epsilon
 from privacy.ledger import Ledger, Release
 from privacy.local import LocalRule, LocalSession, LocalTask, SampleGradients
 from privacy.parties import ClientParty, RoundResult, ServerRound
@@ -17,6 +18,7 @@ from privacy.transport import Contribution, Payload, Update
 from privacy.views import Capability, View, honest_server, require, require_individuals, views
 
 __all__ = [
+    "VACUOUS",
     "Capability",
     "ClientContext",
     "ClientParty",
@@ -48,7 +50,7 @@ __all__ = [
     "ViewError",
     "build_pipeline",
     "check_charges",
-    "group_guarantee",
+    "group_epsilon",
     "honest_server",
     "l2_norm",
     "require",

@@ -34,6 +34,7 @@ Sampling = Literal["none", "poisson", "truncated_poisson", "without_replacement"
 Neighbours = Literal["add_remove", "zero_out", "replace_one"]
 PLD_GRID = 1e-3
 VACUOUS = 50.0
+"""Nats above which a guarantee excludes next to nothing, whatever its delta: it is called meaningless."""
 NOISE_STEP = 1e-3
 FAINT_NOISE = 0.1
 """Noise multiplier of a release that costs `VACUOUS` nats on average, 1 / (2 z^2), if its unit takes part.

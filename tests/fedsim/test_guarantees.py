@@ -1,5 +1,6 @@
 """What DP alone promises, and which sums tell too much; by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -113,8 +114,16 @@ def test_what_a_promise_compares_with() -> None:
             "(2, 1e-05)-unlearning of 1 client together",
         ),
         (
-            {"size": 9, "spent": 8.0, "epsilon": 72.0, "delta": 1.0},
+            {"size": 9, "spent": 8.0, "epsilon": 72.0, "delta": 1e-5},
             "vacuous: ε = 8 for one client, which says nothing of 9",
+        ),
+        (
+            {"size": 9, "spent": 8.0, "epsilon": math.inf, "delta": 1e-5},
+            "vacuous: ε = 8 for one client, which says nothing of 9",
+        ),
+        (
+            {"size": 1, "spent": 51.0, "epsilon": 51.0, "delta": 1e-5},
+            "vacuous: ε = 51 for one client excludes next to nothing",
         ),
         (
             {"size": 2, "spent": 0.0, "epsilon": 0.0, "delta": 2e-5},

@@ -188,6 +188,7 @@ def privacy(plan: Plan) -> Row:
     ]
     sentences = ["Rounds 4 and 5 of keep differ by client 7 alone."]
     return {
+        "meaningless_above": 50.0,
         "views": views,
         "forgetting": forgetting,
         "differencing": [],
