@@ -137,6 +137,7 @@ def make_pipeline(
     *,
     dimension: int | None,
     session: str,
+    max_update_norm: float | None = None,
 ) -> Pipeline:
     """The privacy pipeline, checked against the worst cases of this scenario."""
     uniform = scenario.federation.weighting == "uniform"
@@ -150,7 +151,7 @@ def make_pipeline(
         draws=draws_of(scenario.federation.participation, branches),
         cohort_known=scenario.execution.engine == "deployment",
         invitations=most_invitations(scenario, life),
-        max_update_norm=scenario.federation.max_update_norm,
+        max_update_norm=max_update_norm,
     )
     pipeline = build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
     if scenario.federation.local.optimizer == "spsa" and pipeline.local_rule() is not None:
@@ -217,7 +218,11 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     with blamed_on(source, "privacy"):
         session = f"{scenario.name}/{variant.name}/{seed}"
-        pipeline = make_pipeline(scenario, corpus, life, branches, dimension=dimension, session=session)
+        sized = partial(make_pipeline, scenario, corpus, life, branches, dimension=dimension, session=session)
+        pipeline = sized()
+    if scenario.federation.max_update_norm is not None:
+        with blamed_on(source, "federation", "max_update_norm"):
+            pipeline = sized(max_update_norm=scenario.federation.max_update_norm)
     pairs = {
         client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
         for client, held in corpus.clients.items()

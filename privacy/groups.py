@@ -1,8 +1,7 @@
 """What a promise to one unit means for several together, at the delta of the promise.
 
-A mechanism that is (e, d)-DP for one unit is (k e, d (e^{k e} - 1) / (e^e - 1))-DP for k of them (Dwork and
-Roth, "The Algorithmic Foundations of Differential Privacy", 2014, with the geometric sum). A pair whose delta
-has grown says little, so it is started from a smaller delta of one unit, such that what it grows to is the
+Epsilon and delta of k units follow from those of one (`accounting.group_guarantee`), but a pair whose delta
+has grown says little. So it is started from a smaller delta of one unit, such that what it grows to is the
 delta that was asked for.
 
 >>> from privacy.accounting import Mechanism
@@ -16,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from privacy.accounting import Accountant, Composition, epsilon
+from privacy.accounting import Accountant, Composition, epsilon, group_guarantee
 
 LEAST_EXPONENT = -200.0
 """Decimal exponent of the smallest delta of one unit that is tried."""
@@ -46,7 +45,7 @@ def group_epsilon(
         return max(epsilon(composition, delta=10.0**exponent, accountant="rdp") for composition in made)
 
     def holds(exponent: float) -> bool:
-        return exponent * math.log(10) + _log_growth(of_one(exponent), size) <= math.log(delta)
+        return group_guarantee(epsilon=of_one(exponent), delta=10.0**exponent, size=size).delta <= delta
 
     low, high = LEAST_EXPONENT, math.log10(delta / size)
     if not holds(low):
@@ -55,11 +54,3 @@ def group_epsilon(
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return size * of_one(low)
-
-
-def _log_growth(of_one: float, size: int) -> float:
-    """The logarithm of (e^{k e} - 1) / (e^e - 1)."""
-    if of_one == 0:
-        return math.log(size)
-    larger, smaller = size * of_one, of_one
-    return larger + math.log(-math.expm1(-larger)) - smaller - math.log(-math.expm1(-smaller))
