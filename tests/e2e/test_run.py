@@ -233,12 +233,20 @@ def test_a_run_that_broke_inside_a_round_ends_with_the_same_numbers(
     assert kept == {path.parent.name for path in whole.path.glob("checkpoints/base/1/*/*")}
 
 
+COUNTED = {"membership_auc", "exact_memorisation", "extraction_strength", "forget_quality_p"}
+"""Metrics that count which of two values is larger: rounding decides between neighbours, and moves them by
+one pair of few. Which pair that is depends on the machine."""
+
+
 def test_cohorts_change_results_by_rounding_only(whole: RunDirectory, whole_in_cohorts: RunDirectory) -> None:
     for table in ("metrics", "items"):
         ours, theirs = (one.table(table).to_pylist() for one in (whole, whole_in_cohorts))
         assert [{**row, "value": 0} for row in ours] == [{**row, "value": 0} for row in theirs]
         values = [np.array([row["value"] for row in one], dtype=float) for one in (ours, theirs)]
-        np.testing.assert_allclose(*values, rtol=2e-2, atol=2e-2)
+        counted = np.array([row["metric"] in COUNTED for row in ours])
+        np.testing.assert_allclose(*(one[~counted] for one in values), rtol=2e-2, atol=2e-2)
+        moved = np.abs(values[0][counted] - values[1][counted]) > 1e-9
+        assert np.mean(moved) <= 0.02
         assert np.nanmean(np.abs(values[0] - values[1])) < 1e-3
     costs = [one.table("costs").to_pylist() for one in (whole, whole_in_cohorts)]
     assert costs[0] == costs[1]
