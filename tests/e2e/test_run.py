@@ -440,7 +440,7 @@ def test_a_finished_run_is_audited(tmp_path: Path) -> None:
     assert (game["stage"], game["level"], game["broken"]) == ("client_dp", "client", False)
     assert game["audited_epsilon"] <= game["claimed_epsilon"]
     assert game["claimed_epsilon"] == pytest.approx(
-        rows(directory, "metrics", metric="client_epsilon")[-1]["value"]
+        rows(directory, "metrics", metric="client_epsilon", branch="keep")[-1]["value"]
     )
     read = {row["pipeline"]: row["rouge_l"] for row in audits["gradient_inversion"]}
     assert read["none"] > 0.3, "after two rounds the adapter is nearly fresh, which gives away less"
