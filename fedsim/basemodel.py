@@ -121,9 +121,18 @@ def authors_tokenizer() -> Any:
 
 
 def wrap_tokenizer(backend: Any) -> Any:
-    """A ``tokenizers`` object as a fast Hugging Face tokenizer with the markers fedsim uses."""
+    """A ``tokenizers`` object as a fast Hugging Face tokenizer with the markers fedsim uses.
+
+    It opens every text with the beginning-of-sequence marker.
+    """
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
+    opening = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
+    own = backend.post_processor
+    backend.post_processor = processors.Sequence([own, opening]) if own is not None else opening
     wrapper: Any = PreTrainedTokenizerFast
     return wrapper(
         tokenizer_object=backend,

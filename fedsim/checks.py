@@ -13,6 +13,7 @@ from fedsim.audits.attention_inputs import attention_sites
 from fedsim.audits.config import InversionAudit
 from fedsim.audits.inversion import in_place_of
 from fedsim.client import ClientRuntime
+from fedsim.config import ConfigError
 from fedsim.federation import make_strategy
 from fedsim.life import Life
 from fedsim.model import AdapterModel
@@ -26,13 +27,14 @@ from privacy import Pipeline, require, require_individuals
 
 @contextmanager
 def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
-    """What cannot be used is reported with the place of the key that asked for it."""
+    """What cannot be used is reported with the place of the key that asked for it, or of one below it."""
     try:
         yield
     except ScenarioError:
         raise
     except (ValueError, OSError) as error:
-        raise source.error(key, str(error)) from error
+        below = error.key if isinstance(error, ConfigError) else ()
+        raise source.error((*key, *below), str(error)) from error
 
 
 def check_audits(scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source) -> None:

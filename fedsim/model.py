@@ -25,7 +25,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from fedsim.config import ConfigError
 from fedsim.hub import ASSETS
+from fedsim.model_trials import hides_left_padding, merging_changes_nothing
 from fedsim.packing import longest_packable
 from fedsim.results import whole_directory
 from fedsim.rng import torch_stream
@@ -34,8 +36,11 @@ from fedsim.scenario import LoraConfig, ModelConfig
 Arrays = dict[str, NDArray[np.float32]]
 
 
-class ModelError(ValueError):
-    """The base or its adapter cannot be used; the message says what, where and what to try."""
+class ModelError(ConfigError):
+    """The base or its adapter cannot be used; the message says what, where and what to try.
+
+    ``key`` is the key at fault, below ``model``.
+    """
 
 
 @contextmanager
@@ -181,8 +186,34 @@ class AdapterModel:
         return list(modules if self._lora_layers() else self.module.modules())
 
     @contextmanager
-    def merged(self) -> Iterator[torch.nn.Module]:
-        """The module with the adapter's deltas folded into the base weights, for cheap inference.
+    def measuring(self) -> Iterator[torch.nn.Module]:
+        """The module as it was trained, for inference; the adapter folded in where that changes nothing."""
+        if not self.merges:
+            yield self.module
+            return
+        with self._merged() as module:
+            yield module
+
+    @cached_property
+    def merges(self) -> bool:
+        """Whether the adapter can be folded into the base for inference without changing the model.
+
+        Tried once, for exactly this base and these options. False without LoRA: there is nothing to fold.
+        """
+        if not self._lora_layers():
+            return False
+        parts = [
+            parameter
+            for layer in self._lora_layers()
+            for name in layer.adapter_layer_names
+            for parameter in getattr(layer, name).parameters()
+        ]
+        trained = dict.fromkeys([*self.parameters().values(), *parts])
+        return merging_changes_nothing(self.module, trained, self._merged)
+
+    @contextmanager
+    def _merged(self) -> Iterator[torch.nn.Module]:
+        """The module with the adapter's deltas folded into the base weights.
 
         On leaving, the base's own tensors are put back, so no rounding stays behind. Meanwhile the
         adapted weights take memory twice.
@@ -202,10 +233,38 @@ class AdapterModel:
             for layer in layers:
                 layer.merged_adapters.clear()
 
+    @cached_property
+    def hides_left_padding(self) -> bool:
+        """Whether prompts of several lengths may be continued together, padded on the left."""
+        return hides_left_padding(self.module)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of the longest sequence that the base was made for; None if it names no bound."""
+        module: Any = self.module
+        config = module.config.get_text_config()
+        bounds = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+        return next((int(bound) for bound in bounds if isinstance(bound, int) and bound > 0), None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the base's embedding: token ids are below it."""
+        module: Any = self.module
+        return int(module.get_input_embeddings().weight.shape[0])
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's end marker and those that the base generates until."""
+        named = getattr(getattr(self.module, "generation_config", None), "eos_token_id", None)
+        more = named if isinstance(named, (list, tuple)) else [named]
+        return frozenset(int(token) for token in (self.tokenizer.eos_token_id, *more) if token is not None)
+
     @property
     def pad_id(self) -> int:
+        """What fills rows; causality and masks hide it. The end marker, where a pad token is not embedded."""
         pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        usable = pad is not None and pad < self.vocabulary
+        return int(pad if usable else self.tokenizer.eos_token_id)
 
 
 def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
@@ -216,19 +275,21 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     """
     source = resolve_base(config.base)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=config.revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False
+        )
         base = transformers.AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=getattr(torch, config.dtype)
+            source, revision=config.revision, dtype=getattr(torch, config.dtype), trust_remote_code=False
         )
     except Exception as error:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
         raise ModelError(
             f"base={config.base!r} cannot be loaded as a causal language model "
             f"({type(error).__name__}: {_first_line(error)}); give an embedded model ({embedded}), "
-            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here"
+            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
+            "base",
         ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"base={config.base!r} has no fast tokenizer; character offsets are needed")
+    _check_tokenizer(tokenizer, base, config)
     base.requires_grad_(False)
     with isolated_torch_rng(torch_stream(0, "adapter-layout")):
         module = base if config.lora is None else _with_lora(base, config.lora)
@@ -246,16 +307,31 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     )
 
 
+def _check_tokenizer(tokenizer: Any, base: Any, config: ModelConfig) -> None:
+    """Refuse a tokenizer that cannot place answers or end them, or whose end marker the base cannot read."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"base={config.base!r} has no fast tokenizer; character offsets are needed", "base")
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ModelError(
+            f"base={config.base!r} has no end-of-sequence marker, so no answer would end; "
+            "name one as eos_token in its tokenizer_config.json",
+            "base",
+        )
+    rows = int(base.get_input_embeddings().weight.shape[0])
+    if end >= rows:
+        raise ModelError(
+            f"base={config.base!r} has the end-of-sequence marker {tokenizer.eos_token!r} at {end}, outside "
+            f"its embedding of {rows} tokens; use the tokenizer that belongs to the base",
+            "base",
+        )
+
+
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
-    if "init_lora_weights" in lora.peft:
-        raise ModelError(
-            f"lora.peft.init_lora_weights={lora.peft['init_lora_weights']!r} is not supported: adapters "
-            "start from PEFT's default (A random, B zero), drawn anew for every seed; remove the key"
-        )
     targets = lora.target_modules
     try:
         settings = peft.LoraConfig(
@@ -267,14 +343,15 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
             **lora.peft,
         )
         wrapped: torch.nn.Module = peft.get_peft_model(base, settings, autocast_adapter_dtype=True)
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # PEFT refuses its options with exceptions of every kind
         kinds = (torch.nn.Linear, Conv1D)
         linears = sorted(
             {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)}
         )
         raise ModelError(
             f"lora={lora.model_dump()!r} does not fit the base ({_first_line(error)}); "
-            f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear"
+            f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear",
+            "lora",
         ) from error
     return wrapped
 
@@ -289,7 +366,10 @@ def _choose_trained(module: torch.nn.Module, lora: LoraConfig | None) -> tuple[s
         parameter.requires_grad_(trained)
         if trained and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
-    return tuple(sorted(name for name, p in module.named_parameters() if p.requires_grad))
+    names = tuple(sorted(name for name, p in module.named_parameters() if p.requires_grad))
+    if not names:
+        raise ModelError("nothing would be trained; adapt a layer, or set lora: null to train all", "lora")
+    return names
 
 
 def to_vector(arrays: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> NDArray[np.float32]:

@@ -15,13 +15,16 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from fedsim.forward import evaluating, logits_at, packed_logits_at
+from fedsim.model import AdapterModel
 from fedsim.packing import Packing
 
 
@@ -45,14 +48,18 @@ class CausalPredictor:
     """A Hugging Face causal LM, or a PEFT model around one, on whatever device it is.
 
     ``model`` is put into evaluation mode during a call and back afterwards; no gradient flows.
-    ``batch_size`` bounds how many prompts are continued at once. ``shares_prefixes`` is for models that
-    may be packed.
+    ``end_ids`` are the tokens that end an answer; ``batch_size`` bounds how many prompts are continued at
+    once. ``positions`` is the longest sequence that the model takes, None for no bound. Without ``pads``,
+    prompts run together only where they are of one length: the model does not hide padding on the left.
+    ``shares_prefixes`` is for models that may be packed.
     """
 
     model: torch.nn.Module
     pad_id: int
-    eos_id: int
+    end_ids: frozenset[int]
     batch_size: int = 128
+    positions: int | None = None
+    pads: bool = True
     shares_prefixes: bool = False
 
     def logits(
@@ -80,9 +87,10 @@ class CausalPredictor:
         return packed_logits_at(self.model, wanted_BT, ids_BT, packing)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of at most ``max_new_tokens`` tokens; stops before end-of-sequence.
+        """Greedy continuations of at most ``max_new_tokens`` tokens; stops before an end marker.
 
-        Prompts of like length are run together, so that a row carries little padding.
+        Prompts of like length are run together, so that a row carries little padding. A continuation ends
+        where the model has no more positions.
 
         Raises:
             ValueError: a prompt is empty, or max_new_tokens < 1.
@@ -91,42 +99,74 @@ class CausalPredictor:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be >= 1")
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("every prompt must have at least one token")
-        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         with evaluating(self.model), torch.inference_mode():
-            for begin in range(0, len(by_length), self.batch_size):
-                chosen = by_length[begin : begin + self.batch_size]
+            for chosen in self._batches(prompts):
                 tokens = self._continue([prompts[index] for index in chosen], max_new_tokens)
                 for index, row in zip(chosen, tokens.tolist(), strict=True):
-                    answers[index] = row[: row.index(self.eos_id)] if self.eos_id in row else row
+                    room = len(row) if self.positions is None else self.positions - len(prompts[index])
+                    ends = (place for place, token in enumerate(row) if token in self.end_ids)
+                    answers[index] = row[: min(next(ends, len(row)), max(room, 0))]
         return answers
 
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Which prompts run together, by length; of one length where the model does not hide padding."""
+        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        alike = itertools.groupby(by_length, key=lambda index: 0 if self.pads else len(prompts[index]))
+        for _, group in alike:
+            together = list(group)
+            for begin in range(0, len(together), self.batch_size):
+                yield together[begin : begin + self.batch_size]
+
     def _continue(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> torch.Tensor:
-        """New tokens (B, N), N <= max_new_tokens; what follows a row's end-of-sequence has no meaning."""
+        """New tokens (B, N), N <= max_new_tokens; what follows a row's end marker has no meaning.
+
+        A model that gives no cache reads everything again for each token.
+        """
         ids, mask = _left_padded(prompts, pad_id=self.pad_id, device=self._device())
-        positions = _positions(mask)
+        seen = ids
+        ends = torch.tensor(sorted(self.end_ids), device=ids.device)
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=ids.device)
-        cache = None
+        most = self.positions or sys.maxsize
+        cache, cached = None, True
         steps: list[torch.Tensor] = []
         while len(steps) < max_new_tokens and not bool(finished.all()):
+            positions = _positions(mask)[:, -ids.shape[1] :].clamp(max=most - 1)
+            placed = {"attention_mask": mask, "position_ids": positions} if self.pads else {}
             output = self.model(
                 input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
+                **placed,
+                **({"past_key_values": cache, "use_cache": True} if cached else {"use_cache": False}),
                 logits_to_keep=1,
             )
+            if cached and getattr(output, "past_key_values", None) is None:
+                cached, ids = False, seen
+                continue
             chosen = output.logits[:, -1].argmax(-1)
             steps.append(chosen)
-            finished |= chosen == self.eos_id
-            cache, ids = output.past_key_values, chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            positions = positions[:, -1:] + 1
+            finished |= torch.isin(chosen, ends)
+            seen = torch.cat([seen, chosen[:, None]], dim=1)
+            mask = torch.cat([mask, torch.ones_like(chosen[:, None])], dim=1)
+            finished |= mask.sum(-1) >= most
+            cache, ids = (output.past_key_values, chosen[:, None]) if cached else (None, seen)
         return torch.stack(steps, dim=1)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def predictor_of(
+    model: AdapterModel, module: torch.nn.Module, *, shares_prefixes: bool = False
+) -> CausalPredictor:
+    """The predictor of a model's module, as `AdapterModel.measuring` gives it."""
+    return CausalPredictor(
+        model=module,
+        pad_id=model.pad_id,
+        end_ids=model.end_ids,
+        positions=model.positions,
+        pads=model.hides_left_padding,
+        shares_prefixes=shares_prefixes,
+    )
 
 
 def _positions(mask_BT: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 Each record gives several token sequences: the question with its answer, with the paraphrased answer and with
 each wrong answer (as TOFU does, Maini et al., 2024, arXiv:2401.06121), and the paraphrased question with the
 answer. Sequences that occur twice are scored once; all lie in one tensor, those with a common beginning next
-to each other, so that a batch is a slice. The end-of-sequence marker and the last answer token are never fed:
-no metric needs what they predict. Legend: I records, S sequences, T positions, A answer positions, N answer
-tokens in all, W wrong answers, V vocabulary.
+to each other, so that a batch is a slice. TOFU's metrics (probability, truth ratio, choice) count the end
+marker of an answer as its published evaluation does, all others the answer's own tokens. Legend: I records,
+S sequences, T positions, A answer positions, N answer tokens and end markers in all, W wrong answers, V
+vocabulary.
 
 >>> scores = ItemScores(record_ids=("a", "b"), subjects=("x", "y"), values={
 ...     "probability": np.array([1.0, 0.5]), "truth_ratio": np.array([0.25, np.nan])})
@@ -31,7 +32,7 @@ from fedsim.metrics.memorisation import exact_memorisation, extraction_strength
 from fedsim.metrics.rouge import rouge
 from fedsim.metrics.truth_ratio import forget_score, retain_score, truth_ratio
 from fedsim.predictor import Predictor
-from fedsim.text import Pair, TextFormat, encode_pair, encode_prompt
+from fedsim.text import Pair, TextFormat, encode_pair
 
 Role = Literal["forget", "retain", "public"]
 
@@ -50,14 +51,15 @@ class Probe:
     """A named set of records, ready to be scored; build it with ``build_probe``.
 
     ``ids_ST`` and ``lengths_S`` hold the sequences in the order of their tokens. Answer token n belongs to
-    sequence ``row_N[n]``, is predicted at ``position_N[n]`` and is ``target_N[n]``; ``fact_N`` marks facts.
+    sequence ``row_N[n]``, is predicted at ``position_N[n]`` and is ``target_N[n]``; ``fact_N`` marks facts,
+    ``end_N`` end markers, which follow an answer that was not cut. ``pairs_I`` are the records as trained.
     ``*_row_I`` and ``wrong_rows_IW`` say which sequence serves a record, -1 for none. ``max_new_tokens``
     (the longest answer of any kind, in tokens) bounds generation.
     """
 
     name: str
     records: tuple[Record, ...]
-    prompts: tuple[tuple[int, ...], ...]
+    pairs_I: tuple[Pair, ...]
     max_new_tokens: int
     ids_ST: torch.Tensor
     lengths_S: NDArray[np.int64]
@@ -65,10 +67,16 @@ class Probe:
     position_N: NDArray[np.int64]
     target_N: torch.Tensor
     fact_N: BoolArray
+    end_N: BoolArray
     answer_row_I: NDArray[np.int64]
     asked_otherwise_row_I: NDArray[np.int64]
     truth_row_I: NDArray[np.int64]
     wrong_rows_IW: NDArray[np.int64]
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """What generation begins with: the prompts of training, cut as there."""
+        return [pair.prompt for pair in self.pairs_I]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,14 +122,15 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         wrong[index, : len(record.perturbed_answers)] = [
             add(record.question, text) for text in record.perturbed_answers
         ]
-    order = sorted(range(len(pairs)), key=[pair.input_ids for pair in pairs].__getitem__)
+    listed = list(pairs)
+    order = sorted(range(len(listed)), key=[pair.input_ids for pair in listed].__getitem__)
     rank = np.append(np.argsort(order), NO_ROW)
     return Probe(
         name=name,
         records=tuple(records),
-        prompts=tuple(tuple(encode_prompt(tokenizer, record.question, fmt)) for record in records),
+        pairs_I=tuple(listed[row] for row in answers),
         max_new_tokens=max(len(pair.fact_mask) for pair in pairs),
-        **_layout([list(pairs)[index] for index in order]),
+        **_layout([listed[index] for index in order]),
         answer_row_I=rank[answers],
         asked_otherwise_row_I=rank[asked_otherwise],
         truth_row_I=rank[truths],
@@ -143,8 +152,8 @@ def score_probe(
 
     ``continuations`` are the prompts' greedy answers where they are known already (``continue_prompts``).
 
-    Metrics (nats are natural-log units): ``nll`` (nats per answer token), ``probability``,
-    ``fact_probability``, ``paraphrase_probability`` (the answer to the paraphrased question),
+    Metrics (nats are natural-log units): ``nll`` (nats per answer token), ``probability`` (of the answer with
+    its end marker), ``fact_probability``, ``paraphrase_probability`` (to the paraphrased question),
     ``truth_ratio`` (R), ``choice_probability`` (the paraphrased answer among the wrong ones),
     ``exact_memorisation``, ``extraction_strength``, ``min_k`` (nats per token), and with ``generate`` also
     ``rouge_l_recall`` and ``rouge_l_f1`` of the greedy answer, which is no longer than the probe's longest
@@ -157,16 +166,17 @@ def score_probe(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be >= 1")
     log_probs_N, hits_N = _teacher_forced(predictor, probe, batch_size)
-    log_probs_SA, mask_SA = _by_sequence(probe, log_probs_N), _by_sequence(probe, np.ones_like(hits_N))
+    log_probs_SA, mask_SA = _by_sequence(probe, log_probs_N), _by_sequence(probe, ~probe.end_N)
     hits_SA, fact_SA = _by_sequence(probe, hits_N), _by_sequence(probe, probe.fact_N)
-    nll_S = np.append(mean_nll(log_probs_SA, mask_SA), np.nan)  # NO_ROW reads the NaN at the end
+    with_end_SA = _by_sequence(probe, np.ones_like(hits_N))
     rows = probe.answer_row_I
-    truth_I, wrong_IW = nll_S[probe.truth_row_I], nll_S[probe.wrong_rows_IW]
+    tofu_S = np.append(mean_nll(log_probs_SA, with_end_SA), np.nan)  # NO_ROW reads the NaN at the end
+    truth_I, wrong_IW = tofu_S[probe.truth_row_I], tofu_S[probe.wrong_rows_IW]
     values = {
-        "nll": nll_S[rows],
-        "probability": probability(nll_S[rows]),
+        "nll": mean_nll(log_probs_SA[rows], mask_SA[rows]),
+        "probability": probability(tofu_S[rows]),
         "fact_probability": probability(mean_nll(log_probs_SA[rows], fact_SA[rows])),
-        "paraphrase_probability": probability(nll_S[probe.asked_otherwise_row_I]),
+        "paraphrase_probability": probability(tofu_S[probe.asked_otherwise_row_I]),
         "truth_ratio": truth_ratio(truth_I, wrong_IW),
         "choice_probability": choice_probability(truth_I, wrong_IW),
         "exact_memorisation": exact_memorisation(hits_SA[rows], mask_SA[rows]),
@@ -219,8 +229,8 @@ def summarise(scores: ItemScores, *, role: Role) -> dict[str, float]:
 
 
 def _fed_length(pair: Pair) -> int:
-    """Tokens up to the one that predicts the last answer token."""
-    return pair.answer_end - 1
+    """Tokens up to the one that predicts the last token."""
+    return len(pair.input_ids) - 1
 
 
 def _layout(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -229,14 +239,16 @@ def _layout(pairs: Sequence[Pair]) -> dict[str, Any]:
     ids = torch.zeros((len(pairs), int(lengths.max())), dtype=torch.int64)
     for row, pair in enumerate(pairs):
         ids[row, : lengths[row]] = torch.tensor(pair.input_ids[: lengths[row]])
-    targets = [pair.input_ids[pair.answer_start : pair.answer_end] for pair in pairs]
+    targets = [pair.input_ids[pair.answer_start :] for pair in pairs]
+    ends = [[False] * len(pair.fact_mask) + [True] * pair.ended for pair in pairs]
     return {
         "ids_ST": ids,
         "lengths_S": lengths,
         "row_N": np.repeat(np.arange(len(pairs)), [len(tokens) for tokens in targets]),
-        "position_N": np.concatenate([np.arange(p.answer_start - 1, p.answer_end - 1) for p in pairs]),
+        "position_N": np.concatenate([np.arange(p.answer_start - 1, len(p.input_ids) - 1) for p in pairs]),
         "target_N": torch.tensor([token for tokens in targets for token in tokens]),
-        "fact_N": np.array([flag for pair in pairs for flag in pair.fact_mask]),
+        "fact_N": np.array([flag for pair in pairs for flag in (*pair.fact_mask, *[False] * pair.ended)]),
+        "end_N": np.array([flag for flags in ends for flag in flags]),
     }
 
 

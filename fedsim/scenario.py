@@ -18,6 +18,7 @@ from fedsim.audits.config import AuditConfig
 from fedsim.compared import MethodList
 from fedsim.config import Bool, Config, ConfigError, Float, Int, Rule
 from fedsim.events import Event
+from fedsim.lora_options import check_option
 from privacy import StageConfig
 
 # ---------------------------------------------------------------------------------------- model
@@ -37,7 +38,13 @@ class LoraConfig(Config):
     train: Literal["AB", "B"] = "AB"
     """Which factors clients train; with ``B`` the average of the factors is the average of the deltas."""
     peft: dict[str, Any] = Field(default_factory=dict)
-    """Any other argument of PEFT's LoraConfig, passed on as it is."""
+    """Other options of PEFT's LoraConfig, passed on as they are; those of `fedsim.lora_options`."""
+
+    @model_validator(mode="after")
+    def _options_work(self) -> LoraConfig:
+        for name in self.peft:
+            check_option(name)
+        return self
 
 
 def _with_placeholder(prompt: str) -> str:

@@ -23,7 +23,7 @@ from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
 from fedsim.model import AdapterModel
-from fedsim.predictor import CausalPredictor
+from fedsim.predictor import predictor_of
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
 from fedsim.results import Row, RunDirectory
@@ -329,14 +329,9 @@ class LifeRunner:
 
     def _measure(self, federation: Federation, *, detailed: bool, generate: bool) -> Measurement:
         self.context.model.load(federation.adapter)
-        with self.context.model.merged() as module:
+        with self.context.model.measuring() as module:
             return measure(
-                CausalPredictor(
-                    model=module,
-                    pad_id=self.context.model.pad_id,
-                    eos_id=int(self.context.model.tokenizer.eos_token_id),
-                    shares_prefixes=self.shares_prefixes,
-                ),
+                predictor_of(self.context.model, module, shares_prefixes=self.shares_prefixes),
                 self.context.model.tokenizer,
                 self.context.probes,
                 config=self.context.scenario.probes,

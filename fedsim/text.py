@@ -1,13 +1,17 @@
 """Questions and answers as token ids: the one encoding that training, probes and generation share.
 
-A pair becomes ``prompt + answer + end-of-sequence``. The loss is on the answer and the end marker;
-metrics are on the answer alone. Legend: B pairs in a batch, T tokens, padded on the right.
+A pair is one text, ``prompt + separator + answer``, which the base's own tokenizer encodes as a whole;
+offsets tell the answer's tokens from the prompt's. So markers at the beginning, normalisers and merges across
+the boundary are what the tokenizer makes of them. An end-of-sequence marker follows, unless the answer was
+cut. The loss is on the answer and the end marker. Legend: B pairs in a batch, T tokens, padded on the right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +21,10 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextFormat:
-    """How a question becomes a prompt. ``{question}`` is replaced; the answer follows ``separator``."""
+    """How a question becomes a prompt. ``{question}`` is replaced; the answer follows the prompt.
+
+    ``separator`` stands between prompt and answer, unless the prompt ends in white space of its own.
+    """
 
     prompt: str = "{question}"
     separator: str = " "
@@ -27,8 +34,24 @@ class TextFormat:
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} must contain the placeholder {{question}}")
 
-    def render(self, question: str) -> str:
-        return self.prompt.replace("{question}", question)
+    def parts(self, question: str, answer: str) -> tuple[Part, ...]:
+        """The text of a pair in parts; what people wrote is told from what the scenario's author wrote."""
+        around = self.prompt.split("{question}")
+        parts = [Part(text=around[0])]
+        for after in around[1:]:
+            parts += [Part(text=question, quoted=True), Part(text=after)]
+        last = next((part.text for part in reversed(parts) if part.text), "")
+        parts.append(Part(text="" if last[-1:].isspace() else self.separator, answers=True))
+        return (*parts, Part(text=answer, quoted=True, answers=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A part of a text. Markers in a ``quoted`` one are plain characters; ``answers`` follow the prompt."""
+
+    text: str
+    quoted: bool = False
+    answers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +59,27 @@ class Pair:
     """One encoded question and answer.
 
     ``input_ids`` holds prompt, answer and end marker. ``answer_start`` is the position of the first
-    answer token, ``answer_end`` that of the end marker; ``fact_mask`` has one flag per answer token,
-    all true when no narrower fact was named, all false when the fact was cut off.
+    answer token, ``answer_end`` that after the last, where the end marker stands if the answer is whole.
+    ``fact_mask`` has one flag per answer token, all true when no narrower fact was named, all false when the
+    fact was cut off. ``cut_prompt`` and ``cut_answer`` count the tokens for which there was no room.
     """
 
     input_ids: tuple[int, ...]
     answer_start: int
     answer_end: int
     fact_mask: tuple[bool, ...]
+    cut_prompt: int = 0
+    cut_answer: int = 0
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What generation begins with: the same tokens that stand before the answer in training."""
+        return self.input_ids[: self.answer_start]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end marker follows the answer: not when there was no room for all of it."""
+        return self.answer_end < len(self.input_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,49 +109,179 @@ class Batch:
         )
 
 
-def encode_prompt(tokenizer: Any, question: str, fmt: TextFormat) -> list[int]:
-    """Token ids of the prompt, with the tokenizer's beginning-of-sequence marker if it has one."""
-    ids: list[int] = tokenizer(fmt.render(question), add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    return [bos, *ids] if bos is not None else ids
-
-
 def encode_pair(
     tokenizer: Any, question: str, answer: str, fmt: TextFormat, *, fact: str | None = None
 ) -> Pair:
-    """Encode one pair, cut at ``fmt.max_tokens``; at least one answer token is always kept.
+    """Encode one pair. Longer ones lose the beginning of the prompt first, then the end of the answer.
 
-    ``tokenizer`` is a fast Hugging Face tokenizer (offsets place the fact).
+    ``tokenizer`` is a fast Hugging Face tokenizer with an end-of-sequence marker. At most ``fmt.max_tokens``
+    tokens are kept, at least one of the prompt and one of the answer, and the markers with which the
+    tokenizer opens every sequence. ``fact`` is looked for as whole words first.
+
+    Raises:
+        ValueError: the answer has no tokens, or nothing stands before it.
     """
-    prompt_ids = encode_prompt(tokenizer, question, fmt)
-    text = fmt.separator + answer
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    answer_ids: list[int] = encoded["input_ids"]
-    offsets: list[tuple[int, int]] = encoded["offset_mapping"]
-    if not answer_ids:
+    parts = fmt.parts(question, answer)
+    tokens = _encoded(tokenizer, parts)
+    boundary = sum(len(part.text) for part in parts if not part.answers)
+    start = next((index for index, token in enumerate(tokens) if token.end > boundary), len(tokens))
+    prompt, spoken = tokens[:start], tokens[start:]
+    if not spoken:
         raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
-    room = max(fmt.max_tokens - len(answer_ids) - 1, 1)
-    if len(prompt_ids) > room:  # cut the beginning, but keep the marker that opens every sequence
-        marker = prompt_ids[:1] if tokenizer.bos_token_id is not None and room > 1 else []
-        prompt_ids = [*marker, *prompt_ids[len(prompt_ids) - room + len(marker) :]]
-    keep = min(len(answer_ids), fmt.max_tokens - len(prompt_ids) - 1)
-    answer_ids, offsets = answer_ids[:keep], offsets[:keep]
-    fact_mask = [True] * keep
-    if fact is not None and fact in answer:
-        begin = len(fmt.separator) + answer.index(fact)
-        end = begin + len(fact)
-        fact_mask = [start < end and stop > begin for start, stop in offsets]
-    start = len(prompt_ids)
+    if not prompt:
+        raise ValueError(
+            f"no token stands before the answer of question {question!r}; put words into the prompt"
+        )
+    opening = sum(1 for token in prompt if token.added)
+    room = max(fmt.max_tokens - len(spoken) - 1, 1)
+    kept = [*prompt[: min(opening, room - 1)], *prompt[len(prompt) - room + min(opening, room - 1) :]]
+    kept = kept if len(prompt) > room else prompt
+    whole = len(kept) + len(spoken) + 1 <= fmt.max_tokens
+    said = spoken if whole else spoken[: max(fmt.max_tokens - len(kept), 1)]
+    ids = [token.id for token in (*kept, *said)]
     return Pair(
-        input_ids=(*prompt_ids, *answer_ids, tokenizer.eos_token_id),
-        answer_start=start,
-        answer_end=start + keep,
-        fact_mask=tuple(fact_mask),
+        input_ids=(*ids, tokenizer.eos_token_id) if whole else tuple(ids),
+        answer_start=len(kept),
+        answer_end=len(ids),
+        fact_mask=tuple(_fact_mask(said, fact, answer, sum(len(part.text) for part in parts[:-1]))),
+        cut_prompt=len(prompt) - len(kept),
+        cut_answer=len(spoken) - len(said),
     )
 
 
+def _fact_mask(said: Sequence[_Token], fact: str | None, answer: str, offset: int) -> list[bool]:
+    """Which answer tokens share characters with the fact; all of them when there is no narrower fact."""
+    if fact is None or fact not in answer:
+        return [True] * len(said)
+    words = re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", answer)
+    begin = offset + (words.start() if words else answer.index(fact))
+    return [token.start < begin + len(fact) and token.end > begin for token in said]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Token:
+    """A token with the characters it stands for; ``added`` if the tokenizer put it before the text itself."""
+
+    id: int
+    start: int
+    end: int
+    added: bool = False
+
+
+def _encoded(tokenizer: Any, parts: Sequence[Part]) -> list[_Token]:
+    """The tokenizer's own encoding of the parts as one text, without markers behind its end.
+
+    Only where a quoted part spells a marker is the text taken apart at the markers that are meant as such.
+    A marker that the tokenizer would put in front is left out where the text begins with it.
+    """
+    text = "".join(part.text for part in parts)
+    markers = [marker for marker in _markers(tokenizer) if marker in text]
+    literal = any(part.quoted and marker in part.text for part in parts for marker in markers)
+    meant = any(not part.quoted and marker in part.text for part in parts for marker in markers)
+    if literal and meant:
+        tokens = _opening(tokenizer)
+        offset = 0
+        for piece, is_marker in _pieces(parts, markers):
+            tokens += _tokens(tokenizer, piece, offset, split_markers=not is_marker, add_special_tokens=False)
+            offset += len(piece)
+    else:
+        tokens = _tokens(tokenizer, text, 0, split_markers=literal, add_special_tokens=True)
+    if literal:
+        tokens = _without_markers(tokenizer, tokens, parts)
+    opening = [token for token in tokens if token.added]
+    written = [token for token in tokens if not token.added]
+    if opening and written and meant and written[0].id == opening[-1].id:
+        opening = opening[:-1]
+    return [*opening, *written]
+
+
+@lru_cache(maxsize=16)
+def _markers(tokenizer: Any) -> dict[str, int]:
+    """What a tokenizer reads as markers wherever it stands, with the ids."""
+    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return {text: number for text, number in (*added.items(), *named) if text}
+
+
+def _opening(tokenizer: Any) -> list[_Token]:
+    """What the tokenizer puts before every text."""
+    return [
+        token
+        for token in _tokens(tokenizer, "a", 0, split_markers=False, add_special_tokens=True)
+        if token.added
+    ]
+
+
+def _tokens(
+    tokenizer: Any, text: str, offset: int, *, split_markers: bool, add_special_tokens: bool
+) -> list[_Token]:
+    """One call of the tokenizer; markers that it puts behind the text are left out."""
+    encoded = tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        split_special_tokens=split_markers,
+        return_offsets_mapping=True,
+    )
+    of_text = [index is not None for index in encoded.sequence_ids(0)]
+    last = max((index for index, own in enumerate(of_text) if own), default=-1)
+    return [
+        _Token(id=token, start=offset + begin, end=offset + end)
+        if own
+        else _Token(id=token, start=0, end=0, added=True)
+        for index, (token, (begin, end), own) in enumerate(
+            zip(encoded["input_ids"], encoded["offset_mapping"], of_text, strict=True)
+        )
+        if own or index < last
+    ]
+
+
+def _pieces(parts: Sequence[Part], markers: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The text cut at the markers outside quoted parts: each piece, and whether it is a marker."""
+    pattern = re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
+    plain = ""
+    for part in parts:
+        position = 0
+        for found in () if part.quoted else pattern.finditer(part.text):
+            plain += part.text[position : found.start()]
+            if plain:
+                yield plain, False
+            yield found.group(), True
+            plain, position = "", found.end()
+        plain += part.text[position:]
+    if plain:
+        yield plain, False
+
+
+def _without_markers(tokenizer: Any, tokens: Sequence[_Token], parts: Sequence[Part]) -> list[_Token]:
+    """The tokens with what a quoted part still turned into a marker as an unknown token.
+
+    Raises:
+        ValueError: the tokenizer has no unknown token.
+    """
+    quoted: list[tuple[int, int]] = []
+    position = 0
+    for part in parts:
+        if part.quoted:
+            quoted.append((position, position + len(part.text)))
+        position += len(part.text)
+    markers = set(_markers(tokenizer).values()) - {tokenizer.unk_token_id}
+    found: list[_Token] = []
+    for token in tokens:
+        inside = any(begin <= token.start and token.end <= end for begin, end in quoted)
+        if token.added or token.id not in markers or not inside or token.end <= token.start:
+            found.append(token)
+        elif tokenizer.unk_token_id is None:
+            marker = tokenizer.convert_ids_to_tokens(token.id)
+            raise ValueError(
+                f"a record spells the marker {marker!r}, which this tokenizer cannot write as text"
+            )
+        else:
+            found.append(_Token(id=tokenizer.unk_token_id, start=token.start, end=token.end))
+    return found
+
+
 def collate(pairs: Sequence[Pair], *, pad_id: int) -> Batch:
-    """Pad pairs on the right into one batch; labels cover the answer and its end marker."""
+    """Pad pairs on the right into one batch; labels cover the answer and, if it is whole, its end marker."""
     lengths = torch.tensor([len(pair.input_ids) for pair in pairs], dtype=torch.int64)
     width = int(lengths.max()) if pairs else 0
     ids = torch.full((len(pairs), width), pad_id, dtype=torch.int64)

@@ -22,7 +22,7 @@ from fedsim.audits.rules import bare
 from fedsim.client import local_task
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
-from fedsim.predictor import CausalPredictor
+from fedsim.predictor import predictor_of
 from fedsim.rng import stream
 from fedsim.scenario import LocalConfig
 from fedsim.simulation import LifeContext
@@ -68,10 +68,8 @@ def _read(
     told = {"told": 0.0}
     if best:
         model.load(adapter)
-        with model.merged() as module:
-            predictor = CausalPredictor(
-                model=module, pad_id=model.pad_id, eos_id=int(model.tokenizer.eos_token_id)
-            )
+        with model.measuring() as module:
+            predictor = predictor_of(model, module)
             longest = max(len(secret) for secret in secrets)
             completed = list(complete(predictor, best, max_new_tokens=longest))
         matched = [(*prefix, match_next(model, adapter, seen, prefix)[0]) for prefix in best]

@@ -114,7 +114,7 @@ def test_the_shipped_base_answers_in_readable_text(shipped):
     right = 0
     records = author_records("public", 7)
     for record in records:
-        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(record.question)["input_ids"]]])
+        ids = torch.tensor([tokenizer(record.question)["input_ids"]])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         right += tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == record.answer
     assert right >= len(records) - 1
@@ -128,4 +128,4 @@ def test_the_shipped_tokenizer_is_the_one_built_here(shipped):
 def test_the_tofu_tokenizer_round_trips_any_text():
     tokenizer = bpe_tokenizer(["Who is she?", " She is Niño's “x”."], size=300)
     for text in (" Basil Mahfouz — “quoted”, né 1958.", "日本"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text

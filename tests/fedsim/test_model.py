@@ -187,8 +187,8 @@ def test_isolated_rng_puts_the_global_one_back_after_an_error() -> None:
 def test_merged_gives_the_same_logits_and_leaves_the_base(model: AdapterModel) -> None:
     model.load(random_arrays(model, 6))
     arrays, base, expected = model.arrays(), frozen(model), logits(model)
-    with model.merged() as module:
-        assert torch.allclose(logits(model, module), expected, atol=1e-5)
+    with model.measuring() as module:
+        assert torch.allclose(logits(model, module), expected, atol=1e-4)
     assert same(model.arrays(), arrays)
     assert frozen(model) == base
     assert torch.equal(logits(model), expected)
@@ -197,7 +197,7 @@ def test_merged_gives_the_same_logits_and_leaves_the_base(model: AdapterModel) -
 def test_merging_really_merges(plain: AdapterModel) -> None:
     plain.load(random_arrays(plain, 6))
     inside = {}
-    with plain.merged():
+    with plain.measuring():
         inside = frozen(plain)
     changed = [name for name, value in frozen(plain).items() if value != inside[name]]
     assert len(changed) == len([name for name in plain.names if "lora_A" in name])
@@ -208,7 +208,7 @@ def test_merged_is_undone_after_an_error(plain: AdapterModel) -> None:
     base, expected = frozen(plain), logits(plain)
 
     def fail() -> None:
-        with plain.merged():
+        with plain.measuring():
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
@@ -226,7 +226,7 @@ def test_a_half_done_merge_is_undone(plain: AdapterModel, monkeypatch) -> None:
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(layers[-1], "merge", fail)
-    with pytest.raises(RuntimeError, match="no memory"), plain.merged():
+    with pytest.raises(RuntimeError, match="no memory"), plain.measuring():
         pass
     assert frozen(plain) == base
     assert torch.equal(logits(plain), expected)
@@ -237,7 +237,7 @@ def test_gpt2_layers_take_adapters(gpt2_base, tmp_path) -> None:
     assert any("c_attn" in name for name in model.names)
     model.load(random_arrays(model, 8))
     arrays, base, expected = model.arrays(), frozen(model), logits(model)
-    with model.merged() as module:
+    with model.measuring() as module:
         assert torch.allclose(logits(model, module), expected, atol=1e-5)
     assert frozen(model) == base
     save_adapter(model, arrays, tmp_path / "adapter")
@@ -250,7 +250,7 @@ def test_target_modules_that_do_not_exist_are_named(base: str, layers: str, requ
         make_model(request.getfixturevalue(base), lora=LoraConfig(target_modules=("query",)))
 
 
-@pytest.mark.parametrize("more", [{"r": 3}, {"no_such_option": 1}, {"use_dora": True, "rank_pattern": 5}])
+@pytest.mark.parametrize("more", [{"layers_to_transform": [7]}, {"use_dora": True, "rank_pattern": 5}])
 def test_options_that_peft_refuses_are_user_errors(more: dict, llama_base) -> None:
     with pytest.raises(ModelError, match="does not fit the base"):
         make_model(llama_base, lora=LoraConfig(peft=more))
@@ -267,7 +267,7 @@ def test_trained_parameters_are_fp32_over_a_half_precision_base(llama_base) -> N
     assert {p.dtype for n, p in model.module.named_parameters() if n not in model.names} == {torch.bfloat16}
     base = {n: p.detach().clone() for n, p in model.module.named_parameters() if n not in model.names}
     model.load(random_arrays(model, 2))
-    with model.merged() as module:
+    with model.measuring() as module:
         assert torch.isfinite(logits(model, module)).all()
     after = dict(model.module.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in base.items())

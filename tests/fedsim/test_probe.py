@@ -23,7 +23,7 @@ from fedsim.metrics.membership import attack_auc, auc, loss_score
 from fedsim.packing import Packing
 from fedsim.predictor import CausalPredictor, Predictor
 from fedsim.probe import ItemScores, Probe, build_probe, continue_prompts, score_probe, summarise
-from fedsim.text import TextFormat, encode_pair, encode_prompt
+from fedsim.text import TextFormat, encode_pair
 from tests.world import word_tokenizer
 
 WORDS = [f"w{number}" for number in range(60)]
@@ -56,7 +56,7 @@ def network() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def untrained(network: LlamaForCausalLM) -> CausalPredictor:
-    return CausalPredictor(model=network, pad_id=PAD, eos_id=EOS)
+    return CausalPredictor(model=network, pad_id=PAD, end_ids=frozenset({EOS}))
 
 
 def make_records(count: int, seed: int, *, wrong: int = 3) -> list[Record]:
@@ -138,7 +138,7 @@ def test_by_hand(tokenizer: PreTrainedTokenizerFast) -> None:
     assert scores.generated == ("w4 w20", "w12")
     expected = {
         "nll": [-np.log(SURE * missed) / 2, -np.log(SURE)],
-        "probability": [np.sqrt(SURE * missed), SURE],
+        "probability": [np.cbrt(SURE * missed * BLIND), SURE],  # the end marker counts
         "fact_probability": [missed, SURE],
         "paraphrase_probability": [BLIND, np.nan],
         "truth_ratio": [1.0, np.nan],
@@ -164,8 +164,10 @@ def test_without_a_paraphrase_the_answer_stands_among_the_options(
     summary = summarise(
         score_probe(Table(tokenizer, [("w1", "w2")]), tokenizer, probe, generate=False), role="public"
     )
-    assert summary["choice_probability"] == pytest.approx(np.exp(CERTAIN) / (np.exp(CERTAIN) + 2))
-    assert summary["truth_ratio_score"] == pytest.approx(1 - np.exp(-CERTAIN))
+    missed = 1.0 / (np.exp(CERTAIN) + VOCABULARY - 1)
+    wrong = np.sqrt(missed * BLIND)  # another word was certain, and nothing is known of how this one ends
+    assert summary["choice_probability"] == pytest.approx(SURE / (SURE + 2 * wrong))
+    assert summary["truth_ratio_score"] == pytest.approx(1 - wrong / SURE)
     assert "paraphrase_probability" not in summary
 
 
@@ -288,7 +290,7 @@ def test_equal_sequences_are_scored_once(tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def prompts_of(tokenizer: PreTrainedTokenizerFast, count: int) -> list[list[int]]:
-    return [encode_prompt(tokenizer, record.question, FORMAT) for record in make_records(count, seed=8)]
+    return [tokenizer(record.question)["input_ids"] for record in make_records(count, seed=8)]
 
 
 def test_generation_agrees_with_the_library_one_prompt_at_a_time(
@@ -315,10 +317,10 @@ def test_generation_stops_before_the_end_marker(
     tokenizer: PreTrainedTokenizerFast, untrained: CausalPredictor
 ) -> None:
     prompts = prompts_of(tokenizer, 6)
-    endless = replace(untrained, eos_id=-1).generate(prompts, 5)
+    endless = replace(untrained, end_ids=frozenset()).generate(prompts, 5)
     assert all(len(answer) == 5 for answer in endless)
     marker = endless[0][2]
-    stopped = replace(untrained, eos_id=marker).generate(prompts, 5)
+    stopped = replace(untrained, end_ids=frozenset({marker})).generate(prompts, 5)
     for long, short in zip(endless, stopped, strict=True):
         assert short == (long[: long.index(marker)] if marker in long else long)
     with pytest.raises(ValueError, match="max_new_tokens=0"):
@@ -335,7 +337,7 @@ def absolute() -> CausalPredictor:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CausalPredictor(model=GPT2LMHeadModel(config).eval(), pad_id=PAD, eos_id=EOS)
+        return CausalPredictor(model=GPT2LMHeadModel(config).eval(), pad_id=PAD, end_ids=frozenset({EOS}))
 
 
 def test_padding_on_either_side_changes_no_logits(absolute: CausalPredictor) -> None:
@@ -411,7 +413,7 @@ def test_peft_model_is_left_as_it_was(tokenizer: PreTrainedTokenizerFast) -> Non
     model.train()
     model.base_model.model.lm_head.eval()
     flags = [module.training for module in model.modules()]
-    plain = CausalPredictor(model=model, pad_id=PAD, eos_id=EOS)
+    plain = CausalPredictor(model=model, pad_id=PAD, end_ids=frozenset({EOS}))
     probe = build_probe(tokenizer, "p", make_records(3, seed=9), FORMAT)
     first, second = (score_probe(plain, tokenizer, probe, generate=True) for _ in range(2))
     assert first.generated == second.generated

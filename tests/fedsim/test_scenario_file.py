@@ -287,12 +287,12 @@ def test_a_sweep_is_every_combination(file: Path) -> None:
 
 
 def test_variant_names_are_plain_and_tell_equal_endings_apart(file: Path) -> None:
-    keys = "model.base: [a/b, 'c d'], model.lora.dropout: [0.1], model.lora.peft.dropout: [0.2]"
+    keys = "model.base: [a/b, 'c d'], model.lora.r: [4], model.lora.peft.rank_pattern.r: [2]"
     file.write_text(HEAD + f"sweep: {{{keys}}}\n")
     names = [variant.name for variant in load_scenario(file).variants]
     assert names == [
-        "base=a-b,model-lora-dropout=0.1,model-lora-peft-dropout=0.2",
-        "base=c-d,model-lora-dropout=0.1,model-lora-peft-dropout=0.2",
+        "base=a-b,model-lora-r=4,model-lora-peft-rank_pattern-r=2",
+        "base=c-d,model-lora-r=4,model-lora-peft-rank_pattern-r=2",
     ]
 
 

@@ -90,7 +90,7 @@ def test_a_private_value_is_read_though_its_token_leaves_no_input():
     assert (*prefix, *secret) == pairs[0].input_ids[:-1]
 
     model.load(start)
-    predictor = CausalPredictor(model=model.module, pad_id=model.pad_id, eos_id=model.tokenizer.eos_token_id)
+    predictor = CausalPredictor(model=model.module, pad_id=model.pad_id, end_ids=model.end_ids)
     guessed = complete(predictor, [prefix], max_new_tokens=1)
     assert secrets_told(guessed, [secret])["told"] == 0.0
     for seen in (update, noisy(update, 1e-2)):

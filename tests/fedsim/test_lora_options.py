@@ -1,0 +1,168 @@
+"""Every option of PEFT's LoraConfig either works, is measured as it was trained, or is refused at its key."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fedsim.forward import forward
+from fedsim.lora_options import PASSED_ON, REFUSED
+from fedsim.model import AdapterModel, from_vector, load_adapter, load_model, save_adapter, to_vector
+from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
+from fedsim.text import collate, encode_pair
+from fedsim.training import SequentialExecutor, TrainJob
+from fedsim.unlearning.protocol import MeanNll
+from tests.world import FORMAT, SPECIAL, WORDS, word_tokenizer
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "alpha_pattern": {"alpha_pattern": {"q_proj": 2}},
+    "bias": {"bias": "all"},
+    "ensure_weight_tying": {"ensure_weight_tying": True, "modules_to_save": ["embed_tokens"]},
+    "exclude_modules": {"exclude_modules": ["k_proj"]},
+    "fan_in_fan_out": {"fan_in_fan_out": False},
+    "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "layers_to_transform": {"layers_to_transform": 1},
+    "lora_bias": {"lora_bias": True},
+    "modules_to_save": {"modules_to_save": ["lm_head"]},
+    "rank_pattern": {"rank_pattern": {"q_proj": 1}},
+    "target_parameters": {"target_parameters": ["mlp.gate_proj.weight"]},
+    "trainable_token_indices": {"trainable_token_indices": [3, 4]},
+    "use_dora": {"use_dora": True},
+    "use_rslora": {"use_rslora": True},
+}
+TARGETS = ("q_proj", "k_proj", "v_proj")
+TEXTS = (("w1 w2", "w3 w4"), ("w5 w6", "w7 w8 w9"), ("w10", "w11 w12"))
+
+
+def tied_base(directory: Path, *, tied: bool) -> Path:
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+        attention_bias=True,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    word_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module", name="bases")
+def _bases(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {name: tied_base(root / name, tied=name == "tied") for name in ("own", "tied")}
+
+
+def trained(base: Path, lora: LoraConfig) -> AdapterModel:
+    """A model after some steps on three pairs, its adapter in place."""
+    model = load_model(ModelConfig(base=str(base), lora=lora))
+    start = model.fresh(1)
+    pairs = tuple(encode_pair(model.tokenizer, *text, FORMAT) for text in TEXTS)
+    job = TrainJob(
+        client=0,
+        round=1,
+        seed=1,
+        adapter=start,
+        pairs=pairs,
+        record_ids=("a", "b", "c"),
+        local=LocalConfig(epochs=20, batch_size=3, lr=2e-2),
+        objective=MeanNll(),
+    )
+    (result,) = SequentialExecutor(model=model).train_clients([job])
+    assert result.update is not None, result.error
+    model.load(from_vector(to_vector(start, model.names) + result.update, start))
+    return model
+
+
+@torch.no_grad()
+def nll(model: AdapterModel, module: torch.nn.Module) -> float:
+    pairs = [encode_pair(model.tokenizer, *text, FORMAT) for text in TEXTS]
+    return float(forward(module, collate(pairs, pad_id=model.pad_id)).mean_nll.mean())
+
+
+def test_every_option_of_peft_is_decided() -> None:
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert known == PASSED_ON | set(REFUSED)
+    assert not PASSED_ON & set(REFUSED)
+    assert set(EXAMPLES) == PASSED_ON
+
+
+@pytest.mark.parametrize("option", sorted(PASSED_ON))
+def test_an_option_that_is_passed_on_is_measured_as_it_was_trained(option: str, bases, tmp_path) -> None:
+    base = bases["tied" if option == "ensure_weight_tying" else "own"]
+    model = trained(base, LoraConfig(r=2, alpha=4, target_modules=TARGETS, peft=EXAMPLES[option]))
+    expected = nll(model, model.module)
+    untouched = nll(model, load_model(ModelConfig(base=str(base), lora=None)).module)
+    assert expected < untouched - 0.1  # it was trained
+    with model.measuring() as module:
+        assert nll(model, module) == pytest.approx(expected, abs=1e-3)
+    arrays = model.arrays()
+    save_adapter(model, arrays, tmp_path / "adapter")
+    model.fresh(2)
+    found = load_adapter(model, tmp_path / "adapter")
+    assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    assert nll(model, model.module) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "targets"),
+    [("own", "lm_head"), ("tied", "lm_head"), ("tied", "embed_tokens"), ("own", "embed_tokens")],
+)
+def test_what_layers_share_is_measured_as_it_was_trained(base: str, targets: str, bases) -> None:
+    model = trained(bases[base], LoraConfig(r=2, alpha=4, target_modules=("q_proj", targets)))
+    assert model.merges == (base == "own")
+    expected = nll(model, model.module)
+    with model.measuring() as module:
+        assert nll(model, module) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_merge_into_shared_weights_would_have_been_another_model(bases) -> None:
+    """The control: folded in without asking, the tied head gives other numbers."""
+    model = trained(bases["tied"], LoraConfig(r=2, alpha=4, target_modules=("q_proj", "lm_head")))
+    expected = nll(model, model.module)
+    with model._merged() as module:
+        assert abs(nll(model, module) - expected) > 0.1
+
+
+def test_low_precision_is_not_merged(bases) -> None:
+    """Small deltas would be rounded away in the base's type."""
+    model = load_model(ModelConfig(base=str(bases["own"]), dtype="bfloat16"))
+    assert not model.merges
+
+
+def test_a_trial_leaves_no_trace(bases) -> None:
+    model = load_model(ModelConfig(base=str(bases["own"])))
+    before = {name: value.detach().clone() for name, value in model.module.named_parameters()}
+    state = torch.get_rng_state()
+    assert model.merges
+    assert model.hides_left_padding
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.named_parameters())
+
+
+@pytest.mark.parametrize("option", sorted(REFUSED))
+def test_an_option_that_is_refused_says_why_at_its_key(option: str) -> None:
+    with pytest.raises(ValidationError, match=option) as error:
+        LoraConfig(peft={option: 1})
+    (problem,) = error.value.errors()
+    assert problem["ctx"]["error"].key == ("peft", option)
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(ValidationError, match=r"did you mean 'use_dora'"):
+        LoraConfig(peft={"use_dorra": True})
