@@ -30,6 +30,7 @@ from fedsim.measure import build_probes
 from fedsim.model import AdapterModel, load_model
 from fedsim.orders import Planner
 from fedsim.planning import UNLIMITED, CohortLimit, tokens_per_step
+from fedsim.rehearsal import rehearse
 from fedsim.scenario import (
     AuthorsData,
     DataChoice,
@@ -316,6 +317,7 @@ def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):
             check_per_sample(context.engine.runtime, context.model.arrays())
+        rehearse(context, variant.source)
     private = any(context.engine.runtime.pipeline.protects for context in contexts)
     if private and execution.engine == "deployment":
         lives = [

@@ -11,6 +11,7 @@ from fedsim.federation import STRATEGIES
 from fedsim.guarantees import differencing_rows, differencing_sentences, view_sentences
 from fedsim.scenario import AuthorsData, JsonlData, TofuData
 from fedsim.scenario_file import LoadedScenario, ScenarioError, load_scenario
+from fedsim.token_facts import token_sentences
 from fedsim.unlearning.registry import METHODS
 from privacy import summaries
 
@@ -30,6 +31,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
+        pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
+        lines.extend(_filled("tokens", token_sentences(pairs, context.model, longest)))
         lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))

@@ -166,6 +166,13 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
     page = write_report(directory.path)
     print_verdict(directory, console)
     console.print(f"report: {page}", soft_wrap=True)
+    if runs.nobody_contributed(directory):
+        print(
+            "error: no client ever contributed, so nothing was trained and nothing here is evidence; "
+            f"{directory.file('events.jsonl')} says why each one failed",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 @contextmanager

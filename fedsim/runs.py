@@ -151,6 +151,12 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
     directory.log("finished", time=_now())
 
 
+def nobody_contributed(directory: RunDirectory) -> bool:
+    """Whether all rounds of a finished run were empty, so that it says nothing of training."""
+    kinds = directory.table("costs").column("kind").to_pylist()
+    return bool(kinds) and all(kind == "empty" for kind in kinds)
+
+
 def _measured_threads(context: LifeContext) -> int:
     """The fastest number of threads for a joint step of this life's clients; one beside a GPU."""
     if context.model.device != "cpu":

@@ -106,7 +106,7 @@ SETTINGS = {
     "timeline.2.forget.client=9": "--set timeline.2.forget.client=9: client 9 is not in the data, which has clients 0-3",
     "compare=[{method: npo, rounds: 9}]": "s.yaml:6: timeline[2].forget: npo takes 9 rounds per request",
     "execution.device=gpu": "--set execution.device=gpu: device='gpu' is not a device here; use auto, cpu, cuda or cuda:0",
-    "model.base=somewhere/else": "--set model.base=somewhere/else: model: base='somewhere/else' cannot be loaded as a causal language model",
+    "model.base=somewhere/else": "--set model.base=somewhere/else: base='somewhere/else' cannot be loaded as a causal language model",
     "data={source: tofu, path: nowhere}": "--set data={source: tofu, path: nowhere}: nowhere: no such folder; it must hold TOFU's full.json",
     "data={source: jsonl, path: nowhere.jsonl}": "--set data={source: jsonl, path: nowhere.jsonl}: nowhere.jsonl",
 }  # fmt: skip
@@ -173,7 +173,7 @@ def test_a_folder_that_is_no_model_is_named(folder: Path) -> None:
     (folder / "base" / "config.json").write_text("{}")
     message = refused(folder, "validate", "s.yaml", "--set", "model.base=base")
     assert message.startswith(
-        "--set model.base=base: model: base='base' cannot be loaded as a causal language model"
+        "--set model.base=base: base='base' cannot be loaded as a causal language model"
     )
 
 

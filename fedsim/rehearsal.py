@@ -1,0 +1,113 @@
+"""What a run will do, tried once before it begins, on the records that make most trouble.
+
+A probe, a padded generation, a step on the longest record, a private step on two records, and a step of each
+method's losses. A run that passes can still fail by what only a life brings; it does not fail by its base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fedsim.checks import blamed_on
+from fedsim.model import Arrays
+from fedsim.predictor import predictor_of
+from fedsim.probe import DivergedError, build_probe, score_probe
+from fedsim.scenario_file import KeyPath, Source
+from fedsim.simulation import LifeContext
+from fedsim.text import TextFormat
+from fedsim.token_facts import check_tokens
+from fedsim.training import TrainJob
+from fedsim.trials import trial_jobs
+from fedsim.unlearning.protocol import Role
+
+GENERATED = 4
+"""Tokens generated in a rehearsal."""
+ROLES: tuple[Role, ...] = ("target", "helper")
+
+
+def rehearse(context: LifeContext, source: Source) -> None:
+    """Try what this life will do; the model is left with fresh parameters.
+
+    Raises:
+        ScenarioError: something cannot work on this base; the place is the key that asked for it.
+    """
+    model, runtime, scenario = context.model, context.engine.runtime, context.scenario
+    with blamed_on(source, "model"):
+        probed = [pair for _, _, probe in context.probes.named() for pair in probe.pairs_I]
+        check_tokens(runtime.records, runtime.pairs, probed, model, scenario.model.max_tokens)
+    adapter = model.fresh(context.seed)
+    with _tried(source, ("model",), "a probe of the longest and the shortest record"):
+        _probe(context)
+    for job in _jobs(context, adapter, private=False):
+        _train(context, job, source, ("model",), f"a step on {len(job.pairs)} records, the longest with it,")
+    if runtime.pipeline.local_rule() is not None:
+        for job in _jobs(context, adapter, private=True):
+            _train(context, job, source, ("privacy",), f"a private step on {len(job.pairs)} records")
+    for index, method in enumerate(scenario.compare):
+        if not method.unlearning_rounds or not context.life.requests:
+            continue
+        plan = method.plan(context.life.requests[0], 0)
+        for role, work in zip(ROLES, (plan.target, plan.helper), strict=True):
+            if work is None:
+                continue
+            for job in _jobs(context, adapter, private=False):
+                job = replace(job, objective=method.objective(role), reference=adapter)
+                _train(context, job, source, ("compare", index), f"a step of the {role}'s loss")
+    model.fresh(context.seed)
+
+
+def _probe(context: LifeContext) -> None:
+    """Score the longest and the shortest of the clients' records, with a generation if the run has any."""
+    model, runtime, scenario = context.model, context.engine.runtime, context.scenario
+    held = [
+        (len(pair.input_ids), record)
+        for client, pairs in runtime.pairs.items()
+        for pair, record in zip(pairs, runtime.records[client], strict=True)
+    ]
+    ordered = sorted(held, key=lambda one: one[0])
+    records = list({record.record_id: record for _, record in (ordered[0], ordered[-1])}.values())
+    fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
+    probe = build_probe(model.tokenizer, "rehearsal", records, fmt)
+    generate = scenario.probes.generate != "never"
+    with model.measuring() as module:
+        predictor = predictor_of(model, module, shares_prefixes=probe.ids_ST.shape[1] <= model.packs_up_to)
+        score_probe(predictor, model.tokenizer, probe, generate=generate, max_new_tokens=GENERATED)
+
+
+def _jobs(context: LifeContext, adapter: Arrays, *, private: bool) -> list[TrainJob]:
+    """One step on the longest record of all clients and another of the same client."""
+    runtime = context.engine.runtime
+    client = max(
+        runtime.pairs,
+        key=lambda number: max((len(pair.input_ids) for pair in runtime.pairs[number]), default=0),
+    )
+    pairs = runtime.pairs[client]
+    first = max(range(len(pairs)), key=lambda index: len(pairs[index].input_ids))
+    chosen = [first, *[index for index in range(len(pairs)) if index != first][:1]]
+    local = context.scenario.federation.local.model_copy(update={"epochs": 1, "batch_size": 2})
+    only = replace(
+        runtime,
+        records={client: tuple(runtime.records[client][index] for index in chosen)},
+        pairs={client: tuple(pairs[index] for index in chosen)},
+    )
+    return trial_jobs(only, adapter, local, clients=1, private=private)
+
+
+def _train(context: LifeContext, job: TrainJob, source: Source, key: KeyPath, what: str) -> None:
+    error = context.engine.runtime.executor.train_clients([job])[0].error
+    if error is not None:
+        raise source.error(key, f"{what} fails on this base ({error.splitlines()[0]})")
+
+
+@contextmanager
+def _tried(source: Source, key: KeyPath, what: str) -> Iterator[None]:
+    """Whatever goes wrong within is said in one line."""
+    try:
+        yield
+    except DivergedError as error:
+        raise source.error(key, f"{what} fails on this base ({error})") from error
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        raise source.error(key, f"{what} fails on this base ({type(error).__name__}: {reason})") from error
