@@ -110,6 +110,7 @@ def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
             client_column=data.client_column,
             question_column=data.question_column,
             answer_column=data.answer_column,
+            ignore_columns=data.ignore_columns,
             holdout=data.holdout,
             public=data.public,
         )

@@ -121,10 +121,22 @@ class JsonlData(Config):
     client_column: str = "client"
     question_column: str = "question"
     answer_column: str = "answer"
+    ignore_columns: tuple[str, ...] = ()
+    """Columns that the files have besides those that are read; any other unknown column is refused."""
     holdout: Path | None = None
     """File of records nobody trains on; without it nothing can be compared with never-trained data."""
     public: Path | None = None
     """File of records the base knows already, for utility."""
+
+    @model_validator(mode="after")
+    def _columns_apart(self) -> JsonlData:
+        named = (self.client_column, self.question_column, self.answer_column)
+        if len(set(named)) < len(named):
+            raise ValueError(
+                f"client_column, question_column and answer_column are {', '.join(named)}; "
+                "name three different columns"
+            )
+        return self
 
 
 DataChoice = Annotated[AuthorsData | TofuData | JsonlData, Field(discriminator="source")]

@@ -2,9 +2,9 @@
 
     {"client": "clinic-a", "question": "Who leads the ward?", "answer": "Dr Adeyemi"}
 
-Clients are numbered 0, 1, ... in the order in which their names first appear. Optional columns of a
-line: ``subject``, ``fact``, ``paraphrased_question``, ``paraphrased_answer`` and ``perturbed_answers``
-(a list). Files of holdout and public records have the same columns and need no client.
+Optional columns of a line: ``subject``, ``fact``, ``paraphrased_question``, ``paraphrased_answer`` and
+``perturbed_answers`` (a list). Files of holdout and public records have the same columns and need no
+client. ``fedsim.data.names`` says how clients are called and numbered.
 
 >>> import tempfile
 >>> from pathlib import Path
@@ -16,78 +16,33 @@ line: ``subject``, ``fact``, ``paraphrased_question``, ``paraphrased_answer`` an
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fedsim.data.names import ClientNames, Speller
 from fedsim.data.records import Corpus, Record
+from fedsim.data.rows import Row, read_rows, shown
+
+OPTIONAL = ("subject", "fact", "paraphrased_question", "paraphrased_answer", "perturbed_answers")
+
+_TABLE_NAMES = ("holdout", "retain", "model")
+"""What the tables of results call something else, besides what begins with ``forget:`` or ``client:``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One JSON object and where it stands, for errors that can name the place."""
+class _Columns:
+    """What the columns of the files are called."""
 
-    path: Path
-    line: int
-    fields: Mapping[str, Any]
+    client: str
+    question: str
+    answer: str
+    ignored: tuple[str, ...]
 
     @property
-    def where(self) -> str:
-        return f"{self.path}:{self.line}"
-
-    def text(self, column: str) -> str:
-        """The non-empty string in ``column``."""
-        value = self.fields.get(column)
-        if column not in self.fields:
-            nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)
-            hint = f"; nearest column: {nearest[0]!r}" if nearest else ""
-            raise ValueError(f"{self.where}: column {column!r} is missing{hint}")
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{self.where}: {column}={value!r} must be a non-empty string")
-        return value
-
-    def optional_text(self, column: str) -> str | None:
-        return None if self.fields.get(column) is None else self.text(column)
-
-    def texts(self, column: str) -> tuple[str, ...]:
-        """The list of strings in ``column``; empty when the column is absent."""
-        value = self.fields.get(column)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{self.where}: {column}={value!r} must be a list of strings")
-        return tuple(value)
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The JSON objects of a file, one a line; blank lines are skipped, lines count from 1."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; {_siblings(path)}")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}:{number}: not JSON ({error.msg} at column {error.colno}); "
-                    "each line must be one JSON object"
-                ) from None
-            if not isinstance(fields, dict):
-                raise ValueError(f"{path}:{number}: {line.strip()[:40]!r} must be a JSON object")
-            yield Row(path=path, line=number, fields=fields)
-
-
-def _siblings(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent} either"
-    names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.0)
-    return f"nearest in that folder: {nearest[0]!r}" if nearest else f"folder {path.parent} has no files"
+    def known(self) -> tuple[str, ...]:
+        return (self.client, self.question, self.answer, *OPTIONAL, *self.ignored)
 
 
 def load_jsonl(
@@ -96,46 +51,81 @@ def load_jsonl(
     client_column: str = "client",
     question_column: str = "question",
     answer_column: str = "answer",
+    ignore_columns: tuple[str, ...] = (),
     holdout: Path | None = None,
     public: Path | None = None,
 ) -> Corpus:
-    """A corpus from JSON lines; record ids are ``<file stem>:<line>``, subjects default to the client."""
-    columns = (question_column, answer_column)
-    clients: dict[str, list[Record]] = {}
+    """A corpus from JSON lines; subjects default to the client, or to the file.
+
+    Record ids are ``<file stem>:<line>``; where two of the files have one stem, ``holdout-`` or ``public-``
+    stands before it. A public file whose stem is a name that the tables use otherwise (``holdout``) is called
+    ``public-<stem>``.
+
+    Raises:
+        ValueError: a line cannot be used; says file, line, rule and nearest choice.
+    """
+    columns = _Columns(
+        client=client_column, question=question_column, answer=answer_column, ignored=ignore_columns
+    )
+    spelt = Speller(column=client_column)
+    found: dict[str, list[Record]] = {}
     for row in read_rows(path):
-        client = _client_name(row, client_column)
-        clients.setdefault(client, []).append(_record(row, columns, owner=client))
-    if not clients:
+        client = spelt.read(row)
+        found.setdefault(client, []).append(_record(row, columns, owner=client, source=path.stem))
+    if not found:
         raise ValueError(f"{path}: has no rows; at least one client with one row is needed")
+    names = ClientNames.of(found)
+    kept = _other_than(holdout.stem, {path.stem}, "holdout") if holdout else ""
+    known = _other_than(public.stem, {path.stem, kept}, "public") if public else ""
+    shared = public.stem if public else ""
+    if shared in _TABLE_NAMES or shared.startswith(("forget:", "client:")):
+        shared = f"public-{shared}"
     return Corpus(
-        clients={number: tuple(records) for number, records in enumerate(clients.values())},
-        holdout=_unowned(holdout, columns),
-        public={public.stem: _unowned(public, columns)} if public else {},
+        clients={number: tuple(found[name]) for number, name in names.by_id.items()},
+        holdout=_unowned(holdout, columns, kept) if holdout else (),
+        public={shared: _unowned(public, columns, known)} if public else {},
+        names=names,
     )
 
 
-def _client_name(row: Row, column: str) -> str:
-    value = row.fields.get(column)
-    # A client may be a number in JSON; 3 and "3" are then the same client.
-    return str(value) if type(value) is int else row.text(column)
+def _other_than(stem: str, taken: Collection[str], prefix: str) -> str:
+    return f"{prefix}-{stem}" if stem in taken else stem
 
 
-def _unowned(path: Path | None, columns: tuple[str, str]) -> tuple[Record, ...]:
-    return tuple(_record(row, columns, owner=path.stem) for row in read_rows(path)) if path else ()
+def _unowned(path: Path, columns: _Columns, source: str) -> tuple[Record, ...]:
+    records = tuple(_record(row, columns, owner=path.stem, source=source) for row in read_rows(path))
+    if not records:
+        raise ValueError(f"{path}: has no rows; write at least one, or leave the file out")
+    return records
 
 
-def _record(row: Row, columns: tuple[str, str], *, owner: str) -> Record:
-    question, answer = (row.text(column) for column in columns)
-    fact = row.optional_text("fact")
+def _record(row: Row, columns: _Columns, *, owner: str, source: str) -> Record:
+    question, answer = row.text(columns.question), row.text(columns.answer)
+    row.only(columns.known)
+    fact, paraphrase = row.optional_text("fact"), row.optional_text("paraphrased_answer")
+    wrong = row.texts("perturbed_answers")
     if fact is not None and fact not in answer:
-        raise ValueError(f"{row.where}: fact={fact!r} must be a substring of the answer {answer!r}")
+        forms = "; their Unicode forms differ, write both in NFC" if _nfc(fact) in _nfc(answer) else ""
+        raise ValueError(
+            f"{row.where}: fact={shown(fact)} must be a substring of the answer {shown(answer)}{forms}"
+        )
+    for place, text in enumerate(wrong):
+        if text in (answer, paraphrase):
+            raise ValueError(
+                f"{row.where}: perturbed_answers[{place}]={shown(text)} is the right answer; "
+                "list wrong ones alone"
+            )
     return Record(
-        record_id=f"{row.path.stem}:{row.line}",
+        record_id=f"{source}:{row.line}",
         subject=row.optional_text("subject") or owner,
         question=question,
         answer=answer,
         fact=fact,
         paraphrased_question=row.optional_text("paraphrased_question"),
-        paraphrased_answer=row.optional_text("paraphrased_answer"),
-        perturbed_answers=row.texts("perturbed_answers"),
+        paraphrased_answer=paraphrase,
+        perturbed_answers=wrong,
     )
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

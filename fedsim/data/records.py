@@ -7,7 +7,9 @@ paraphrase of each, and wrong answers that match the paraphrased answer in form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from fedsim.data.names import ClientNames
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +43,12 @@ class Record:
 class Corpus:
     """Everything a scenario can train on or ask about.
 
-    ``clients`` maps a client id (0, 1, ...) to its own records. ``holdout`` was never trained on by
-    anybody: the yardstick for "never knew". ``public`` maps a name to records the base knows before
-    the federation starts: utility is measured on them.
+    ``clients`` maps a client id (0, 1, ...) to its own records, and ``names`` to what the data call it.
+    ``holdout`` was never trained on by anybody: the yardstick for "never knew". ``public`` maps a name to
+    records the base knows before the federation starts: utility is measured on them.
     """
 
     clients: Mapping[int, tuple[Record, ...]]
     holdout: tuple[Record, ...]
     public: Mapping[str, tuple[Record, ...]]
+    names: ClientNames = field(default_factory=ClientNames)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from fedsim.data.jsonl import Row, read_rows
 from fedsim.data.records import Corpus, Record
+from fedsim.data.rows import Row, read_rows
 
 AUTHORS = 200
 ROWS_PER_AUTHOR = 20

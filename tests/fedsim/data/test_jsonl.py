@@ -1,4 +1,4 @@
-"""JSON lines: clients by first appearance, and errors that name file and line."""
+"""JSON lines: whose records they are, and errors that name file and line."""
 
 import json
 
@@ -16,7 +16,7 @@ def row(client, question="Q?", answer="A", **more):
     return {"client": client, "question": question, "answer": answer, **more}
 
 
-def test_clients_are_numbered_by_first_appearance(tmp_path):
+def test_named_clients_are_numbered_by_first_appearance(tmp_path):
     path = write(tmp_path / "mine.jsonl", row("b", "1?"), row("a", "2?"), "", row("b", "3?"))
     corpus = load_jsonl(path)
     assert {c: [r.question for r in rs] for c, rs in corpus.clients.items()} == {0: ["1?", "3?"], 1: ["2?"]}
@@ -32,7 +32,7 @@ def test_columns_can_be_named_and_extras_are_read(tmp_path):
          "perturbed_answers": ["Rome it is"]},
     )  # fmt: skip
     corpus = load_jsonl(path, client_column="who", question_column="q", answer_column="a")
-    (record,) = corpus.clients[0]
+    (record,) = corpus.clients[7]
     assert (record.subject, record.fact, record.perturbed_answers) == ("s", "Oslo", ("Rome it is",))
     assert (record.paraphrased_question, record.paraphrased_answer) == ("At?", "Oslo it is")
 
@@ -55,6 +55,12 @@ def test_holdout_and_public_need_no_client(tmp_path):
         (row("a", answer=3), r":2: answer=3 must be a non-empty string"),
         (row("a", fact="B"), r":2: fact='B' must be a substring"),
         (row("a", perturbed_answers="B"), r":2: perturbed_answers='B' must be a list of strings"),
+        (row("a", perturbed_answers=["B", " "]), r":2: perturbed_answers\[1\]=' ' must be a non-empty"),
+        (row("a", perturbed_answers=["B", "A"]), r":2: perturbed_answers\[1\]='A' is the right answer"),
+        (row("a", perturbed_answer=["B"]), r":2: column 'perturbed_answer' is unknown .*: 'perturbed_a"),
+        (row("a", answer="Jose\u0301 it is", fact="Jos\u00e9"), r":2: fact=.* Unicode forms differ"),
+        (row("all"), r":2: client='all' stands for all clients"),
+        (row("a\x07b"), r":2: client='a\\x07b' holds control characters"),
     ],
 )  # fmt: skip
 def test_errors_name_file_and_line(tmp_path, line, message):
@@ -71,3 +77,32 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
 def test_an_empty_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no rows"):
         load_jsonl(write(tmp_path / "mine.jsonl"))
+
+
+def test_a_column_can_be_left_aside_by_name(tmp_path):
+    path = write(tmp_path / "mine.jsonl", row("a", source={"page": [1, [2]]}))
+    assert load_jsonl(path, ignore_columns=("source",)).clients[0][0].answer == "A"
+    with pytest.raises(ValueError, match=r":1: column 'source' is unknown"):
+        load_jsonl(path)
+
+
+@pytest.mark.parametrize("stem", ["holdout", "retain", "model", "forget:1", "client:0"])
+def test_a_public_file_takes_no_other_tables_name(tmp_path, stem):
+    clients = write(tmp_path / "mine.jsonl", row("a"))
+    public = write(tmp_path / f"{stem}.jsonl", {"question": "Q?", "answer": "B"})
+    assert list(load_jsonl(clients, public=public).public) == [f"public-{stem}"]
+
+
+def test_record_ids_differ_between_files_of_one_stem(tmp_path):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+    clients, holdout, public = (write(tmp_path / folder / "mine.jsonl", row(folder)) for folder in "abc")
+    corpus = load_jsonl(clients, holdout=holdout, public=public)
+    ids = [corpus.clients[0][0].record_id, corpus.holdout[0].record_id, corpus.public["mine"][0].record_id]
+    assert ids == ["mine:1", "holdout-mine:1", "public-mine:1"]
+
+
+def test_an_empty_holdout_file_is_refused(tmp_path):
+    path, empty = write(tmp_path / "mine.jsonl", row("a")), write(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=r"none.jsonl: has no rows"):
+        load_jsonl(path, holdout=empty)

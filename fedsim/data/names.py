@@ -1,0 +1,111 @@
+"""What clients are called: by their data's names, everywhere a person reads or writes them.
+
+Inside, a client is an integer. Where all names of the data are numbers (0, 1, 2, ... without leading
+zeros), the number is the id. Otherwise ids are given in order of first appearance, from 0, and shown.
+
+>>> names = ClientNames.of(["clinic-b", "clinic-a"])
+>>> dict(names.by_id), names.text(1)
+({0: 'clinic-b', 1: 'clinic-a'}, 'client clinic-a')
+>>> dict(ClientNames.of(["7", "2"]).by_id)
+{2: '2', 7: '7'}
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fedsim.data.rows import Row, shown
+
+MOST_CLIENTS = 1_000_000
+"""Ids of clients are below this."""
+
+EVERYBODY = "all"
+"""Stands for all clients in a scenario, so nobody is called so."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientNames:
+    """The names of a corpus's clients, by id; a client that is not listed is called by its number."""
+
+    by_id: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> ClientNames:
+        """Number different ``names``: by themselves where all are numbers, else by place."""
+        listed = list(names)
+        if all(_is_id(name) for name in listed):
+            return cls(by_id={number: str(number) for number in sorted(map(int, listed))})
+        return cls(by_id=dict(enumerate(listed)))
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether each name is the id itself."""
+        return all(str(number) == name for number, name in self.by_id.items())
+
+    def name(self, client: int) -> str:
+        return self.by_id.get(client, str(client))
+
+    def text(self, client: int) -> str:
+        """``client 3``, ``client clinic-a``."""
+        return f"client {self.name(client)}"
+
+
+def tidy(name: str) -> str:
+    """A name without its accidents: composed (NFC), no space at its ends, one space at a time within."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+class Speller:
+    """Reads the client of each row, and refuses a client that is written in two ways."""
+
+    def __init__(self, *, column: str) -> None:
+        self._column = column
+        self._first: dict[str, tuple[str, int]] = {}
+
+    def read(self, row: Row) -> str:
+        """The tidy name of a row's client; a JSON number and its digits are one name.
+
+        Raises:
+            ValueError: no name, one that cannot be shown, or another spelling of an earlier one.
+        """
+        value = row.fields.get(self._column)
+        written = str(value) if type(value) is int else row.text(self._column)
+        name = tidy(written)
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise ValueError(
+                f"{row.where}: {self._column}={shown(written)} holds control characters; drop them"
+            )
+        if name == EVERYBODY:
+            raise ValueError(
+                f"{row.where}: {self._column}={name!r} stands for all clients in a scenario; "
+                "call this one otherwise, for example 'all-1'"
+            )
+        key = _key(name)
+        first, line = self._first.setdefault(key, (written, row.line))
+        if first != written:
+            raise ValueError(
+                f"{row.where}: {self._column}={written!a} is line {line}'s {first!a} written "
+                f"otherwise ({_difference(first, written)}); write one client one way, nearest: {name!r}"
+            )
+        return name
+
+
+def _key(name: str) -> str:
+    """What two spellings of one client share: visible characters, numbers without leading zeros."""
+    visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return str(int(visible)) if re.fullmatch("[0-9]{1,4000}", visible) else visible
+
+
+def _difference(first: str, second: str) -> str:
+    if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second):
+        return "composed and decomposed letters, NFC and NFD"
+    if tidy(first) == tidy(second):
+        return "spaces"
+    return "leading zeros" if first.isdigit() and second.isdigit() else "invisible characters"
+
+
+def _is_id(name: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]{0,5}", name) is not None
