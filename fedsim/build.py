@@ -14,9 +14,17 @@ from functools import partial
 import torch
 
 from fedsim.attempt import Engine
-from fedsim.checks import blamed_on, check_audits, check_methods, check_one_life, check_strategy
+from fedsim.checks import (
+    blamed_on,
+    check_audits,
+    check_holdout,
+    check_methods,
+    check_one_life,
+    check_strategy,
+)
 from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
+from fedsim.data.holdings import Holdings
 from fedsim.data.jsonl import load_jsonl
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
@@ -253,6 +261,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     parts = _load_parts(simulation, variant, seed)
     corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
     branches = parts.branches
+    holdings = Holdings.of(corpus, life)
+    check_holdout(scenario, holdings.overlap, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, runtime.pipeline, variant.source)
     check_audits(scenario, runtime, model, variant.source)
@@ -276,6 +286,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         make_strategy=lambda: make_strategy(scenario.federation.strategy),
         together=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
+        holdings=holdings,
         epsilon=runtime.pipeline.spent,
     )
 

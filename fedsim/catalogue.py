@@ -31,6 +31,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
+        lines.extend(_filled("data", context.holdings.sentences()))
+        lines.extend(_filled("warning", context.holdings.repeated()))
         pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
         lines.extend(_filled("tokens", token_sentences(pairs, context.model, longest)))
         lines.extend(_filled("privacy", view_sentences(context)))

@@ -14,11 +14,12 @@ from fedsim.audits.config import InversionAudit
 from fedsim.audits.inversion import in_place_of
 from fedsim.client import ClientRuntime
 from fedsim.config import ConfigError
+from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation import make_strategy
 from fedsim.life import Life
 from fedsim.model import AdapterModel
 from fedsim.robust import needs_individuals, too_few
-from fedsim.scenario import FixedCohort, Scenario
+from fedsim.scenario import FixedCohort, JsonlData, Scenario
 from fedsim.scenario_file import ScenarioError, Source
 from fedsim.timeline import Branch
 from fedsim.trials import check_per_sample
@@ -95,6 +96,14 @@ def check_strategy(
             raise ValueError(
                 f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
             )
+
+
+def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:
+    """Refuse a holdout with records that clients of the life train on."""
+    reason = holdout_error(overlap)
+    if reason is not None:
+        key = ("data", "holdout") if isinstance(scenario.data, JsonlData) else ("data",)
+        raise source.error(key, reason)
 
 
 def check_one_life(lives: int, source: Source) -> None:

@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedsim.attempt import Engine
 from fedsim.checkpoints import SCHEMAS, Checkpoints, Rows
+from fedsim.data.holdings import Holdings
 from fedsim.federation import Federation
 from fedsim.life import Life
 from fedsim.measure import Measurement, ProbeSet, measure
@@ -55,6 +56,7 @@ class LifeContext:
     together: int
     """Clients of several branches that train together: branches are joined until so many are there for each
     core, or in all if on GPUs."""
+    holdings: Holdings
     epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
     """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""
 

@@ -22,6 +22,9 @@ from fedsim.data.rows import Row, shown
 MOST_CLIENTS = 1_000_000
 """Ids of clients are below this."""
 
+_LISTED = 4
+"""How many clients are named one by one."""
+
 EVERYBODY = "all"
 """Stands for all clients in a scenario, so nobody is called so."""
 
@@ -51,6 +54,18 @@ class ClientNames:
     def text(self, client: int) -> str:
         """``client 3``, ``client clinic-a``."""
         return f"client {self.name(client)}"
+
+    def range_text(self, clients: Iterable[int]) -> str:
+        """``client 3``, ``clients 0-5``, ``clients a, b and c``, or how many they are."""
+        listed = sorted(clients)
+        if len(listed) == 1:
+            return self.text(listed[0])
+        if self.are_numbers and listed == list(range(listed[0], listed[-1] + 1)):
+            return f"clients {listed[0]}-{listed[-1]}"
+        if len(listed) > _LISTED:
+            return f"{len(listed)} clients"
+        called = [self.name(client) for client in listed]
+        return f"clients {', '.join(called[:-1])} and {called[-1]}"
 
 
 def tidy(name: str) -> str:
