@@ -26,6 +26,7 @@ from fedsim.client import ClientRuntime, make_client_app, train_together
 from fedsim.data.authors import load_authors
 from fedsim.data.holdings import Holdings
 from fedsim.data.jsonl import load_jsonl
+from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
@@ -109,7 +110,17 @@ class Simulation:
 
 
 def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
-    """The records of a scenario; ValueError says which file, line or value cannot be used."""
+    """The records of a scenario; ValueError says which file, line or value cannot be used.
+
+    Sources without names call their clients by number.
+    """
+    corpus = _read_corpus(data, seed)
+    if corpus.names.by_id:
+        return corpus
+    return replace(corpus, names=ClientNames.of(str(client) for client in corpus.clients))
+
+
+def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     if isinstance(data, TofuData):
         return load_tofu(path=data.path, hub=data.hub)
     if isinstance(data, JsonlData):
@@ -219,7 +230,7 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
-    life = read_life(scenario, _record_ids(corpus), seed=seed, source=source)
+    life = read_life(scenario, _record_ids(corpus), seed=seed, source=source, names=corpus.names)
     branches = _unrolled(scenario, life, corpus, seed)
     with blamed_on(source, "model"):
         models = simulation.replicas(scenario.model)
@@ -265,7 +276,7 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     check_holdout(scenario, holdings.overlap, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, runtime.pipeline, variant.source)
-    check_audits(scenario, runtime, model, variant.source)
+    check_audits(scenario, runtime, model, variant.source, corpus.names)
     tree = build_tree(branches)
     return LifeContext(
         variant=variant.name,

@@ -34,7 +34,9 @@ def describe(loaded: LoadedScenario) -> list[str]:
         lines.extend(_filled("data", context.holdings.sentences()))
         lines.extend(_filled("warning", context.holdings.repeated()))
         pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
-        lines.extend(_filled("tokens", token_sentences(pairs, context.model, longest)))
+        lines.extend(
+            _filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names))
+        )
         lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))

@@ -14,6 +14,7 @@ from fedsim.audits.config import InversionAudit
 from fedsim.audits.inversion import in_place_of
 from fedsim.client import ClientRuntime
 from fedsim.config import ConfigError
+from fedsim.data.names import ClientNames
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation import make_strategy
 from fedsim.life import Life
@@ -38,19 +39,24 @@ def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
         raise source.error((*key, *below), str(error)) from error
 
 
-def check_audits(scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source) -> None:
+def check_audits(
+    scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source, names: ClientNames
+) -> None:
     """Refuse attacks that would fail once the life is over: on clients that hold nothing, through a model or
     behind a pipeline that cannot be attacked."""
     held = sorted(client for client, records in runtime.records.items() if records)
     for index, audit in enumerate(scenario.audits):
         if not isinstance(audit, InversionAudit):
             continue
-        unknown = [client for client in audit.clients if client not in held]
+        with blamed_on(source, "audits", index, "clients"):
+            victims = names.read(audit.clients, held)
+        unknown = [client for client in victims if client not in held]
         if unknown:
             near = min(held, key=lambda other: abs(other - unknown[0]))
             raise source.error(
                 ("audits", index, "clients"),
-                f"client {unknown[0]} holds no records to attack; nearest that does is {near}",
+                f"{names.text(unknown[0])} holds no records to attack; "
+                f"nearest that does is {names.name(near)}",
             )
         with blamed_on(source, "audits", index):
             attention_sites(model)

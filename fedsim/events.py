@@ -1,60 +1,44 @@
 """The events of a scenario's timeline, as they are written.
 
->>> Join(clients="0-2, 5").clients
-(0, 1, 2, 5)
+Clients are named as their data name them; what a name stands for is known once there are data (see
+``fedsim.data.names``).
+
+>>> Join(clients="0-2, clinic-a").clients
+('0-2, clinic-a',)
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from fedsim.config import Config, Float, Int, Rule
 
-MOST_CLIENTS = 1_000_000
+
+def parse_clients(value: object) -> tuple[int | str, ...]:
+    """A number, a name, a range like ``0-19``, ``all``, or a list of these, as a tuple."""
+    items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not items:
+        raise ValueError("found []; name at least one client, or write all")
+    return tuple(parse_client(item) for item in items)
 
 
-def parse_clients(value: object) -> tuple[int, ...]:
-    """``3``, ``"0-19"``, ``"0-3, 7"`` or a list of these, as a tuple of ids."""
-    ids: list[int] = []
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        if type(item) is int and 0 <= item < MOST_CLIENTS:
-            ids.append(item)
-        elif isinstance(item, str):
-            for part in item.split(","):
-                ids.extend(_id_range(part.strip(), value))
-        else:
-            raise _not_clients(value)
-    if not ids:
-        raise _not_clients(value)
-    return tuple(ids)
-
-
-def _not_clients(value: object) -> ValueError:
-    return ValueError(
-        f"found {value!r}; must be an id from 0 to {MOST_CLIENTS - 1}, a range like 0-19, or a list of these"
+def parse_client(value: object) -> int | str:
+    """What may name a client: a whole number from 0, or text."""
+    if (type(value) is int and value >= 0) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ValueError(
+        f"found {value!r}; must be a client's name, or its number from 0; put a name in quotes where "
+        "YAML takes it for something else"
     )
 
 
-def _id_range(text: str, value: object) -> range:
-    match = re.fullmatch(r"([0-9]{1,7})(?:\s*-\s*([0-9]{1,7}))?", text)
-    if match is None:
-        raise _not_clients(value)
-    low, high = int(match[1]), int(match[2] or match[1])
-    if high < low:
-        raise ValueError(f"found {value!r}; the range {text} is empty; write {high}-{low}")
-    if high >= MOST_CLIENTS:
-        raise _not_clients(value)
-    return range(low, high + 1)
-
-
 ClientIds = Annotated[
-    tuple[Int, ...],
+    tuple[int | str, ...],
     BeforeValidator(parse_clients, json_schema_input_type=int | str | list[int | str]),
 ]
-ClientId = Annotated[Int, Field(ge=0, le=MOST_CLIENTS - 1)]
+ClientId = Annotated[int | str, BeforeValidator(parse_client, json_schema_input_type=int | str)]
 RecordNames = Annotated[tuple[str, ...], Field(min_length=1), Rule("a list of one or more record ids")]
 
 
@@ -62,7 +46,7 @@ class Join(Config):
     """Clients enter the federation."""
 
     clients: ClientIds
-    """An id, a range like 0-19, or a list of these."""
+    """Names or numbers, a range like 0-19, a list of these, or all."""
 
 
 class Train(Config):
@@ -111,7 +95,7 @@ class Drop(Config):
     """Clients fall silent in the next rounds, if they take part."""
 
     clients: ClientIds
-    """An id, a range like 0-19, or a list of these."""
+    """Names or numbers, a range like 0-19, a list of these, or all."""
     stage: DropStage = "after_masking"
     """The step of a round before which nothing more is heard of them."""
     rounds: Int = Field(default=1, ge=1, le=100_000)

@@ -241,6 +241,7 @@ def differencing_rows(context: LifeContext) -> list[Row]:
                     "branch": one.branch,
                     "rounds": list(one.rounds),
                     "client": one.client,
+                    "name": context.holdings.names.name(one.client),
                     "event": (one.rounds[0], one.client) in moves,
                     "covered_by": covered,
                 }
@@ -256,7 +257,7 @@ def differencing_sentences(rows: Sequence[Row]) -> list[str]:
         if row["event"]:
             text = (
                 f"Rounds {row['rounds'][0]} and {row['rounds'][1]} of {row['branch']} differ by client "
-                f"{row['client']} alone: the difference of their sums is close to its update."
+                f"{row['name']} alone: the difference of their sums is close to its update."
             )
             if text not in told:
                 told.append(text)
@@ -273,12 +274,21 @@ def differencing_sentences(rows: Sequence[Row]) -> list[str]:
 def exhausted_rows(events: Iterable[Mapping[str, Any]]) -> list[Row]:
     """From the log of a run: the first round that each client sat out because its budget was spent."""
     first: dict[tuple[str, int, str, int], int] = {}
+    names: dict[tuple[str, int], str] = {}
     for event in events:
         if event["kind"] == "budget_spent":
+            names[event["variant"], event["client"]] = event["name"]
             key = (event["variant"], event["seed"], event["branch"], event["client"])
             first[key] = min(first.get(key, event["round"]), event["round"])
     return [
-        {"variant": variant, "seed": seed, "branch": branch, "client": client, "round": round_}
+        {
+            "variant": variant,
+            "seed": seed,
+            "branch": branch,
+            "client": client,
+            "name": names[variant, client],
+            "round": round_,
+        }
         for (variant, seed, branch, client), round_ in sorted(first.items())
     ]
 
@@ -290,7 +300,7 @@ def exhausted_sentences(rows: Sequence[Row]) -> list[str]:
         by_branch.setdefault((row["variant"], row["branch"]), []).append(row)
     told = []
     for (variant, branch), found in by_branch.items():
-        clients = sorted({row["client"] for row in found})
+        clients = sorted({row["name"] for row in found})
         who = f"client {clients[0]}" if len(clients) == 1 else f"{len(clients)} clients"
         since = min(row["round"] for row in found)
         told.append(

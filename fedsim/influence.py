@@ -44,9 +44,11 @@ def outweighing_rows(events: Iterable[Mapping[str, Any]]) -> list[Row]:
     """From the log of a run: by client and branch, in how many rounds its update outweighed the others, the
     first of them, and the most times that it was as long (None: the others sent nothing)."""
     found: dict[tuple[str, int, str, int], dict[int, float]] = {}
+    names: dict[tuple[str, int], str] = {}
     for event in events:
         if event["kind"] == "update_outweighs":
             key = (event["variant"], event["seed"], event["branch"], event["client"])
+            names[event["variant"], event["client"]] = event["name"]
             times = math.inf if event["times"] is None else float(event["times"])
             found.setdefault(key, {})[event["round"]] = times
     return [
@@ -55,6 +57,7 @@ def outweighing_rows(events: Iterable[Mapping[str, Any]]) -> list[Row]:
             "seed": seed,
             "branch": branch,
             "client": client,
+            "name": names[variant, client],
             "rounds": len(rounds),
             "first": min(rounds),
             "times": most if math.isfinite(most := max(rounds.values())) else None,
@@ -78,7 +81,7 @@ def outweighing_sentences(rows: Sequence[Row]) -> list[str]:
         rest = len({row["client"] for row in found} - {worst["client"]})
         others = f"; {rest} other client{'s' if rest > 1 else ''} did so, too" if rest else ""
         told.append(
-            f"{variant}, {worst['branch']}: client {worst['client']}'s update outweighed all others' in "
+            f"{variant}, {worst['branch']}: client {worst['name']}'s update outweighed all others' in "
             f"{count} round{'s' if count > 1 else ''}, first in round {worst['first']}, {as_long}{others}. "
             "Clip updates, or set federation.max_update_norm."
         )

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedsim.events import Drop, DropStage, Event, Forget
+from fedsim.data.names import ClientNames
+from fedsim.events import Drop, DropStage, Event, Forget, Rejoin
 from fedsim.rng import uniform
 from fedsim.scenario import Scenario
 from fedsim.scenario_errors import KeyPath, Source
@@ -67,12 +68,15 @@ class Life:
         return "+".join(marks)
 
 
-def read_life(scenario: Scenario, records: RecordIds, *, seed: int, source: Source) -> Life:
+def read_life(
+    scenario: Scenario, records: RecordIds, *, seed: int, source: Source, names: ClientNames | None = None
+) -> Life:
     """Resolve a scenario's timeline against the clients that the data has.
 
-    ``records`` gives the record ids of each client. Raises ScenarioError at the offending event.
+    ``records`` gives the record ids of each client, ``names`` what they are called (by default their
+    numbers). Raises ScenarioError at the offending event.
     """
-    reader = _Reader(records, seed, source)
+    reader = _Reader(records, seed, source, names or ClientNames.of(str(client) for client in records))
     for index, event in enumerate(scenario.timeline):
         reader.read(index, event)
     life = Life(horizon=reader.round, events=tuple(reader.events), requests=tuple(reader.requests))
@@ -85,8 +89,8 @@ def read_life(scenario: Scenario, records: RecordIds, *, seed: int, source: Sour
 class _Reader:
     """Walks the timeline once, keeping track of who is there."""
 
-    def __init__(self, records: RecordIds, seed: int, source: Source) -> None:
-        self.records, self.seed, self.source = records, seed, source
+    def __init__(self, records: RecordIds, seed: int, source: Source, names: ClientNames) -> None:
+        self.records, self.seed, self.source, self.names = records, seed, source, names
         self.round = 0
         self.status: dict[int, str] = {}
         self.events: list[LifeEvent] = []
@@ -108,12 +112,12 @@ class _Reader:
             self._forget((*key, "forget"), event.forget)
             self.request_events.append(index)
         elif event.leave is not None:
-            client = event.leave.client
+            client = self._id((*key, "leave", "client"), event.leave.client)
             self._must_be_present((*key, "leave", "client"), client, "leave")
             self.status[client] = f"already left, after round {self.round}"
-            self._add("leave", (client,), f"client {client} leaves")
+            self._add("leave", (client,), f"{self.names.text(client)} leaves")
         elif event.rejoin is not None:
-            self._rejoin((*key, "rejoin"), event.rejoin.client, event.rejoin.records)
+            self._rejoin((*key, "rejoin"), event.rejoin)
         elif event.drop is not None:
             self._drop((*key, "drop", "clients"), event.drop)
         elif event.probe is not None:
@@ -125,79 +129,89 @@ class _Reader:
     def _present(self) -> list[int]:
         return [client for client, status in self.status.items() if status == "present"]
 
-    def _must_exist(self, key: KeyPath, client: int) -> None:
-        if client not in self.records:
-            ids = sorted(self.records)
-            near = min(ids, key=lambda other: abs(other - client))
-            raise self.source.error(
-                key, f"client {client} is not in the data, which has {_range_text(ids)}; nearest is {near}"
-            )
+    def _id(self, key: KeyPath, written: int | str) -> int:
+        try:
+            return self.names.find(written)
+        except ValueError as error:
+            raise self.source.error(key, str(error)) from None
+
+    def _ids(self, key: KeyPath, written: Sequence[int | str], everybody: Sequence[int]) -> tuple[int, ...]:
+        try:
+            return self.names.read(written, everybody)
+        except ValueError as error:
+            raise self.source.error(key, str(error)) from None
 
     def _must_be_present(self, key: KeyPath, client: int, verb: str) -> None:
-        self._must_exist(key, client)
         status = self.status.get(client)
         if status == "present":
             return
         why = "never joined" if status is None else status
         near = min(self._present(), key=lambda other: abs(other - client), default=None)
-        choice = f"; the nearest client that is there is {near}" if near is not None else "; nobody is there"
+        choice = "; nobody is there"
+        if near is not None:
+            choice = f"; the nearest client that is there is {self.names.name(near)}"
         raise self.source.error(
-            key, f"client {client} cannot {verb} after round {self.round}: it {why}{choice}"
+            key, f"{self.names.text(client)} cannot {verb} after round {self.round}: it {why}{choice}"
         )
 
-    def _join(self, key: KeyPath, clients: Sequence[int]) -> None:
+    def _join(self, key: KeyPath, written: Sequence[int | str]) -> None:
+        clients = self._ids(key, written, [client for client in self.records if client not in self.status])
+        if not clients:
+            raise self.source.error(key, "all clients of the data have joined already; leave this event out")
         for client in clients:
-            self._must_exist(key, client)
             status = self.status.get(client)
             if status is not None:
                 how = "is already there" if status == "present" else f"{status}; use rejoin to bring it back"
                 raise self.source.error(
-                    key, f"client {client} cannot join after round {self.round}: it {how}"
+                    key, f"{self.names.text(client)} cannot join after round {self.round}: it {how}"
                 )
             self.status[client] = "present"
-        self._add("join", tuple(clients), f"{_range_text(clients)} join{'s' if len(clients) == 1 else ''}")
+        self._add("join", clients, f"{self.names.range_text(clients)} join{'s' if len(clients) == 1 else ''}")
 
     def _drop(self, key: KeyPath, drop: Drop) -> None:
-        for client in drop.clients:
+        clients = self._ids(key, drop.clients, self._present())
+        if not clients:
+            raise self.source.error(key, "nobody is there to drop out; let clients join")
+        for client in clients:
             self._must_be_present(key, client, "drop out")
-        who, when = _range_text(drop.clients), drop.stage.replace("_", " ")
-        text = f"{who} drop{'s' if len(drop.clients) == 1 else ''} out {when}"
-        self._add("drop", drop.clients, text, drop=drop)
+        who, when = self.names.range_text(clients), drop.stage.replace("_", " ")
+        text = f"{who} drop{'s' if len(clients) == 1 else ''} out {when}"
+        self._add("drop", clients, text, drop=drop)
 
     def _forget(self, key: KeyPath, forget: Forget) -> None:
-        client = forget.client
+        client = self._id((*key, "client"), forget.client)
         if not self.status.get(client, "").startswith("already left"):
             self._must_be_present((*key, "client"), client, "be forgotten")
         gone = self.forgotten.setdefault(client, set())
         held = [name for name in self.records[client] if name not in gone]
         if not held:
-            raise self.source.error((*key, "client"), f"client {client} holds no records to forget")
+            raise self.source.error((*key, "client"), f"{self.names.text(client)} holds no records to forget")
         number = len(self.requests) + 1
-        chosen = self._chosen(key, forget, held)
+        chosen = self._chosen(key, forget, client, held)
         scope: Literal["client", "records"] = "records" if len(chosen) < len(held) else "client"
         if scope == "client":
             self.status[client] = f"was already forgotten, after round {self.round}"
         gone.update(chosen)
         what = "to be forgotten" if scope == "client" else f"to forget {len(chosen)} of {len(held)} records"
-        self._add("forget", (client,), f"client {client} asks {what}", request=number)
+        self._add("forget", (client,), f"{self.names.text(client)} asks {what}", request=number)
         self.requests.append(
             Request(number=number, client=client, round=self.round, scope=scope, record_ids=tuple(chosen))
         )
 
-    def _chosen(self, key: KeyPath, forget: Forget, held: list[str]) -> list[str]:
+    def _chosen(self, key: KeyPath, forget: Forget, client: int, held: list[str]) -> list[str]:
         if forget.records is not None:
             for name in forget.records:
-                self._must_hold((*key, "records"), forget.client, name, held)
+                self._must_hold((*key, "records"), client, name, held)
             return list(dict.fromkeys(forget.records))
         if forget.fraction is None:
             return held
         if len(held) == 1:
             raise self.source.error(
                 (*key, "fraction"),
-                f"client {forget.client} holds one record only; leave fraction out to forget the client",
+                f"{self.names.text(client)} holds one record only; leave fraction out to forget the client",
             )
         count = min(max(1, round(forget.fraction * len(held))), len(held) - 1)
-        priority = {name: uniform(self.seed, "forget", forget.client, name) for name in held}
+        priority = {name: uniform(self.seed, "forget", client, name) for name in held}
         chosen = set(sorted(held, key=lambda name: priority[name])[:count])
         return [name for name in held if name in chosen]
 
@@ -205,37 +219,33 @@ class _Reader:
         if name in held:
             return
         if name in self.records[client]:
-            raise self.source.error(key, f"client {client} already forgot its record {name!r}")
+            raise self.source.error(key, f"{self.names.text(client)} already forgot its record {name!r}")
         near = difflib.get_close_matches(name, held, n=1, cutoff=0.0)
-        raise self.source.error(key, f"client {client} has no record {name!r}; nearest is {near[0]!r}")
+        raise self.source.error(
+            key, f"{self.names.text(client)} has no record {name!r}; nearest is {near[0]!r}"
+        )
 
-    def _rejoin(self, key: KeyPath, client: int, records: Sequence[str]) -> None:
-        self._must_exist((*key, "client"), client)
+    def _rejoin(self, key: KeyPath, rejoin: Rejoin) -> None:
+        client, records = self._id((*key, "client"), rejoin.client), rejoin.records
         status = self.status.get(client)
         if status is None or status == "present":
             how = "never joined; use join" if status is None else "is already there"
             raise self.source.error(
-                (*key, "client"), f"client {client} cannot rejoin after round {self.round}: it {how}"
+                (*key, "client"),
+                f"{self.names.text(client)} cannot rejoin after round {self.round}: it {how}",
             )
         brings = self.records[client] if records == "all" else tuple(dict.fromkeys(records))
         for name in brings:
             self._must_hold((*key, "records"), client, name, self.records[client])
         self.status[client] = "present"
         self.forgotten[client] = set(self.records[client]) - set(brings)
-        self._add("rejoin", (client,), f"client {client} rejoins with {_count(brings)}", brings=brings)
+        self._add(
+            "rejoin", (client,), f"{self.names.text(client)} rejoins with {_count(brings)}", brings=brings
+        )
 
 
 def _count(records: Sequence[str]) -> str:
     return f"{len(records)} record{'' if len(records) == 1 else 's'}"
-
-
-def _range_text(clients: Sequence[int]) -> str:
-    ordered = sorted(clients)
-    if len(ordered) == 1:
-        return f"client {ordered[0]}"
-    if ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"clients {ordered[0]}-{ordered[-1]}"
-    return f"{len(ordered)} clients"
 
 
 def unlearning_spans(life: Life, rounds: int) -> dict[int, tuple[int, int]]:

@@ -239,10 +239,12 @@ class LifeRunner:
 
     def _report(self, outcome: RoundOutcome, segment: Segment, round_: int) -> None:
         """Say what went wrong, or that nothing happened."""
-        where = self._who(segment.owner, round_)
+        where, names = self._who(segment.owner, round_), self.context.holdings.names
         for client, reason in outcome.failures.items():
-            self.directory.log("client_failed", client=client, reason=reason, **where)
-            self.progress.note(f"{segment.owner} round {round_}: client {client} failed: {reason}")
+            self.directory.log(
+                "client_failed", client=client, name=names.name(client), reason=reason, **where
+            )
+            self.progress.note(f"{segment.owner} round {round_}: {names.text(client)} failed: {reason}")
         for reason in outcome.repeated:
             self.directory.log("round_repeated", reason=reason, **where)
             self.progress.note(f"{segment.owner} round {round_}: repeated: {reason}")
@@ -251,11 +253,12 @@ class LifeRunner:
             self.directory.log(
                 "update_outweighs",
                 client=outcome.heaviest.client,
+                name=names.name(outcome.heaviest.client),
                 times=times if math.isfinite(times) else None,
                 **where,
             )
         for client in outcome.exhausted:
-            self.directory.log("budget_spent", client=client, **where)
+            self.directory.log("budget_spent", client=client, name=names.name(client), **where)
         if outcome.kind == "empty":
             why = outcome.aborted or "nobody contributed"
             self.directory.log("empty_round", reason=why, **where)

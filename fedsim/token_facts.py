@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from fedsim.config import ConfigError
+from fedsim.data.names import ClientNames
 from fedsim.data.records import Record
 from fedsim.model import AdapterModel
 from fedsim.text import Pair
@@ -55,7 +56,9 @@ def token_facts(pairs: Mapping[int, Sequence[Pair]], tokenizer: Any) -> dict[int
     return {client: TokenFacts.of(held, unknown) for client, held in sorted(pairs.items()) if held}
 
 
-def token_sentences(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel, max_tokens: int) -> list[str]:
+def token_sentences(
+    pairs: Mapping[int, Sequence[Pair]], model: AdapterModel, max_tokens: int, names: ClientNames
+) -> list[str]:
     """What a user should know before a run: lengths, cuts, unknown words; the client they hit most."""
     by_client = token_facts(pairs, model.tokenizer)
     every = TokenFacts.of([pair for held in pairs.values() for pair in held], model.tokenizer.unk_token_id)
@@ -75,7 +78,7 @@ def token_sentences(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel, ma
             worst = max(by_client, key=lambda client: getattr(by_client[client], key))
             sentences.append(
                 f"{count} of {every.records} {name} are cut at model.max_tokens={max_tokens} "
-                f"(client {worst}: {getattr(by_client[worst], key)} of {by_client[worst].records}); "
+                f"({names.text(worst)}: {getattr(by_client[worst], key)} of {by_client[worst].records}); "
                 f"the longest record needs {every.longest}. {rest}"
             )
     if every.unknown:
@@ -87,7 +90,7 @@ def token_sentences(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel, ma
         )
         sentences.append(
             f"{total:.0%} of the answers' tokens are unknown to this base "
-            f"(client {worst}: {share[worst]:.0%}){more}."
+            f"({names.text(worst)}: {share[worst]:.0%}){more}."
         )
     return sentences
 

@@ -1,7 +1,7 @@
 """The audits that a scenario may ask for, as they are written.
 
->>> InversionAudit(audit="gradient_inversion", clients="0-2, 7").clients
-(0, 1, 2, 7)
+>>> InversionAudit(audit="gradient_inversion", clients="0-2, clinic-a").clients
+('0-2, clinic-a',)
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class InversionAudit(Config):
 
     audit: Literal["gradient_inversion"]
     clients: ClientIds = (0, 1, 2)
-    """Clients attacked: an id, a range like 0-3, or a list of these. What the model knows by heart already
-    leaves little trace; clients that never took part are attacked in their first step."""
+    """Clients attacked: names or numbers, a range like 0-3, a list of these, or all. What the model
+    knows by heart already leaves little trace; clients that never took part are attacked in their first
+    step."""
     records: Int = Field(default=1, ge=1, le=64)
     """Records in the step."""
     cohort: Int = Field(default=8, ge=2, le=1000)

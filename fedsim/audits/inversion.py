@@ -39,9 +39,10 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
     own = context.engine.runtime.pipeline
     pipelines = {OWN: own} | {name: in_place_of(own, stages) for name, stages in config.under.items()}
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
+    victims = context.holdings.names.read(config.clients, held)
     for name, pipeline in pipelines.items():
-        for victim in config.clients:
-            alike = [client for client in config.clients if client != victim]
+        for victim in victims:
+            alike = [client for client in victims if client != victim]
             others = [*alike, *(client for client in held if client != victim and client not in alike)]
             count = max(pipeline.min_cohort, config.cohort) - 1 if pipeline.reveals == "sum" else 0
             cohort = [victim, *others[:count]]

@@ -1,7 +1,8 @@
 """What clients are called: by their data's names, everywhere a person reads or writes them.
 
 Inside, a client is an integer. Where all names of the data are numbers (0, 1, 2, ... without leading
-zeros), the number is the id. Otherwise ids are given in order of first appearance, from 0, and shown.
+zeros, below a million), the number is the id. Otherwise ids are given in order of first appearance, from 0,
+and shown. A scenario may write either, but a number counts by place only where no name is a number.
 
 >>> names = ClientNames.of(["clinic-b", "clinic-a"])
 >>> dict(names.by_id), names.text(1)
@@ -12,24 +13,26 @@ zeros), the number is the id. Otherwise ids are given in order of first appearan
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fedsim.data.rows import Row, shown
 
-MOST_CLIENTS = 1_000_000
-"""Ids of clients are below this."""
-
 _LISTED = 4
 """How many clients are named one by one."""
+
+_DIGITS, _COMPARED = 20, 10_000
+"""Longest number, and most names, among which a nearest one is sought."""
 
 EVERYBODY = "all"
 """Stands for all clients in a scenario, so nobody is called so."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ClientNames:
     """The names of a corpus's clients, by id; a client that is not listed is called by its number."""
 
@@ -43,10 +46,19 @@ class ClientNames:
             return cls(by_id={number: str(number) for number in sorted(map(int, listed))})
         return cls(by_id=dict(enumerate(listed)))
 
-    @property
+    @cached_property
     def are_numbers(self) -> bool:
         """Whether each name is the id itself."""
         return all(str(number) == name for number, name in self.by_id.items())
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, int]:
+        return {name: number for number, name in self.by_id.items()}
+
+    @cached_property
+    def _count_by_place(self) -> bool:
+        """Whether a number may stand for a client by its place: where no client is called by a number."""
+        return not any(name.isdecimal() for name in self.by_id.values())
 
     def name(self, client: int) -> str:
         return self.by_id.get(client, str(client))
@@ -66,6 +78,57 @@ class ClientNames:
             return f"{len(listed)} clients"
         called = [self.name(client) for client in listed]
         return f"clients {', '.join(called[:-1])} and {called[-1]}"
+
+    def find(self, written: int | str) -> int:
+        """The client of this name; or of this number, where no client is called by a number.
+
+        Raises:
+            ValueError: no such client; names the nearest.
+        """
+        called = str(written) if isinstance(written, int) else tidy(written)
+        if called in self._by_name:
+            return self._by_name[called]
+        if self._count_by_place and _is_id(called) and int(called) in self.by_id:
+            return int(called)
+        raise ValueError(
+            f"client {called} is not in the data, which has {self.range_text(self.by_id)}; "
+            f"nearest is {self._nearest(called)}"
+        )
+
+    def read(self, written: Iterable[int | str], everybody: Iterable[int]) -> tuple[int, ...]:
+        """Clients from names, numbers, ranges of numbers (``0-19``), ``all`` (``everybody``), and these with
+        commas between. A name as a whole goes before what its parts could mean.
+
+        Raises:
+            ValueError: one is not in the data, or a range is none.
+        """
+        found: list[int] = []
+        for item in written:
+            if isinstance(item, int) or tidy(item) in self._by_name:
+                found.append(self.find(item))
+            elif tidy(item) == EVERYBODY:
+                found.extend(everybody)
+            else:
+                for part in item.split(","):
+                    found.extend(self._part(tidy(part)))
+        return tuple(found)
+
+    def _part(self, part: str) -> Iterator[int]:
+        match = None if part in self._by_name else re.fullmatch("([0-9]{1,7}) ?- ?([0-9]{1,7})", part)
+        if match is None:
+            yield self.find(part)
+            return
+        low, high = int(match[1]), int(match[2])
+        if high < low:
+            raise ValueError(f"found {part!r}; the range {part} is empty; write {high}-{low}")
+        for number in range(low, high + 1):
+            yield self.find(number)
+
+    def _nearest(self, called: str) -> str:
+        if called.isdecimal() and len(called) < _DIGITS and (self.are_numbers or self._count_by_place):
+            return self.name(min(self.by_id, key=lambda other: abs(other - int(called))))
+        some = list(self._by_name)[:_COMPARED]
+        return difflib.get_close_matches(called, some, n=1, cutoff=0.0)[0]
 
 
 def tidy(name: str) -> str:

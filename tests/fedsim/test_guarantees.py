@@ -74,6 +74,7 @@ def row(rounds: tuple[int, int], client: int, **changes: object) -> dict[str, ob
         "branch": "keep",
         "rounds": list(rounds),
         "client": client,
+        "name": f"c{client}",
         "event": True,
         "covered_by": [],
     } | changes
@@ -89,7 +90,7 @@ def test_what_is_said_about_differences() -> None:
         ]
     )
     assert told == [
-        "Rounds 4 and 5 of keep differ by client 7 alone: the difference of their sums is close to its "
+        "Rounds 4 and 5 of keep differ by client c7 alone: the difference of their sums is close to its "
         "update.",
         "2 more pairs of rounds differ by one client by chance of the draw.",
     ]
@@ -143,6 +144,7 @@ def test_when_budgets_were_spent() -> None:
             "seed": 1,
             "branch": "keep",
             "client": client,
+            "name": f"c{client}",
             "round": round_,
         }
 

@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.life import unlearning_spans
-from fedsim.scenario_errors import ScenarioError
+from fedsim.data.names import ClientNames
+from fedsim.life import Life, read_life, unlearning_spans
+from fedsim.scenario_errors import ScenarioError, Source
 from fedsim.timeline import milestones
 from fedsim.unlearning.npo import Npo
-from tests.fedsim.lives import life_of, records_of
+from tests.fedsim.lives import life_of, records_of, scenario_of
 
 RECORDS = records_of(5)
 JOIN = {"join": {"clients": "0-3"}}
 TRAIN = {"train": {"rounds": 4}}
 
 
-def forget(client: int, **scope: Any) -> dict[str, Any]:
+def forget(client: int | str, **scope: Any) -> dict[str, Any]:
     return {"forget": {"client": client, **scope}}
 
 
@@ -132,8 +133,61 @@ def test_a_client_without_records_cannot_ask() -> None:
 
 
 def test_clients_need_not_be_numbered_without_gaps() -> None:
-    with pytest.raises(ScenarioError, match="client 4 is not in the data, which has 2 clients; nearest is 5"):
+    with pytest.raises(
+        ScenarioError, match="client 4 is not in the data, which has clients 0 and 5; nearest is 5"
+    ):
         life_of([{"join": {"clients": 4}}], {0: ("a",), 5: ("b",)})
+
+
+NAMED = ClientNames.of(["clinic-b", "clinic-a", "clinic-c"])
+
+
+def named_life(*timeline: dict[str, Any], names: ClientNames = NAMED) -> Life:
+    source = Source(file="s.yaml", lines={("timeline", index): index + 1 for index in range(len(timeline))})
+    return read_life(scenario_of(timeline), records_of(3), seed=1, source=source, names=names)
+
+
+def test_clients_are_called_what_their_data_call_them() -> None:
+    life = named_life(
+        {"join": {"clients": "clinic-a, clinic-c"}},
+        TRAIN,
+        {"leave": {"client": "clinic-c"}},
+        {"join": {"clients": "all"}},
+        forget("clinic-a"),
+        TRAIN,
+    )
+    assert [(event.clients, event.text) for event in life.events] == [
+        ((1, 2), "clients clinic-a and clinic-c join"),
+        ((2,), "client clinic-c leaves"),
+        ((0,), "client clinic-b joins"),
+        ((1,), "client clinic-a asks to be forgotten"),
+    ]
+    assert life.requests[0].record_ids == ("1/a", "1/b")
+
+
+@pytest.mark.parametrize(
+    ("timeline", "message"),
+    [
+        (
+            [{"join": {"clients": "clinic-d"}}],
+            "client clinic-d is not in the data, which has clients clinic-b, ",
+        ),
+        (
+            [{"join": {"clients": "all"}}, TRAIN, {"join": {"clients": "all"}}],
+            "all clients of the data have joined",
+        ),
+        ([{"join": {"clients": "5-3"}}], "found '5-3'; the range 5-3 is empty; write 3-5"),
+        ([{"join": {"clients": "0-9999999"}}], "client 3 is not in the data"),
+        (
+            [{"join": {"clients": 0}}, TRAIN, forget("clinic-a")],
+            "client clinic-a cannot be forgotten .* is clinic-b",
+        ),
+        ([{"join": {"clients": "all"}}, TRAIN, forget("all")], "client all is not in the data"),
+    ],
+)
+def test_errors_call_clients_by_their_names(timeline: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        named_life(*timeline, TRAIN)
 
 
 def test_unlearning_rounds_must_fit_into_the_life() -> None:

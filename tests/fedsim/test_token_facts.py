@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 
 from fedsim.config import ConfigError
+from fedsim.data.names import ClientNames
 from fedsim.data.records import Record
 from fedsim.model import AdapterModel
 from fedsim.text import Pair, TextFormat, encode_pair
 from fedsim.token_facts import check_tokens, token_facts, token_sentences
 from tests.world import make_model
+
+NAMES = ClientNames.of(["clinic-a", "clinic-b", "clinic-c", "clinic-d", "clinic-e"])
 
 
 @pytest.fixture(scope="module", name="model")
@@ -41,16 +44,16 @@ def test_counts_by_hand(model: AdapterModel) -> None:
     assert (own.records, own.tokens) == (3, 4 + 8 + 8)
     assert (own.cut_prompts, own.cut_answers, own.longest) == (1, 1, 14)
     assert (own.unknown, own.answer_tokens) == (1, 1 + 2 + 7)
-    said = " ".join(token_sentences(pairs, model, 8))
+    said = " ".join(token_sentences(pairs, model, 8, NAMES))
     assert "24 tokens in 4 records; a record has 4 to 8, 6 at the median." in said
-    assert "1 of 4 questions are cut at model.max_tokens=8 (client 4: 1 of 3)" in said
+    assert "1 of 4 questions are cut at model.max_tokens=8 (client clinic-e: 1 of 3)" in said
     assert "1 of 4 answers are cut" in said
-    assert "9% of the answers' tokens are unknown to this base (client 4: 10%)." in said
+    assert "9% of the answers' tokens are unknown to this base (client clinic-e: 10%)." in said
 
 
 def test_nothing_is_said_of_what_is_whole_and_known(model: AdapterModel) -> None:
     held = records(("w1 w2", "w3", None))
-    (said,) = token_sentences({0: encoded(model, held, 64)}, model, 64)
+    (said,) = token_sentences({0: encoded(model, held, 64)}, model, 64, NAMES)
     assert said == "4 tokens in 1 records; a record has 4 to 4, 4 at the median."
 
 

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsim.data.jsonl import load_jsonl
 
@@ -106,3 +108,10 @@ def test_an_empty_holdout_file_is_refused(tmp_path):
     path, empty = write(tmp_path / "mine.jsonl", row("a")), write(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match=r"none.jsonl: has no rows"):
         load_jsonl(path, holdout=empty)
+
+
+@given(st.permutations(range(5)), st.booleans())
+def test_a_client_called_by_a_number_is_that_number(tmp_path_factory, order, quoted):
+    rows = [row(str(who) if quoted else who, answer=f"of {who}") for who in order]
+    corpus = load_jsonl(write(tmp_path_factory.mktemp("data") / "mine.jsonl", *rows))
+    assert {who: held[0].answer for who, held in corpus.clients.items()} == {k: f"of {k}" for k in range(5)}

@@ -71,3 +71,49 @@ def test_a_tidy_name_is_tidy_in_every_form(name):
 def test_a_client_without_a_name_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"d.jsonl:1: client="):
         read_all(tmp_path, name)
+
+
+@given(st.lists(st.integers(0, 9999), unique=True, min_size=1))
+def test_a_number_that_the_data_use_is_never_a_place(numbers):
+    names = ClientNames.of([str(number) for number in numbers])
+    assert [names.find(number) for number in numbers] == numbers
+    for place in set(range(len(numbers))) - set(numbers):
+        with pytest.raises(ValueError, match=f"client {place} is not in the data"):
+            names.find(place)
+
+
+@pytest.mark.parametrize("listed", [["2", "a"], ["01", "02"], ["a", "7"], ["1000000", "3"]])
+@pytest.mark.parametrize("place", [0, 1, "0", "1"])
+def test_where_a_client_is_called_by_a_number_no_number_counts_by_place(listed, place):
+    with pytest.raises(ValueError, match=f"client {place} is not in the data"):
+        ClientNames.of(listed).find(place)
+
+
+@pytest.mark.parametrize(
+    ("written", "ids"),
+    [
+        ("Jose\u0301", [0]),
+        (" José ", [0]),
+        (1, [1]),
+        ("1", [1]),
+        ("0-2", [0, 1, 2]),
+        ("1 - 2, José", [1, 2, 0]),
+        ("2020-1", [3]),
+        ("a, b", [2]),
+        ("b", [1]),
+        ("b, 2020-1", [1, 3]),
+        ("all", [9]),
+    ],
+)
+def test_a_whole_name_goes_before_what_its_parts_could_mean(written, ids):
+    names = ClientNames.of(["José", "b", "a, b", "2020-1"])
+    assert names.read([written], [9]) == tuple(ids)
+
+
+def test_the_nearest_number_or_name_is_told():
+    with pytest.raises(ValueError, match=r"has clients 2, 5 and 9; nearest is 9"):
+        ClientNames.of(["2", "9", "5"]).find(100)
+    with pytest.raises(ValueError, match=r"has clients clinic-a and ward; nearest is clinic-a"):
+        ClientNames.of(["clinic-a", "ward"]).find("clinicA")
+    with pytest.raises(ValueError, match=r"client 9{30} is not in the data"):
+        ClientNames.of(["2", "9"]).find(int("9" * 30))
