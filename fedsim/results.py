@@ -7,6 +7,7 @@ renamed). Reading needs no torch, so figures can be drawn anywhere.
 ==================  ============================================================================
 scenario.yaml       the scenario as it was resolved, defaults filled in
 life.json           horizon, events, requests and branches, with their rounds (see ``Life``)
+data.json           of each variant and seed: clients' names, records per client, records in two places
 provenance.json     versions, source state, hardware, seeds
 events.jsonl        operational log, append-only: started, resumed, segment done, client failures
 metrics.parquet     METRICS: one row per branch, round, subject and metric
@@ -175,7 +176,7 @@ class RunDirectory:
         return pq.read_table(path, partitioning=None) if path.exists() else TABLES[table].empty_table()
 
     def json(self, name: str) -> Any:
-        """``life``, ``provenance``, ``verdict`` or ``ledger``; FileNotFoundError when it is not there."""
+        """``life``, ``data``, ``provenance``, ``verdict`` or ``ledger``; FileNotFoundError without it."""
         return read_json(self.file(f"{name}.json"))
 
     def write_json(self, name: str, value: Any) -> None:

@@ -139,6 +139,8 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         limits = {c.variant: asdict(simulation.limit(c.variant, c.model)) for c in contexts}
         resolved = {"devices": simulation.devices, "threads": threads, "cohort": limits}
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
+    lives = [{"variant": c.variant, "seed": c.seed, **c.holdings.row()} for c in contexts]
+    directory.write_json("data", {"lives": lives})
     resumed = _begun(directory)
     directory.log("resumed" if resumed else "started", time=_now())
     _say_what_is_not_batched(contexts, progress)

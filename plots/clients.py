@@ -74,7 +74,7 @@ def finding(run: RunData, variant: str) -> str:
     high, _, gentle = max(worst)
     if low > -run.tolerance:
         return f"No method costs any remaining client more than {run.tolerance:.2f} against retraining"
-    text = f"{title} hurts client {client} most ({words.number(low)} against retraining)"
+    text = f"{title} hurts {run.client(client)} most ({words.number(low)} against retraining)"
     if gentle != title:
         kind = "no remaining client loses" if high > -run.tolerance else "the worst loss is"
         text += (
@@ -129,7 +129,8 @@ def _dress(axes: Axes, run: RunData, branches: list[Branch], clients: list[int])
     if step > 1:
         near = {i for i, c in enumerate(clients) if c in gone}
         shown = [i for i in shown if i in near or not any(abs(i - j) < step for j in near)]
-    axes.set_xticks(shown, [str(clients[i]) for i in shown])
+    called = [run.called(clients[i]) for i in shown]
+    axes.set_xticks(shown, called, rotation=90 if max(map(len, called), default=0) > 4 else 0)
     axes.tick_params(length=0, labelcolor=style.INK)
     for tick, i in zip(axes.get_xticklabels(), shown, strict=True):
         tick.set_fontweight("bold" if clients[i] in gone else "normal")

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedsim.results import RunDirectory
 from plots import style, words
-from plots.parts import NAN, Branch, Event, Floats, Request, Series, mean_series, one_series
+from plots.parts import NAN, Branch, Event, Floats, Request, Series, mean_series, one_series, span
 
 Key = tuple[str, str, int, str, str]
 """(variant, branch, seed, subject, metric)"""
@@ -31,6 +31,7 @@ class RunData:
 
     path: Path
     life: Mapping[str, Any]
+    data: Mapping[str, Any]
     verdict: Mapping[str, Any]
     provenance: Mapping[str, Any]
     privacy: Mapping[str, Any]
@@ -53,6 +54,7 @@ class RunData:
         return cls(
             path=path,
             life=run.json("life"),
+            data=_optional(run, "data"),
             verdict=run.json("verdict"),
             provenance=_optional(run, "provenance"),
             privacy=_optional(run, "privacy"),
@@ -90,7 +92,24 @@ class RunData:
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         names = ("request", "round", "client", "scope", "records", "text")
-        return tuple(Request(**{name: r.get(name) for name in names}) for r in self.life["requests"])
+        return tuple(
+            Request(**{name: r.get(name) for name in names}, who=self.client(r.get("client")))
+            for r in self.life["requests"]
+        )
+
+    @cached_property
+    def _names(self) -> Mapping[int, str]:
+        """What the data call the clients; empty where they are numbers only."""
+        lives: Sequence[Mapping[str, Any]] = self.data.get("lives") or [{"clients": []}]
+        return {each["client"]: each["name"] for each in lives[0]["clients"]}
+
+    def called(self, client: int) -> str:
+        """A client's name, cut to what a figure has room for."""
+        return words.short(self._names.get(client, str(client)), 20)
+
+    def client(self, client: int | None) -> str:
+        """``client clinic-a``, ``client 3``, or ``a client`` where none is known."""
+        return "a client" if client is None else f"client {self.called(client)}"
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
@@ -100,10 +119,17 @@ class RunData:
                 kind=e["kind"],
                 clients=tuple(e.get("clients") or ()),
                 client=e.get("client"),
+                who=self._who(tuple(e.get("clients") or ())),
                 text=e.get("text") or "",
             )
             for e in self.life["events"]
         )
+
+    def _who(self, clients: tuple[int, ...]) -> str:
+        """``20–23``, ``3``, ``clinic-a``, or ``5 clients``."""
+        if len(clients) == 1 or all(self.called(client) == str(client) for client in clients):
+            return self.called(clients[0]) if len(clients) == 1 else span(clients)
+        return f"{len(clients)} clients"
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:

@@ -133,11 +133,13 @@ def _clients(
         )  # fmt: skip
         if marked:
             known = np.isfinite(series.values)
-            ends.append((float(series.rounds[known][-1]), series.last, subject.split(":")[1]))
+            ends.append(
+                (float(series.rounds[known][-1]), series.last, run.client(int(subject.split(":")[1])))
+            )
     inch = (axes.get_ylim()[1] - axes.get_ylim()[0]) / style.height_of(axes)
     places = labels.spread([y for _, y, _ in ends], labels.LINE * inch, 0, axes.get_ylim()[1])
     for (x, _, name), place in zip(ends, places, strict=True):
         axes.annotate(
-            f"client {name}", (x, place), (4, 0), textcoords="offset points", size=9, weight="bold",
+            name, (x, place), (4, 0), textcoords="offset points", size=9, weight="bold",
             va="center", zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )  # fmt: skip

@@ -111,5 +111,5 @@ def _panel(axes: Axes, run: RunData, variant: str, request: Request, branches: l
         axes.plot(mean, row, look.marker, color=look.colour, markersize=9, markeredgecolor="white", zorder=3)
     axes.set_ylim(len(branches) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
-    who = "" if request.client is None or grey else f": client {request.client}"
+    who = "" if request.client is None or grey else f": {request.who}"
     axes.set_title(f"Request {request.request}{who}{' (not to be quoted)' if grey else ''}", pad=6)

@@ -130,7 +130,7 @@ def _panel(
         name = words.short(branch.title, 22) + (", no cost" if cost == 0 else "")
         written.append((cost if cost > 0 else edge, distance, name, look))
     labels.beside_points(axes, written)
-    who = "" if request.client is None else f": client {request.client}"
+    who = "" if request.client is None else f": {request.who}"
     axes.set_title(f"Request {request.request}{who}{' (not to be quoted)' if grey else ''}", pad=6)
 
 

@@ -47,6 +47,7 @@ class Request:
     request: int
     round: int
     client: int | None
+    who: str
     scope: str
     records: int
     text: str
@@ -62,13 +63,13 @@ class Event:
     kind: str
     clients: tuple[int, ...]
     client: int | None
+    who: str
     text: str
 
     @property
     def label(self) -> str:
         """Two or three words: ``join 20–23``, ``forget 3``."""
-        who = span(self.clients or (() if self.client is None else (self.client,)))
-        return f"{self.kind} {who}".strip()
+        return f"{self.kind} {self.who}".strip()
 
 
 def span(numbers: Sequence[int]) -> str:

@@ -140,7 +140,7 @@ def _panel(
         points.append((float(x[-1]), float(y[-1]), words.short(branch.title, 22), look))
         avoid += _between(x, y)
     labels.beside_points(axes, points, avoid)
-    who = "" if request.client is None else f": client {request.client}"
+    who = "" if request.client is None else f": {request.who}"
     axes.set_title(f"Request {request.request}{who}{' (not to be quoted)' if grey else ''}", pad=6)
 
 

@@ -120,7 +120,7 @@ def _panel(axes: Axes, run: RunData, variant: str, request: Request, samples: di
         lines.append((gap + words.short(titles[name], 15), look))
     _key(axes, lines)
     n = samples["retrain"].size
-    who = "" if request.client is None else f": client {request.client}"
+    who = "" if request.client is None else f": {request.who}"
     axes.set_title(f"Request {request.request}{who}, n = {n}{' (not to be quoted)' if grey else ''}", pad=6)
 
 

@@ -129,7 +129,7 @@ def _worst(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
     worst = min(rows, key=lambda r: float(r["collateral_worst"]))
     who = worst.get("collateral_worst_client")
     text = words.number(float(worst["collateral_worst"]), sign=True)
-    return Cell(text, f"client {who}" if who is not None else "", not run.trusted(variant, run.headline))
+    return Cell(text, run.client(who) if who is not None else "", not run.trusted(variant, run.headline))
 
 
 def utility_rows(run: RunData, variant: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -160,7 +160,7 @@ def epsilon_rows(run: RunData, variant: str, metric: str) -> list[tuple[str, str
         spent = {s: run.final(variant, branch.name, s, metric) for s in subjects}
         known = [v for v in spent.values() if np.isfinite(v)]
         if known:
-            gone = [(r.client, spent.get(f"client:{r.client}")) for r in run.requests]
+            gone = [(r.who, spent.get(f"client:{r.client}")) for r in run.requests]
             asked = ", ".join(f"{c}: {words.number(v)}" for c, v in gone)
             middle = float(np.median(known))
             empty = " (meaningless)" if max(known) > run.meaningless_above else ""

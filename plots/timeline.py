@@ -139,8 +139,11 @@ def _request_panel(axes: Axes, run: RunData, variant: str, request: Request) -> 
     note = (
         "" if not grey else " (not informative)" if run.trusted(variant, run.headline) else " (not trusted)"
     )
-    who = f"client {request.client}" if request.client is not None else "a client"
-    what = who if request.scope == "client" else f"{words.plural(request.records, 'record')} of {who}"
+    what = (
+        request.who
+        if request.scope == "client"
+        else f"{words.plural(request.records, 'record')} of {request.who}"
+    )
     axes.set_title(f"Request {request.request}: {what}, asked after round {request.round}{note}", pad=5)
     axes.set_ylabel(words.capital(words.metric_name(run.headline)))
 

@@ -1,6 +1,7 @@
 """Records in more than one place: found whatever their spelling, counted, and said for each request."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,19 @@ def test_holdings_of_equal_clients_with_numbers_say_no_more_than_needed():
     assert Holdings.of(data, life([0, 1])).sentences() == [
         "2 clients hold 4 records: 2 each; 2 in the holdout, 2 in public facts."
     ]
+
+
+def test_holdings_as_json_name_clients_counts_and_places():
+    data = corpus({0: "ab", 1: "b"}, "c", {"facts": "b"}, ClientNames.of(["b", "a"]))
+    row = Holdings.of(data, life([0, 1], (1, ("c1:1",)))).row()
+    assert row["clients"] == [
+        {"client": 0, "name": "b", "records": 2},
+        {"client": 1, "name": "a", "records": 1},
+    ]
+    assert (row["holdout"], row["public"]) == (1, {"facts": 1})
+    places = [("client:0", "c0:2"), ("client:1", "c1:1"), ("facts", "facts:1")]
+    assert row["repeats"] == [[{"place": place, "record": record} for place, record in places]]
+    assert row["sentences"][-1].startswith(
+        "1 of client a's 1 facts are also client b's (1 in public facts): "
+    )
+    assert json.loads(json.dumps(row)) == row
