@@ -23,6 +23,7 @@ from fedsim.guarantees import (
     view_rows,
 )
 from fedsim.influence import outweighing_rows, outweighing_sentences
+from fedsim.judgements import public_notes, summaries, without_empty_utility
 from fedsim.life import Life, unlearning_spans
 from fedsim.progress import Progress
 from fedsim.reference_ledger import Reference, with_reference_epsilon
@@ -33,6 +34,8 @@ from fedsim.simulation import LifeContext, LifeRunner
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.verdict import qualify, verdict_rows
 from privacy import VACUOUS
+
+NO_UTILITY = "Model utility is 0 in every branch, as one of its parts is: this base does not show it."
 
 
 def conclude(
@@ -60,18 +63,35 @@ def conclude(
     methods: dict[str, MethodConfig] = {method.branch: method for method in scenario.compare}
     config = scenario.probes
     informative = [row for tables, life in lives for row in informative_rows(tables, life, config)]
+    trust = trust_rows(lives)
+    rows = [
+        row
+        for tables, life in lives
+        for row in verdict_rows(tables, life, config, branches, methods, _untrusted(trust, tables.variant))
+    ]
+    rows, unmeasured = without_empty_utility(rows)
+    notes: dict[str, list[str]] = {}
+    for context, (tables, life) in zip(contexts, lives, strict=True):
+        said = public_notes(tables, config, life.horizon, context.probes.public)
+        said += [NO_UTILITY] if unmeasured else []
+        told = notes.setdefault(tables.variant, [])
+        told.extend(one for one in said if one not in told)
+    titles = {branch["name"]: branch["title"] for branch in directory.json("life")["branches"]}
     verdict = {
         "informative": informative,
-        "trust": trust_rows(lives),
-        "rows": qualify(
-            [row for tables, life in lives for row in verdict_rows(tables, life, config, branches, methods)],
-            informative,
-        ),
+        "trust": trust,
+        "rows": qualify(rows, informative),
+        "summary": summaries(rows, informative, titles, notes),
     }
     directory.write_json("privacy", _privacy_json(runners, branches, directory))
     if scenario.audits:
         directory.write_json("audits", audits_json(runners, progress))
     directory.write_json("verdict", verdict)
+
+
+def _untrusted(trust: Sequence[dict[str, Any]], variant: str) -> frozenset[str]:
+    """Metrics that cannot tell keep from retrain in a variant."""
+    return frozenset(row["metric"] for row in trust if row["variant"] == variant and not row["trusted"])
 
 
 def _life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> dict[str, Any]:

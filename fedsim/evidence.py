@@ -181,6 +181,7 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
         keep = tables.item_values("keep", subject, metric, round_)
         retrain = tables.item_values("retrain", subject, metric, round_)
         holdout = tables.item_values("retrain", "holdout", metric, round_)
+        untouched = tables.item_values("keep", "holdout", metric, 0)
         who = {"variant": tables.variant, "seed": tables.seed, "request": request.number}
         unknown = _unknown(keep=keep, retrain=retrain, holdout=holdout)
         if unknown:
@@ -192,11 +193,14 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
                     "keep": _mean(keep),
                     "retrain": _mean(retrain),
                     "holdout": _mean(holdout),
+                    "n": int(np.isfinite(retrain).sum()),
+                    "items_needed": None,
+                    "round": round_,
                     "sentence": f"Cannot be judged: {metric} of {unknown} is missing at round {round_}.",
                 }
             )
             continue
-        verdict = is_informative(keep, retrain, holdout)
+        verdict = is_informative(keep, retrain, holdout, untouched if untouched.size else None)
         rows.append(
             {
                 **who,
@@ -205,6 +209,9 @@ def informative_rows(tables: LifeTables, life: Life, config: ProbesConfig) -> li
                 "keep": verdict.keep,
                 "retrain": verdict.retrain,
                 "holdout": verdict.holdout,
+                "n": verdict.n_retrain,
+                "items_needed": verdict.items_needed,
+                "round": round_,
                 "sentence": verdict.explanation,
             }
         )

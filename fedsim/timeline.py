@@ -288,6 +288,8 @@ def milestones(life: Life, methods: Sequence[MethodConfig]) -> frozenset[int]:
     for event in life.events:
         if event.kind in ("forget", "probe"):
             marks |= {event.round, event.round + 1}
+        elif event.kind == "rejoin":  # what was forgotten is judged before it comes back
+            marks.add(event.round)
     for method in methods:
         marks |= {last for _, last in unlearning_spans(life, method.unlearning_rounds).values()}
     return frozenset(marks)

@@ -1,16 +1,19 @@
-"""The verdict of a run: one row per branch and request, measured at the horizon.
+"""The verdict of a run: one row per branch and request, measured at its end.
+
+The end is the horizon, or the last round before the client came back with its data.
 
 Each row says what was seen and what it cost, as far as it was measured; what is not defined is null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedsim.evidence import LifeTables, number, quality_at, trajectory
+from fedsim.judgements import finding, judged_round, judgement, quality_note
 from fedsim.life import Life, unlearning_spans
 from fedsim.metrics.trajectories import (
     backward_transfer,
@@ -33,10 +36,14 @@ def verdict_rows(
     config: ProbesConfig,
     branches: Sequence[str],
     methods: Mapping[str, MethodConfig],
+    untrusted: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """One row per branch and request, measured at the horizon; what was not measured there is None."""
+    """One row per branch and request; what was not measured at the end is None.
+
+    ``untrusted`` names metrics that cannot tell keep from retrain: they have no say in the judgement.
+    """
     return [
-        _verdict(tables, life, config, branch, request, methods)
+        _verdict(tables, life, config, branch, request, methods, untrusted)
         for request in life.requests
         for branch in branches
     ]
@@ -49,30 +56,35 @@ def _verdict(
     branch: str,
     request: Request,
     methods: Mapping[str, MethodConfig],
+    untrusted: Collection[str],
 ) -> dict[str, Any]:
-    subject = f"forget:{request.number}"
-    found = list(trajectory(tables, branch, request, subject, config.headline))
+    subject, end = f"forget:{request.number}", judged_round(life, request)
+    whole = trajectory(tables, branch, request, subject, config.headline)
+    found = [row for row in whole if row["round"] <= end]
     rounds = [int(row["round"]) for row in found]
     over = [float(row["excess"]) for row in found]
-    final = found[-1] if found and rounds[-1] == life.horizon else {}
+    final = found[-1] if found and rounds[-1] == end else {}
     row: dict[str, Any] = {
         "variant": tables.variant,
         "seed": tables.seed,
         "branch": branch,
         "request": request.number,
         "class": CLASSES.get(branch) or methods[branch].verdict,
-        "round": life.horizon,
-        "value": tables.value(branch, subject, config.headline, life.horizon),
+        "round": end,
+        "value": tables.value(branch, subject, config.headline, end),
         "excess": number(final.get("excess")),
         "forgetting_fraction": number(final.get("forgetting_fraction")),
-        **_dynamics(rounds, over, life, config, request, methods.get(branch)),
-        **_forget_quality(tables, branch, subject, life.horizon),
-        **_utility(tables, branch, life.horizon),
-        **_collateral(tables, life, config, branch),
+        **_dynamics(rounds, over, life, config, request, methods.get(branch), end),
+        **_forget_quality(tables, branch, subject, end),
+        **_utility(tables, branch, end),
+        **_collateral(tables, life, config, branch, end),
+        "collateral_null": _collateral(tables, life, config, "keep", end)["collateral_worst"],
+        "judgement": judgement(tables, config, branch, request, end, untrusted),
         **_retention(tables, life, config, branch, request),
         **_costs(tables, life, branch, request),
     }
-    row["finding"] = _finding(row, config)
+    row |= quality_note(row)
+    row["finding"] = finding(row, config)
     return row
 
 
@@ -94,8 +106,9 @@ def _dynamics(
     config: ProbesConfig,
     request: Request,
     method: MethodConfig | None,
+    end: int,
 ) -> dict[str, Any]:
-    if not rounds or rounds[0] != request.round or rounds[-1] != life.horizon:
+    if not rounds or rounds[0] != request.round or rounds[-1] != end:
         return {"time_to_reference": None, "exposure": None, "resurgence": None}
     reached = time_to_reference(
         rounds, over, request_round=request.round, tolerance=config.tolerance, hold_rounds=config.window
@@ -104,7 +117,7 @@ def _dynamics(
     since = spans[request.number][1] if method is not None else request.round
     return {
         "time_to_reference": None if reached is None else reached - request.round,
-        "exposure": number(exposure(rounds, over, request_round=request.round, horizon_round=life.horizon)),
+        "exposure": number(exposure(rounds, over, request_round=request.round, horizon_round=end)),
         "resurgence": number(resurgence(rounds, over, since_round=since)) if since in rounds else None,
     }
 
@@ -132,13 +145,13 @@ def _remaining(tables: LifeTables, life: Life, metric: str) -> list[str]:
     return sorted(measured - asked, key=lambda name: int(name.split(":")[1]))
 
 
-def _collateral(tables: LifeTables, life: Life, config: ProbesConfig, branch: str) -> dict[str, Any]:
-    """What happened to the clients nobody asked to forget, against retrain, at the horizon."""
+def _collateral(
+    tables: LifeTables, life: Life, config: ProbesConfig, branch: str, end: int
+) -> dict[str, Any]:
+    """What happened to the clients nobody asked to forget, against retrain, after round ``end``."""
     pairs = []
     for subject in _remaining(tables, life, config.headline):
-        mine, reference = (
-            tables.value(name, subject, config.headline, life.horizon) for name in (branch, "retrain")
-        )
+        mine, reference = (tables.value(name, subject, config.headline, end) for name in (branch, "retrain"))
         if mine is not None and reference is not None:
             pairs.append((subject, mine, reference))
     if not pairs:
@@ -198,22 +211,3 @@ def _client_steps(rows: Sequence[Mapping[str, Any]]) -> int | None:
     """Steps of all clients in some rounds; None when a round's were not measured."""
     steps = [row["client_steps"] for row in rows]
     return None if None in steps else sum(steps)
-
-
-def _finding(row: Mapping[str, Any], config: ProbesConfig) -> str:
-    """One sentence on what was seen; never more than what the headline metric can show."""
-    over, horizon = row["excess"], row["round"]
-    took_part, rounds = row["target_rounds"], row["rounds"]
-    absent = f"; the forgetting client took part in {took_part} of {rounds} unlearning rounds"
-    note = absent if row["branch"] != "retrain" and took_part < rounds else ""
-    name = config.headline.replace("_", " ")
-    if over is None:
-        return f"{name} was not measured at round {horizon}{note}"
-    if row["branch"] == "retrain":
-        return "the reference"
-    if over > config.tolerance:
-        return f"{name} is still {over:.2f} above the reference at round {horizon}{note}"
-    if over < -config.tolerance:
-        below = "over-forgotten, itself a trace"
-        return f"{name} is {-over:.2f} below the reference at round {horizon}: {below}{note}"
-    return f"no excess of {name} over the reference detected at round {horizon}{note}"

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.metrics.judgement import together
 from fedsim.results import RunDirectory
 
 Verdict = Mapping[str, Any]
@@ -23,12 +24,15 @@ COLUMNS = {
     "excess": "excess",
     "forgotten": "forgot",
     "rounds": "rounds\nto ref.",
-    "quality": "quality\np",
+    "nll": "NLL\nexcess",
+    "membership": "member\nAUC",
+    "quality": "quality\nD",
+    "judged": "shown",
     "utility": "utility\nchange",
     "worst": "worst\nclient",
     "cost": "cost",
 }
-DISPENSABLE = ("class", "quality", "worst")
+DISPENSABLE = ("class", "quality", "rounds", "worst", "nll")
 """Columns that a narrow terminal does without, the first one first."""
 
 
@@ -44,13 +48,44 @@ def print_verdict(directory: RunDirectory, console: Console) -> None:
         return
     for variant in life["variants"]:
         for request in life["requests"]:
-            rows = _chosen(verdict["rows"], variant["name"], request["request"])
+            checks = _chosen(verdict["informative"], variant["name"], request["request"])
+            rows = _readable(_chosen(verdict["rows"], variant["name"], request["request"]), checks)
+            at = {row["round"] for row in rows} or {life["horizon"]}
             console.print(Text(_title(life, variant["name"], request), style="bold"))
+            console.print(
+                Text(f"  judged after round {', '.join(map(str, sorted(at)))}; {_n_of(checks, rows)}")
+            )
             console.print(_table(rows, titles, console))
-            for one in _chosen(verdict["informative"], variant["name"], request["request"]):
+            for one in checks:
                 console.print(Padding(_informative(one), (0, 0, 0, 2)))
             console.print()
+        for one in verdict["summary"]:
+            if one["variant"] == variant["name"]:
+                _print_summary(one, console)
     console.print(Text(_legend(life["headline"]), style="dim"))
+
+
+def _readable(rows: list[Verdict], checks: Sequence[Verdict]) -> list[Verdict]:
+    """Rows of the informative seeds; all rows where no seed is informative."""
+    good = {one["seed"] for one in checks if one["informative"]}
+    return [row for row in rows if row["seed"] in good] if good else rows
+
+
+def _n_of(checks: Sequence[Verdict], rows: Sequence[Verdict]) -> str:
+    """How many seeds and records the numbers rest on."""
+    seeds = len({row["seed"] for row in rows})
+    good = sum(bool(one["informative"]) for one in checks)
+    n = min((one["n"] for one in checks), default=0)
+    note = f"mean of {good} informative of {len(checks)} seeds" if good else f"{seeds} not informative"
+    return f"{note}, n = {n} records" if len(checks) > 1 else f"one seed, n = {n} records"
+
+
+def _print_summary(one: Verdict, console: Console) -> None:
+    """What the run shows, and what else it says."""
+    title = one["title"] or "Not informative: this run cannot show forgetting"
+    console.print(Text(f"{title}.", style="bold"))
+    for note in one["notes"]:
+        console.print(Text(note))
 
 
 FAULTS = {
@@ -87,8 +122,10 @@ def _informative(one: Verdict) -> Text:
 def _legend(headline: str) -> str:
     return (
         f"knows: {headline.replace('_', ' ')} of the forgotten facts at the end; excess, utility change, "
-        "worst client: against retrain; quality p: are truth ratios like retrain's (Kolmogorov-Smirnov); "
-        "cost: share of retraining's"
+        "worst client: against retrain; NLL excess: nats a token above retrain's, positive knows less; "
+        "member AUC: of telling forgotten from unseen records, as good an attack below .5 as above; "
+        "quality D: distance of truth ratios from retrain's (Kolmogorov-Smirnov); "
+        "shown: knows more or less than retrain; cost: share of retraining's"
     )
 
 
@@ -123,20 +160,46 @@ def _cells(branch: str, rows: Sequence[Verdict]) -> dict[str, str]:
         "knows": _show(_mean(rows, "value")),
         "excess": "-" if reference else _show(_mean(rows, "excess"), sign=True),
         "forgotten": "-" if forgotten is None else f"{forgotten:.0%}",
-        "rounds": "-" if reference else _rounds(branch, [row["time_to_reference"] for row in rows]),
-        "quality": _show(_mean(rows, "forget_quality_p"), digits=3),
+        "rounds": "-" if reference else _rounds([row["time_to_reference"] for row in rows]),
+        "nll": "-" if reference else _show(_nll(rows), sign=True),
+        "membership": _show(_mean([row["judgement"] for row in rows], "membership_auc")),
+        "quality": "-" if reference else _show(_mean(rows, "forget_quality_d")),
+        "judged": "-" if reference else SHOWN[together([row["judgement"]["kind"] for row in rows])],
         "utility": "-" if reference else _show(_mean(rows, "utility_excess"), sign=True, digits=3),
-        "worst": "-" if reference else _show(_mean(rows, "collateral_worst"), sign=True),
+        "worst": "-" if reference else _show(_worst(rows), sign=True),
         "cost": _show(_mean(rows, "cost_share")),
     }
 
 
-def _rounds(branch: str, reached: Sequence[float | None]) -> str:
-    """Rounds until the branch stays at its reference, the mean over seeds once all have come there."""
+SHOWN = {
+    "above": "more",
+    "below": "less",
+    "mixed": "both",
+    "same": "equal",
+    "open": "nothing",
+    "unknown": "-",
+}
+
+
+def _worst(rows: Sequence[Verdict]) -> float | None:
+    """What the client that lost most, on any seed, lost against retrain."""
+    return min((row["collateral_worst"] for row in rows if row["collateral_worst"] is not None), default=None)
+
+
+def _nll(rows: Sequence[Verdict]) -> float | None:
+    """Nats a token above retrain's."""
+    compared = [one for row in rows for one in row["judgement"]["comparisons"]]
+    found = [-one["difference"] for one in compared if one["metric"] == "nll"]
+    return statistics.fmean(found) if found else None
+
+
+def _rounds(reached: Sequence[float | None]) -> str:
+    """Rounds until the branch first stays near its reference, the mean over the seeds that come there."""
     there = [value for value in reached if value is not None]
-    if len(there) == len(reached):
-        return f"{statistics.fmean(there):.0f}"
-    return "-" if branch == "keep" else "not yet"
+    if there:
+        mean = f"{statistics.fmean(there):.0f}"
+        return mean if len(there) == len(reached) else f"{mean} ({len(there)} of {len(reached)})"
+    return "never"
 
 
 def _mean(rows: Sequence[Verdict], key: str) -> float | None:

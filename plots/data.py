@@ -186,9 +186,10 @@ class RunData:
         return pooled[np.isfinite(pooled)]
 
     def rows(self, variant: str, branch: str, request: int) -> list[Mapping[str, Any]]:
-        """The verdict's rows, one per seed."""
-        wanted = (variant, branch, request)
-        return [r for r in self.verdict["rows"] if (r["variant"], r["branch"], r["request"]) == wanted]
+        """The verdict's rows, one per informative seed; one per seed where none is informative."""
+        wanted, good = (variant, branch, request), self.good_seeds(variant, request)
+        found = [r for r in self.verdict["rows"] if (r["variant"], r["branch"], r["request"]) == wanted]
+        return [r for r in found if r["seed"] in good] if good else found
 
     def values(self, variant: str, branch: str, request: int, key: str) -> list[float]:
         """One number of the verdict per seed, without those that are not defined."""
@@ -200,19 +201,32 @@ class RunData:
         found = self.values(variant, branch, request, key)
         return sum(found) / len(found) if found else NAN
 
-    def p_value(self, variant: str, branch: str, request: int) -> float:
-        """Geometric mean over seeds of the forget quality's p; NaN when no seed has it."""
-        found = self.values(variant, branch, request, "forget_quality_p")
-        return math.exp(sum(math.log(max(p, 1e-16)) for p in found) / len(found)) if found else NAN
+    def p_values(self, variant: str, branch: str, request: int) -> list[float]:
+        """The forget quality's p of each seed; they are not averaged, which is no test."""
+        return self.values(variant, branch, request, "forget_quality_p")
+
+    def compared(self, variant: str, branch: str, request: int, metric: str) -> list[Mapping[str, Any]]:
+        """The judgement's comparisons of one metric with retrain, one per seed."""
+        rows = self.rows(variant, branch, request)
+        every = [one for row in rows for one in (row.get("judgement") or {}).get("comparisons", ())]
+        return [one for one in every if one["metric"] == metric]
+
+    def summary(self, variant: str) -> Mapping[str, Any]:
+        """What was judged of a variant when the run ended; empty where nothing was."""
+        found = (one for one in self.verdict.get("summary", ()) if one["variant"] == variant)
+        return next(found, {})
+
+    def good_seeds(self, variant: str, request: int) -> frozenset[int]:
+        """Seeds on which the run can show forgetting for this request; the others are not averaged in."""
+        return frozenset(
+            check["seed"]
+            for check in self.verdict["informative"]
+            if check["variant"] == variant and check["request"] == request and check["informative"]
+        )
 
     def informative(self, variant: str, request: int) -> bool:
-        """Whether the run can show forgetting for this request, on every seed."""
-        checks = [
-            bool(check["informative"])
-            for check in self.verdict["informative"]
-            if check["variant"] == variant and check["request"] == request
-        ]
-        return bool(checks) and all(checks)
+        """Whether the run can show forgetting for this request, on some seed."""
+        return bool(self.good_seeds(variant, request))
 
     def trust(self, variant: str) -> Mapping[str, tuple[float, bool]]:
         """metric -> (AUC of telling keep from retrain, trusted)."""

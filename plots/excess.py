@@ -51,25 +51,26 @@ def draw(run: RunData, variant: str) -> Figure | None:
 
 
 def finding(run: RunData, variant: str) -> str:
-    """Who is closest to the reference at the worst request, who furthest."""
+    """What each method's excess is at its worst request; ties are not ranked."""
     excuse = disclaimer(run, variant, run.headline)
     if excuse:
         return excuse
     branches = run.methods or tuple(b for b in run.branches if b.name == "leave")
     found = [outcome(run, variant, b.name, words.inside(b.title)) for b in branches]
-    found = sorted((o for o in found if np.isfinite(o.excess)), key=lambda o: abs(o.excess))
+    found = [o for o in found if np.isfinite(o.excess)]
     if not found:
         return "No excess over the retrained reference was measured"
-    best, worst = found[0], found[-1]
-    text = f"{best.title} ends closest to the retrained model ({words.number(best.excess, sign=True)})"
-    if worst is not best:
-        side = "below" if worst.excess < 0 else "above"
-        text += f", {worst.title} furthest: {words.number(abs(worst.excess))} {side} it"
-    return words.capital(text + (", by each one's worst request" if len(readable(run, variant)) > 1 else ""))
+    within = [o.title for o in found if abs(o.excess) <= margin(run)]
+    outside = [f"{o.title} {words.number(o.excess, sign=True)}" for o in found if o.title not in within]
+    clauses = [f"{words.listing(outside)} from the retrained model"] if outside else []
+    if within:
+        clauses.append(f"{words.listing(within)} within ±{run.tolerance:g} of the retrained model")
+    worst = ", at the worst request" if len(readable(run, variant)) > 1 else ""
+    return words.capital(f"{words.metric_name(run.headline)}: {'; '.join(clauses)}{worst}")
 
 
 def _subtitle(run: RunData) -> str:
-    strip = f"shaded: ±{run.tolerance}" + (", or retrain's spread over seeds" if len(run.seeds) > 1 else "")
+    strip = f"shaded: ±{run.tolerance}"
     return f"{words.axis_name(run.headline)} minus the retrained model's, at round {run.horizon}; {strip}"
 
 
@@ -92,7 +93,7 @@ def _reach(run: RunData, variant: str, branches: list[Branch]) -> tuple[float, f
 
 
 def _panel(axes: Axes, run: RunData, variant: str, request: Request, branches: list[Branch]) -> None:
-    strip = margin(run, variant, request.request)
+    strip = margin(run)
     axes.axvspan(-strip, strip, color=style.SHADE, zorder=0, linewidth=0)
     axes.axvline(0, color="black", linewidth=1.6, zorder=1)
     grey = not run.quotable(variant, request.request, run.headline)

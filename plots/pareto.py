@@ -54,7 +54,7 @@ def draw(run: RunData, variant: str) -> Figure | None:
 
 
 def finding(run: RunData, variant: str) -> str:
-    """The cheapest method that ends at the reference, or the nearest one when none does."""
+    """The cheapest of the methods that nothing tells from the reference."""
     excuse = disclaimer(run, variant, run.headline)
     if excuse:
         return excuse
@@ -67,14 +67,13 @@ def finding(run: RunData, variant: str) -> str:
             outcomes[branch.name], costs[branch.name] = found, max(shares)
     if not outcomes:
         return "No method has both a cost and a verdict"
-    good = [name for name, found in outcomes.items() if found.kind == "at"]
-    if good:
-        name = min(good, key=lambda n: costs[n])
-        text = f"{outcomes[name].title} is the cheapest way to the retrained reference"
-        return words.capital(f"{text}, at {words.percent(costs[name])} of the cost of retraining")
-    name = min(outcomes, key=lambda n: abs(outcomes[n].excess))
-    text = f"no method ends at the retrained reference at any cost; closest is {outcomes[name].title}"
-    return words.capital(f"{text} ({words.number(outcomes[name].excess, sign=True)})")
+    good = [name for name, found in outcomes.items() if found.kind in ("same", "open")]
+    if not good:
+        return "Every method with a cost differs from the retrained model, whatever it costs"
+    name = min(good, key=lambda n: costs[n])
+    shown = "is within the margins of" if outcomes[name].kind == "same" else "is not told from"
+    text = f"{outcomes[name].title} {shown} the retrained model at {words.percent(costs[name])} of its cost"
+    return words.capital(text)
 
 
 def _points(run: RunData, variant: str, request: Request) -> dict[str, tuple[float, float, float]]:
@@ -108,7 +107,7 @@ def _panel(
     request: Request,
     points: dict[str, tuple[float, float, float]],
 ) -> None:
-    strip = margin(run, variant, request.request)
+    strip = margin(run)
     axes.axhspan(0, strip, color=style.SHADE, zorder=0, linewidth=0)
     grey = not run.quotable(variant, request.request, run.headline)
     front = _front([(c, d) for c, d, _ in points.values() if c > 0])

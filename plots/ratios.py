@@ -71,7 +71,7 @@ def draw(run: RunData, variant: str) -> Figure | None:
 
 
 def finding(run: RunData, variant: str) -> str:
-    """The methods nearest to and furthest from retrain's distribution, by their worst request."""
+    """How far each method's distribution is from retrain's, at its worst request; ties are not ranked."""
     excuse = disclaimer(run, variant, "truth_ratio")
     if excuse:
         return excuse
@@ -88,11 +88,8 @@ def finding(run: RunData, variant: str) -> str:
             far.append((max(gaps), words.inside(branch.title)))
     if not far:
         return "Truth ratios of no method can be compared with the retrained model's"
-    far.sort()
-    text = f"{far[0][1]}'s truth ratios lie closest to the retrained model's (D {words.number(far[0][0])})"
-    if len(far) > 1:
-        text += f", {far[-1][1]}'s furthest (D {words.number(far[-1][0])})"
-    return words.capital(text)
+    told = words.listing([f"{title} {words.number(gap)}" for gap, title in far], 4)
+    return f"Distance of truth ratios from the retrained model's (D): {told}"
 
 
 def _subtitle(run: RunData) -> str:

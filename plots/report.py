@@ -98,6 +98,7 @@ def _variant(run: RunData, variant: str, drawn: Sequence[Drawn]) -> dict[str, An
         "overrides": next(v.get("overrides") or {} for v in run.life["variants"] if v["name"] == variant),
         "finding": headline(run, variant),
         "banner": _banner(run, variant),
+        "notes": list(run.summary(variant).get("notes", ())),
         "requests": [_request(run, variant, r) for r in run.requests],
         "untrusted": [words.metric_name(m) for m, (_, good) in run.trust(variant).items() if not good],
         "utility_heads": heads,
@@ -120,9 +121,24 @@ def _request(run: RunData, variant: str, request: Request) -> dict[str, Any]:
         "text": request.text,
         "round": request.round,
         "informative": run.informative(variant, request.request),
+        "judged": _judged(run, variant, request),
         "rows": rows,
         "greyed": any(cell.grey for row in rows for cell in row.cells),
     }
+
+
+def _judged(run: RunData, variant: str, request: Request) -> str:
+    """When the request is judged, and on how many seeds and records."""
+    checks = [
+        check
+        for check in run.verdict["informative"]
+        if check["variant"] == variant and check["request"] == request.request
+    ]
+    rounds = sorted({r["round"] for b in run.branches for r in run.rows(variant, b.name, request.request)})
+    when = words.listing([str(round_) for round_ in rounds or [run.horizon]])
+    good, n = len(run.good_seeds(variant, request.request)), min((c.get("n") or 0 for c in checks), default=0)
+    seeds = f"{good} of {words.plural(len(checks), 'seed')} informative" if len(checks) > 1 else "one seed"
+    return f"Judged after round {when}; {seeds}; {words.plural(n, 'record')}."
 
 
 def _banner(run: RunData, variant: str) -> dict[str, Any]:

@@ -40,7 +40,22 @@ COLUMNS = (
         "rounds from the request until the excess first holds near 0; “never” within this run",
     ),
     Column("Exposure", "metric × rounds", "sum of positive excess from the request to the horizon"),
-    Column("KS p", "D, n", "forget quality: a test of truth ratios against retrain's; not proof of equality"),
+    Column(
+        "NLL",
+        "nats over retrain",
+        "nats a token above retrain's, with its 95 % interval over records",
+    ),
+    Column(
+        "Membership",
+        "AUC",
+        "of telling forgotten records from unseen ones by their loss; below .5 it is an attack turned round",
+    ),
+    Column(
+        "KS D",
+        "p, n",
+        "distance of truth ratios from retrain's; p from 20 records on; not proof of equality",
+    ),
+    Column("Shown", "against retrain", "what the trusted metrics together show at 95 %, from both sides"),
     Column("Utility", "change", "model utility at the horizon, and its change against retrain"),
     Column("Worst client", "change", "the remaining client that lost most against retrain"),
     Column("Cost", "% of retrain", "client training steps as a share of retraining's up to the request"),
@@ -85,7 +100,6 @@ def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Ce
         return f"{low} … {high}" if low != high else ""
 
     fraction = mean("forgetting_fraction")
-    distance, n = words.number(mean("forget_quality_d")), words.number(mean("forget_quality_n"), 0)
     return (
         Cell(words.CLASSES.get(branch.kind, branch.kind)),
         Cell(words.number(mean("value")), spread("value"), headline),
@@ -95,15 +109,74 @@ def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Ce
         ),
         _time(run, variant, request, branch, headline),
         Cell(words.number(mean("exposure"), 1), spread("exposure", 1), headline),
-        Cell(
-            words.p_value(run.p_value(variant, branch.name, request)),
-            f"D {distance}, n {n}" if distance != words.NOTHING else "",
-            ratios,
-        ),
+        _nll(run, variant, request, branch),
+        _membership(run, variant, request, branch),
+        _distance(run, variant, request, branch, ratios),
+        _shown(run, variant, request, branch),
         Cell(words.number(mean("utility")), words.number(mean("utility_excess"), sign=True)),
         _worst(run, variant, request, branch),
         Cell(words.percent(mean("cost_share"))),
     )
+
+
+def _nll(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
+    """Nats above retrain's; the interval of a single seed, or the extremes of several."""
+    found = run.compared(variant, branch.name, request, "nll")
+    if not found or branch.name == "retrain":
+        return Cell(words.NOTHING)
+    changes = [-float(one["difference"]) for one in found]
+    ends = [(-one["high"], -one["low"]) for one in found if one["low"] is not None]
+    low, high = ends[0] if len(found) == 1 and ends else (min(changes), max(changes))
+    return Cell(
+        words.number(float(np.mean(changes)), sign=True),
+        f"{words.number(low, sign=True)} … {words.number(high, sign=True)}",
+    )
+
+
+def _membership(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
+    judged = [row.get("judgement") or {} for row in run.rows(variant, branch.name, request)]
+    found = [float(one["membership_auc"]) for one in judged if one.get("membership_auc") is not None]
+    if not found:
+        return Cell(words.NOTHING)
+    spread = f"{min(found):.2f} … {max(found):.2f}" if len(found) > 1 else ""
+    return Cell(words.number(float(np.mean(found))), spread)
+
+
+def _distance(run: RunData, variant: str, request: int, branch: Branch, grey: bool) -> Cell:
+    """D, with p where there are records enough: the largest of several seeds' p is no test either."""
+    found = run.values(variant, branch.name, request, "forget_quality_d")
+    if not found or branch.name == "retrain":
+        return Cell(words.NOTHING)
+    rows = run.rows(variant, branch.name, request)
+    n = words.number(run.value(variant, branch.name, request, "forget_quality_n"), 0)
+    ps = run.p_values(variant, branch.name, request)
+    shown = bool(ps) and all(row.get("forget_quality_shown") for row in rows)
+    p = f"p {words.p_value(ps[0])}, " if shown and len(ps) == 1 else ""
+    if shown and len(ps) > 1:
+        p = f"p ≤ .05 on {sum(one <= 0.05 for one in ps)} of {len(ps)}, "
+    return Cell(words.number(float(np.mean(found))), f"{p}n {n}", grey)
+
+
+KINDS = {
+    "above": "knows more",
+    "below": "knows less",
+    "mixed": "more and less",
+    "same": "within margins",
+    "open": "nothing",
+    "unknown": words.NOTHING,
+}
+
+
+def _shown(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
+    """What was shown on each seed; seeds that differ are counted."""
+    kinds = [
+        (row.get("judgement") or {}).get("kind", "unknown") for row in run.rows(variant, branch.name, request)
+    ]
+    if not kinds or branch.name == "retrain":
+        return Cell(words.NOTHING)
+    most = max(sorted(set(kinds)), key=kinds.count)
+    note = f"{kinds.count(most)} of {len(kinds)} seeds" if len(set(kinds)) > 1 else ""
+    return Cell(KINDS[most], note, not run.informative(variant, request))
 
 
 def _time(run: RunData, variant: str, request: int, branch: Branch, grey: bool) -> Cell:

@@ -1,8 +1,9 @@
 """Is the run informative, and which metrics may be quoted on it?
 
 A forgetting result means something only where there was something to forget: ``keep`` knows the client's
-facts, and ``retrain``, which never saw them, knows them no better than facts that nobody trained on
-(``holdout``). All three are probabilities of the *fact* tokens: the templates around them are learned from
+facts, and is shown to know them better than ``retrain``, which never saw them and knows them no better than
+facts that nobody trained on (``holdout``); and training taught nobody those, beyond what the untouched base
+knows of them. All are probabilities of the *fact* tokens: the templates around them are learned from
 other clients. A metric is quoted only where it tells ``keep`` from ``retrain`` item by item (the
 meta-evaluation of OpenUnlearning, Dorna et al., 2025, arXiv:2506.12618, on the run's own branches).
 
@@ -27,7 +28,7 @@ from fedsim.metrics.arrays import FloatArray, present
 from fedsim.metrics.membership import auc
 
 Verdict = Literal["informative", "uninformative", "inconclusive"]
-Reason = Literal["", "keep_knows_little", "retrain_knows", "too_few_items"]
+Reason = Literal["", "keep_knows_little", "nothing_gained", "holdout_known", "retrain_knows", "too_few_items"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +37,10 @@ class Informativeness:
 
     Means are of per-item fact probability, in [0, 1]. ``difference`` is retrain - holdout; ``low`` and
     ``high`` are its one-sided Welch bounds at level ``alpha`` each. ``p_value`` is of the one-sided
-    Mann-Whitney test that retrain's items rank above holdout's. ``reason`` says what stands in the way,
-    ``explanation`` is one sentence.
+    Mann-Whitney test that retrain's items rank above holdout's. ``gained`` is keep - retrain over the same
+    items, ``gained_low`` its one-sided bound. ``items_needed`` is how many items, as spread as these, would
+    show that retrain is no better than holdout; None where no number would. ``reason`` says what stands in
+    the way, ``explanation`` is one sentence.
     """
 
     verdict: Verdict
@@ -52,6 +55,9 @@ class Informativeness:
     n_keep: int
     n_retrain: int
     n_holdout: int
+    gained: float
+    gained_low: float
+    items_needed: int | None
     explanation: str
 
 
@@ -67,6 +73,7 @@ def is_informative(
     keep_I: ArrayLike,
     retrain_I: ArrayLike,
     holdout_J: ArrayLike,
+    base_holdout_J: ArrayLike | None = None,
     *,
     min_keep: float = 0.8,
     alpha: float = 0.05,
@@ -74,8 +81,11 @@ def is_informative(
 ) -> Informativeness:
     """Judge a run by per-item fact probabilities: forget items in keep and retrain, holdout in retrain.
 
-    - *uninformative*: keep's mean is below ``min_keep``; or retrain is better than holdout (Mann-Whitney
-      p < ``alpha``) and may be by more than ``margin``.
+    ``base_holdout_J`` is what the untouched base knows of the holdout, in the order of ``holdout_J``.
+
+    - *uninformative*: keep's mean is below ``min_keep``; keep is not shown to be better than retrain by more
+      than ``margin``; training raised the holdout by more than ``margin``; or retrain is better than holdout
+      (Mann-Whitney p < ``alpha``) and may be by more than ``margin``.
     - *informative*: otherwise, when the upper bound of retrain - holdout is at most ``margin``: shown to be
       no better, not merely not shown to be better.
     - *inconclusive*: otherwise; there are too few items to say.
@@ -91,12 +101,25 @@ def is_informative(
             f"min_keep={min_keep} must be in (0, 1], alpha={alpha} in (0, 0.5), margin={margin} in [0, 1)"
         )
     keep, retrain = present(keep_I, name="keep"), present(retrain_I, name="retrain")
+    gained, gained_low = _gain(np.asarray(keep_I, float), np.asarray(retrain_I, float), alpha=alpha)
     holdout = present(holdout_J, name="holdout")
     low, high = _welch_bounds(retrain, holdout, alpha=alpha)
     p_value = float(stats.mannwhitneyu(retrain, holdout, alternative="greater").pvalue)
     means = [float(values.mean()) for values in (keep, retrain, holdout)]
+    raised = 0.0 if base_holdout_J is None else means[2] - float(np.nanmean(np.asarray(base_holdout_J)))
+    needed = items_needed(retrain, holdout, alpha=alpha, margin=margin)
     verdict, reason, explanation = _judge(
-        *means, high=high, p_value=p_value, min_keep=min_keep, alpha=alpha, margin=margin
+        *means,
+        gained=gained,
+        gained_low=gained_low,
+        raised=raised,
+        high=high,
+        p_value=p_value,
+        n=retrain.size,
+        needed=needed,
+        min_keep=min_keep,
+        alpha=alpha,
+        margin=margin,
     )
     return Informativeness(
         verdict=verdict,
@@ -111,6 +134,9 @@ def is_informative(
         n_keep=keep.size,
         n_retrain=retrain.size,
         n_holdout=holdout.size,
+        gained=gained,
+        gained_low=gained_low,
+        items_needed=needed,
         explanation=explanation,
     )
 
@@ -145,6 +171,40 @@ def metric_trust(
     }
 
 
+def items_needed(
+    retrain_I: FloatArray, holdout_J: FloatArray, *, alpha: float = 0.05, margin: float = 0.2
+) -> int | None:
+    """How many items as spread as these would bound retrain - holdout by ``margin`` at level ``alpha``.
+
+    The difference and both spreads are taken as they are, holdout's number of items as well. None where the
+    difference alone reaches the margin, holdout's own spread exceeds it, or a side has a single item.
+    """
+    if min(retrain_I.size, holdout_J.size) < 2:
+        return None
+    room = margin - float(retrain_I.mean() - holdout_J.mean())
+    spread, beside = float(retrain_I.var(ddof=1)), float(holdout_J.var(ddof=1)) / holdout_J.size
+    for n in range(2, 10_001):
+        error = spread / n + beside
+        if error == 0.0:
+            return n if room >= 0.0 else None
+        freedom = error**2 / ((spread / n) ** 2 / (n - 1) + beside**2 / (holdout_J.size - 1))
+        if float(stats.t.ppf(1.0 - alpha, freedom)) * error**0.5 <= room:
+            return n
+    return None
+
+
+def _gain(keep_I: FloatArray, retrain_I: FloatArray, *, alpha: float) -> tuple[float, float]:
+    """Mean of keep - retrain over the items both have, and its one-sided bound; unpaired if they differ."""
+    if keep_I.shape != retrain_I.shape:
+        low, _ = _welch_bounds(keep_I[~np.isnan(keep_I)], retrain_I[~np.isnan(retrain_I)], alpha=alpha)
+        return float(np.nanmean(keep_I) - np.nanmean(retrain_I)), low
+    change = (keep_I - retrain_I)[~np.isnan(keep_I - retrain_I)]
+    if change.size < 2:
+        return float(change.mean()) if change.size else float("nan"), -float("inf")
+    error = float(change.std(ddof=1)) / change.size**0.5
+    return float(change.mean()), float(change.mean()) - float(stats.t.ppf(1 - alpha, change.size - 1)) * error
+
+
 def _welch_bounds(retrain: FloatArray, holdout: FloatArray, *, alpha: float) -> tuple[float, float]:
     """One-sided bounds of mean(retrain) - mean(holdout), each at ``alpha``; infinite with a single item."""
     if min(retrain.size, holdout.size) < 2:
@@ -162,8 +222,13 @@ def _judge(
     retrain: float,
     holdout: float,
     *,
+    gained: float,
+    gained_low: float,
+    raised: float,
     high: float,
     p_value: float,
+    n: int,
+    needed: int | None,
     min_keep: float,
     alpha: float,
     margin: float,
@@ -176,8 +241,23 @@ def _judge(
             "keep_knows_little",
             (f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."),
         )
+    if raised > margin:
+        return (
+            "uninformative",
+            "holdout_known",
+            (
+                f"training raised the holdout by {raised:.2f} over what the untouched base knows, to "
+                f"{holdout:.2f}, so nothing here was unseen: is it in somebody's data?"
+            ),
+        )
+    if gained_low <= margin:
+        gap = f"keep knows the facts at {keep:.2f} and retrain at {retrain:.2f}"
+        shown = f"that keep knows more by {margin:g} is not shown (by {gained_low:.2f} at least, n = {n})"
+        if gained <= margin:
+            return "uninformative", "nothing_gained", f"{gap}; {shown}: the client's data added nothing."
+        return "inconclusive", "too_few_items", f"{gap}, but {shown}."
     if high <= margin:
-        return "informative", "", f"keep knows the facts at {keep:.2f}, and {compared} ({bound})."
+        return "informative", "", f"keep knows the facts at {keep:.2f}, and {compared} ({bound}, n = {n})."
     if p_value < alpha:
         return (
             "uninformative",
@@ -187,5 +267,6 @@ def _judge(
     return (
         "inconclusive",
         "too_few_items",
-        f"{compared}, but {bound}: there are too few items to call them equal.",
+        f"{compared}, but {bound}: {n} items are too few to call them equal"
+        + (f"; about {needed} would do." if needed is not None else ", and no number would do."),
     )

@@ -140,7 +140,9 @@ def test_a_method_by_hand() -> None:
     assert row["time_to_reference"] == 2
     assert row["exposure"] == pytest.approx(0.8 + 0.4 + 0.02 + 0.04)
     assert row["resurgence"] == pytest.approx(0.04)
-    assert row["finding"].startswith("no excess of fact probability over the reference detected at round 6")
+    assert row["finding"].startswith(
+        "no difference from the reference at round 6, within the margins (n = 3)"
+    )
 
 
 def test_a_method_that_does_nothing_is_shown_to_do_nothing() -> None:
@@ -151,7 +153,10 @@ def test_a_method_that_does_nothing_is_shown_to_do_nothing() -> None:
     assert idle["excess"] == pytest.approx(0.8)
     assert idle["forgetting_fraction"] == 0.0
     assert idle["time_to_reference"] is None
-    assert idle["finding"] == "fact probability is still 0.80 above the reference at round 6"
+    assert (
+        idle["finding"]
+        == "still knows more than the reference at round 6: fact probability +0.80 (+0.80 to +0.80)"
+    )
     rows = [row for row in trajectories(tables, LIFE, BRANCHES) if row["branch"] == "idle"]
     assert all(row["method_effect"] <= 0 for row in rows)
 

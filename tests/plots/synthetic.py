@@ -5,6 +5,7 @@ What each branch ends with is set by ``Fate``; curves, records and the verdict f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.judgements import summaries
+from fedsim.metrics.judgement import Comparison, judge
 from fedsim.results import RunDirectory
 
 HORIZON = 36
@@ -352,6 +355,9 @@ def verdict(plan: Plan) -> Row:
             "keep": reference(seed) + excess_at(plan, "keep", HORIZON, t),
             "retrain": reference(seed),
             "holdout": 0.12,
+            "n": 16,
+            "items_needed": 12,
+            "round": t,
             "sentence": "keep knows the client's facts, retrain knows them no better than unseen authors"
             if plan.informative
             else "keep does not know the client's facts",
@@ -372,7 +378,26 @@ def verdict(plan: Plan) -> Row:
         for branch in plan.fates
         for r, t, _ in REQUESTS
     ]
-    return {"informative": informative, "trust": trust, "rows": rows}
+    titles = {name: fate.title or name for name, fate in plan.fates.items()}
+    summary = summaries(rows, informative, titles, {"base": ["Training costs public knowledge."]})
+    return {"informative": informative, "trust": trust, "rows": rows, "summary": summary}
+
+
+def judged(excess: float, auc: float) -> Row:
+    """What a branch's excess shows, by narrow intervals."""
+    found = [
+        Comparison(metric=m, difference=d, low=d - 0.01, high=d + 0.01, margin=margin, n=16)
+        for m, d, margin in (("fact_probability", excess, 0.05), ("nll", 4 * excess, 0.2))
+    ]
+    told = judge(found)
+    return {
+        "kind": told.kind,
+        "more": [one.metric for one in told.more],
+        "less": [one.metric for one in told.less],
+        "comparisons": [{**dataclasses.asdict(one), "direction": one.direction} for one in found],
+        "membership_auc": auc,
+        "membership_reference": 0.5,
+    }
 
 
 def _verdict(plan: Plan, variant: str, seed: int, branch: str, request: int, asked: int) -> Row:
@@ -396,6 +421,9 @@ def _verdict(plan: Plan, variant: str, seed: int, branch: str, request: int, ask
         "forget_quality_p": 10 ** (-14 * abs(excess)),
         "forget_quality_d": min(1.0, 0.1 + abs(excess)),
         "forget_quality_n": 16,
+        "forget_quality_visible": 0.5,
+        "forget_quality_shown": False,
+        "judgement": judged(excess, 0.5 + excess / 2),
         "utility": 0.62 - fate.damage / 2,
         "utility_excess": -fate.damage / 2,
         "collateral_mean": -fate.damage / 2 if approximate else None,

@@ -76,7 +76,7 @@ def test_a_row_per_branch_and_request(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("bare")
 def test_finding_and_banner_follow_the_run(tmp_path: Path) -> None:
     good, bad = written(tmp_path / "good"), written(tmp_path / "bad", informative=False)
-    assert "NPO reaches the retrained reference" in good
+    assert "NPO is within the margins of the retrained model" in good
     assert "This run is informative." in good
     assert "This run is NOT informative." in bad
     assert "NPO reaches" not in bad

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fedsim.metrics.informative import discrimination, is_informative, metric_trust
 
@@ -80,3 +81,38 @@ def test_metric_trust_looks_at_what_both_branches_have() -> None:
     found = metric_trust(keep, retrain, known_is_lower={"nll"})
     assert {name: trust.trusted for name, trust in found.items()} == {"p": False, "nll": True}
     assert found["p"].auc == 0.5
+
+
+def test_what_everybody_knows_is_not_informative() -> None:
+    """Holdout records that others train on: keep, retrain and holdout all know everything."""
+    found = is_informative([1.0] * 9, [1.0] * 9, [1.0] * 9, [0.1] * 9)
+    assert (found.verdict, found.reason) == ("uninformative", "holdout_known")
+    without = is_informative([1.0] * 9, [1.0] * 9, [1.0] * 9)
+    assert (without.verdict, without.reason) == ("uninformative", "nothing_gained")
+
+
+def test_what_keep_gains_must_be_shown() -> None:
+    spread = [0.1, 0.9, 0.2, 1.0, 0.0, 0.8]
+    found = is_informative([0.9] * 6, spread, [0.5, 0.5])
+    assert found.reason == "too_few_items"
+    assert found.gained == pytest.approx(0.4)
+    assert found.gained_low < 0.2
+    many = is_informative([0.9] * 120, spread * 20, spread * 20)
+    assert many.verdict == "informative"
+
+
+def test_the_items_that_would_do_do() -> None:
+    """With as many items as are needed, of the same spread, the bound holds; with one fewer it does not."""
+    draws = np.random.default_rng(3)
+    retrain, holdout = draws.uniform(0.0, 0.4, 6), draws.uniform(0.0, 0.4, 60)
+    found = is_informative([0.95] * 6, retrain, holdout)
+    assert found.items_needed is not None
+
+    def bound(n: int) -> float:
+        spread = retrain.std(ddof=1)
+        shaped = stats.zscore(draws.normal(size=n), ddof=1) * spread + retrain.mean()
+        return is_informative([0.95] * n, shaped, holdout).high
+
+    assert bound(found.items_needed) <= 0.2 + 1e-9
+    assert found.items_needed == 2 or bound(found.items_needed - 1) > 0.2
+    assert is_informative([0.95] * 6, retrain + 0.5, holdout).items_needed is None
