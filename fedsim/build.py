@@ -210,6 +210,21 @@ def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tupl
     return unroll(life, _record_ids(corpus), participation, scenario.compare)
 
 
+def rounds_over_seeds(variant: Variant) -> int:
+    """Rounds to run for all seeds of a variant; which rounds branches share depends on the seed."""
+    scenario, rounds = variant.scenario, 0
+    dealt = isinstance(scenario.data, AuthorsData) and scenario.data.partition != "by-author"
+    corpus = load_corpus(scenario.data, seed=scenario.seeds[0])
+    for seed in scenario.seeds:
+        if dealt:
+            corpus = load_corpus(scenario.data, seed=seed)
+        names = corpus.names
+        life = read_life(scenario, _record_ids(corpus), seed=seed, source=variant.source, names=names)
+        tree = build_tree(_unrolled(scenario, life, corpus, seed))
+        rounds += sum(len(segment.steps) for segment, _ in tree.walk())
+    return rounds
+
+
 # ---------------------------------------------------------------------------------- contexts
 
 

@@ -6,11 +6,12 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fedsim.build import check, make_context
+from fedsim.build import check, make_context, rounds_over_seeds
 from fedsim.federation import STRATEGIES
 from fedsim.guarantees import differencing_rows, differencing_sentences, view_sentences
 from fedsim.scenario import AuthorsData, JsonlData, TofuData
-from fedsim.scenario_file import LoadedScenario, ScenarioError, load_scenario
+from fedsim.scenario_file import LoadedScenario, ScenarioError, Variant, load_scenario
+from fedsim.simulation import LifeContext
 from fedsim.token_facts import token_sentences
 from fedsim.unlearning.registry import METHODS
 from privacy import summaries
@@ -27,7 +28,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
         lines.append(
             f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
             f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
-            f"{context.rounds()} rounds to run over all branches, {dimension:,} trained parameters, "
+            f"{_to_run(variant, context)}, {dimension:,} trained parameters, "
             f"device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
@@ -41,6 +42,13 @@ def describe(loaded: LoadedScenario) -> list[str]:
         rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))
     return lines
+
+
+def _to_run(variant: Variant, context: LifeContext) -> str:
+    seeds = len(variant.scenario.seeds)
+    if seeds == 1:
+        return f"{context.rounds()} rounds to run over all branches"
+    return f"{rounds_over_seeds(variant)} rounds to run over all branches and {seeds} seeds"
 
 
 def _filled(title: str, sentences: Iterable[str]) -> Iterator[str]:
