@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fedsim.data.names import ClientNames
 from fedsim.evidence import LifeTables, number
 from fedsim.life import Life
 from fedsim.metrics.judgement import (
@@ -105,7 +106,7 @@ def judgement(
     }
 
 
-def finding(row: Mapping[str, Any], config: ProbesConfig) -> str:
+def finding(row: Mapping[str, Any], config: ProbesConfig, names: ClientNames) -> str:
     """A verdict row in a sentence: what was shown, what was not, and with how many records."""
     name, round_ = config.headline.replace("_", " "), row["round"]
     if row["excess"] is None:
@@ -124,7 +125,7 @@ def finding(row: Mapping[str, Any], config: ProbesConfig) -> str:
         "open": f"no difference from the reference shown at round {round_}, none excluded (n = {n})",
         "unknown": f"{name} is {row['excess']:+.2f} from the reference at round {round_}; not judged",
     }[judged["kind"]]
-    return said + _quality(row) + _harm(row, config) + _relapse(row, config) + _absent(row)
+    return said + _quality(row) + _harm(row, config, names) + _relapse(row, config) + _absent(row)
 
 
 def _difference(one: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
@@ -147,14 +148,12 @@ def _quality(row: Mapping[str, Any]) -> str:
     return f"; its truth ratios are not the reference's (KS D {row['forget_quality_d']:.2f}, n = {int(n)})"
 
 
-def _harm(row: Mapping[str, Any], config: ProbesConfig) -> str:
+def _harm(row: Mapping[str, Any], config: ProbesConfig, names: ClientNames) -> str:
     worst, null = row.get("collateral_worst"), row.get("collateral_null")
     if worst is None or null is None or worst >= min(null, 0.0) - config.tolerance:
         return ""
-    who = row["collateral_worst_client"]
-    return (
-        f"; client {who}, who stayed, loses {-worst:.2f} (in keep nobody loses more than {max(-null, 0):.2f})"
-    )
+    who = names.text(row["collateral_worst_client"])
+    return f"; {who}, who stayed, loses {-worst:.2f} (in keep nobody loses more than {max(0.0, -null):.2f})"
 
 
 def _relapse(row: Mapping[str, Any], config: ProbesConfig) -> str:

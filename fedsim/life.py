@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fedsim.data.names import ClientNames
@@ -41,11 +41,13 @@ class LifeEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """All events in order, the requests among them (numbered from 1), and the last round."""
+    """All events in order, the requests among them (numbered from 1), the last round, and what clients are
+    called."""
 
     horizon: int
     events: tuple[LifeEvent, ...]
     requests: tuple[Request, ...]
+    names: ClientNames = field(default_factory=ClientNames)
 
     def at(self, round_: int) -> tuple[LifeEvent, ...]:
         """The events between round ``round_`` and the next."""
@@ -76,10 +78,13 @@ def read_life(
     ``records`` gives the record ids of each client, ``names`` what they are called (by default their
     numbers). Raises ScenarioError at the offending event.
     """
-    reader = _Reader(records, seed, source, names or ClientNames.of(str(client) for client in records))
+    names = names or ClientNames.of(str(client) for client in records)
+    reader = _Reader(records, seed, source, names)
     for index, event in enumerate(scenario.timeline):
         reader.read(index, event)
-    life = Life(horizon=reader.round, events=tuple(reader.events), requests=tuple(reader.requests))
+    life = Life(
+        horizon=reader.round, events=tuple(reader.events), requests=tuple(reader.requests), names=names
+    )
     if life.horizon == 0:
         raise source.error(("timeline",), "the life has no round of training; add - train: {rounds: 10}")
     _check_room(scenario, life, reader.request_events, source)

@@ -84,7 +84,7 @@ def _verdict(
         **_costs(tables, life, branch, request),
     }
     row |= quality_note(row)
-    row["finding"] = finding(row, config)
+    row["finding"] = finding(row, config, life.names)
     return row
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from fedsim.data.names import ClientNames
 from fedsim.evidence import (
     LifeTables,
     forget_quality_rows,
@@ -13,6 +14,7 @@ from fedsim.evidence import (
     trajectories,
     trust_rows,
 )
+from fedsim.judgements import _harm
 from fedsim.life import Life, unlearning_spans
 from fedsim.results import COSTS, METRICS, TRAJECTORIES
 from fedsim.scenario import ProbesConfig
@@ -406,3 +408,11 @@ def test_retrain_in_the_list_of_methods_is_not_a_branch_of_its_own() -> None:
     methods = METHODS | {"retrain": Retrain()}
     rows = verdict_rows(make_tables(), LIFE, CONFIG, BRANCHES, methods)
     assert [row["branch"] for row in rows] == BRANCHES
+
+
+def test_a_client_that_is_harmed_is_called_by_its_name() -> None:
+    row = {"collateral_worst": -0.5, "collateral_null": 0.0, "collateral_worst_client": 1}
+    names = ClientNames.of(["clinic-b", "clinic-a"])
+    assert _harm(row, ProbesConfig(), names) == (
+        "; client clinic-a, who stayed, loses 0.50 (in keep nobody loses more than 0.00)"
+    )
