@@ -159,13 +159,21 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=110)
     progress = make_progress(Console(stderr=True))
+    with run_errors(directory.path):
+        try:
+            runs.execute(simulation, directory, progress)
+        finally:
+            progress.close()
+    changed = runs.changed_since(directory)
+    if changed is not None:
+        print(f"warning: {directory.path}: {changed} since the run ended", file=sys.stderr)
     try:
-        runs.execute(simulation, directory, progress)
-    finally:
-        progress.close()
-    page = write_report(directory.path)
-    print_verdict(directory, console)
-    console.print(f"report: {page}", soft_wrap=True)
+        said = f"report: {write_report(directory.path)}"
+    except OSError as error:  # the verdict of a finished run can be shown wherever it lies
+        said = f"report: not written: {_reason(error)}"
+    with user_errors():
+        print_verdict(directory, console)
+    print(said)
     if runs.nobody_contributed(directory):
         print(
             "error: no client ever contributed, so nothing was trained and nothing here is evidence; "
@@ -176,6 +184,31 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
 
 
 @contextmanager
+def run_errors(directory: Path) -> Iterator[None]:
+    """While a run is under way, what stops it ends as one message that says how to go on."""
+    try:
+        yield
+    except ScenarioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except EngineError as error:
+        print(f"error: {error}; go on with: fedsim resume {directory}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        print(f"error: {_reason(error)}; go on with: fedsim resume {directory}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: fedsim resume {directory}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, and of which file."""
+    path = error.filename2 or error.filename
+    return f"{path}: {error.strerror}" if path and error.strerror else str(error) or type(error).__name__
+
+
+@contextmanager
 def user_errors() -> Iterator[None]:
     """Before training starts, whatever cannot be used ends as one message and exit code 2."""
     try:
@@ -183,7 +216,10 @@ def user_errors() -> Iterator[None]:
     except ValueError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = _reason(error)
+    except KeyboardInterrupt:
+        print("interrupted before the run began; nothing was lost", file=sys.stderr)
+        raise typer.Exit(130) from None
     else:
         return
     print(f"error: {message}", file=sys.stderr)
@@ -194,11 +230,4 @@ def main() -> None:
     """Entry point."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    try:
-        app()
-    except KeyboardInterrupt:
-        print("interrupted; go on with: fedsim resume RUN", file=sys.stderr)
-        raise SystemExit(130) from None
-    except EngineError as error:
-        print(f"error: {error}; go on with: fedsim resume RUN", file=sys.stderr)
-        raise SystemExit(1) from None
+    app()

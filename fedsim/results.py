@@ -6,6 +6,7 @@ renamed). Reading needs no torch, so figures can be drawn anywhere.
 
 ==================  ============================================================================
 scenario.yaml       the scenario as it was resolved, defaults filled in
+scenario.json       the same, as the run began with it: an edited scenario.yaml is refused
 life.json           horizon, events, requests and branches, with their rounds (see ``Life``)
 data.json           of each variant and seed: clients' names, records per client, records in two places
 provenance.json     versions, source state, hardware, seeds
@@ -20,6 +21,7 @@ verdict.json        one row per branch and request, and whether the run is infor
 ledger.json         every privacy-relevant release
 checkpoints/        the state that lives through time, per variant, seed, round and branch
 figures/ report.html  drawn from the above
+manifest.json       SHA-256 of the results, written last
 logs/               what the programs of a deployment printed
 ==================  ============================================================================
 
@@ -30,6 +32,7 @@ for what concerns the whole model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,6 +46,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = Mapping[str, Any]
+LONGEST_NAME = 80
+"""Bytes of a name that is used for a folder as it is."""
 
 _WHO = [("variant", pa.string()), ("branch", pa.string()), ("seed", pa.int64()), ("round", pa.int64())]
 METRICS = pa.schema(
@@ -98,6 +103,18 @@ TABLES = {
     "costs": COSTS,
     "timings": TIMINGS,
 }
+
+
+def folder_name(name: str) -> str:
+    """A file name for a name of any length: itself, or its beginning with a digest of the whole.
+
+    >>> folder_name("npo"), len(folder_name("x" * 400))
+    ('npo', 57)
+    """
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name.encode()[:40].decode(errors='ignore')}-{digest}"
 
 
 @contextmanager
@@ -157,6 +174,14 @@ def write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
         pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), temporary)
 
 
+class DamagedError(ValueError):
+    """A file of a run is not what the run wrote; the message names it."""
+
+
+def _brief(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class RunDirectory:
     """Reads and writes one run; creating the object touches nothing on disk."""
 
@@ -173,11 +198,23 @@ class RunDirectory:
     def table(self, table: str) -> pa.Table:
         """One of ``TABLES`` as a pyarrow Table; empty with the right columns when the run has none yet."""
         path = self.file(f"{table}.parquet")
-        return pq.read_table(path, partitioning=None) if path.exists() else TABLES[table].empty_table()
+        if not path.exists():
+            return TABLES[table].empty_table()
+        try:
+            found = pq.read_table(path, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedError(f"{path}: cannot be read as a table of this run ({_brief(error)})") from error
+        if set(found.schema.names) != set(TABLES[table].names):
+            raise DamagedError(f"{path}: has other columns than this run's table")
+        return found
 
     def json(self, name: str) -> Any:
         """``life``, ``data``, ``provenance``, ``verdict`` or ``ledger``; FileNotFoundError without it."""
-        return read_json(self.file(f"{name}.json"))
+        path = self.file(f"{name}.json")
+        try:
+            return read_json(path)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DamagedError(f"{path}: cannot be read as JSON ({_brief(error)})") from error
 
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.file(f"{name}.json"), value)

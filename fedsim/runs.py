@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,7 @@ from fedsim.build import (
 )
 from fedsim.checks import blamed_on
 from fedsim.conclusions import conclude
+from fedsim.manifest import damage, seal
 from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
@@ -30,7 +33,13 @@ from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.training import SequentialExecutor
 from fedsim.trials import trial_jobs
 from fedsim.tuning import fastest_threads, keep_freed_memory
+from fedsim.writer import only_writer
 
+RESULTS = (
+    *("metrics.parquet", "items.parquet", "trajectories.parquet", "costs.parquet"),
+    *("life.json", "data.json", "ledger.json", "privacy.json", "audits.json", "verdict.json"),
+)
+"""What a finished run's manifest vouches for."""
 TRIAL_CLIENTS = 16
 """Clients whose joint step is timed to choose the number of threads."""
 
@@ -53,7 +62,39 @@ def reopen(directory: RunDirectory, connect: Connect = in_process) -> Simulation
         raise ScenarioError(
             f"{directory.path}: no run here (scenario.yaml is missing); start one with fedsim run"
         )
-    return _as_before(check(load_scenario(file), connect), directory)
+    loaded = load_scenario(file)
+    _refuse_edited(loaded, directory)
+    return _as_before(check(loaded, connect), directory)
+
+
+def _refuse_edited(loaded: LoadedScenario, directory: RunDirectory) -> None:
+    """Refuse a scenario.yaml that is not the one by which the run has lived so far."""
+    if not directory.file("scenario.json").exists():
+        return
+    changed = _differing(directory.json("scenario"), loaded.scenario.model_dump(mode="json"))
+    if changed:
+        raise ScenarioError(
+            f"{directory.file('scenario.yaml')}: was changed since the run began, at {_named(changed)}; put "
+            "back what was there, or run the changed scenario with another --out"
+        )
+
+
+def _differing(before: Any, now: Any, place: str = "") -> list[str]:
+    """Dotted keys at which two plain values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(set(before) | set(now))
+        places = [(key, f"{place}.{key}" if place else str(key)) for key in keys]
+        return [one for key, at in places for one in _differing(before.get(key), now.get(key), at)]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [one for index, (old, new) in pairs for one in _differing(old, new, f"{place}[{index}]")]
+    return [] if before == now else [place]
+
+
+def _named(keys: list[str]) -> str:
+    """A few keys by name, the others by number."""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(keys[:5]) + more
 
 
 def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
@@ -83,8 +124,8 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
     if file.exists():
         if file.read_text() != text:
             raise ScenarioError(
-                f"{directory.path}: holds a run of another scenario or other settings; nothing was "
-                f"changed. Choose another directory with --out, or delete this one"
+                f"{directory.path}: holds a run of another scenario or other settings{_what(loaded, file)}; "
+                "nothing was changed. Choose another directory with --out, or delete this one"
             )
     elif directory.path.exists() and any(not p.name.startswith(".") for p in directory.path.iterdir()):
         raise ScenarioError(
@@ -94,13 +135,33 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
     else:
         with whole_file(file) as temporary:
             temporary.write_text(text)
+        directory.write_json("scenario", loaded.scenario.model_dump(mode="json"))
+
+
+def _what(loaded: LoadedScenario, file: Path) -> str:
+    """Which settings of a run's own scenario differ, as far as it can be read."""
+    try:
+        own = load_scenario(file).scenario.model_dump(mode="json")
+    except ValueError:
+        return ""
+    changed = _differing(own, loaded.scenario.model_dump(mode="json"))
+    return f" (different: {_named(changed)})" if changed else ""
 
 
 def execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
-    """Run every life to its end on the scenario's engine; a finished run is left as it is."""
+    """Run every life to its end on the scenario's engine; a finished run is left as it is.
+
+    Raises:
+        ScenarioError: another process is writing this run, or it cannot be resumed.
+    """
     if directory.file("verdict.json").exists():
         progress.note(f"{directory.path} holds this run, finished; delete the folder to run it again")
         return
+    with only_writer(directory.path):
+        _execute(simulation, directory, progress)
+
+
+def _execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
     engine = simulation.loaded.scenario.execution.engine
     if engine == "ray":
         from fedsim.engines.simulation import run_on_ray
@@ -150,7 +211,14 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         runner.run()
     assemble(runners, directory)
     conclude(scenario, simulation.loaded.variants, runners, directory, progress)
+    seal(directory.path, RESULTS)
     directory.log("finished", time=_now())
+
+
+def changed_since(directory: RunDirectory) -> str | None:
+    """What of a finished run's results is not as it was written; None when all is, or it was never sealed."""
+    sealed = directory.file("manifest.json").exists()
+    return damage(directory.path) if sealed else None
 
 
 def nobody_contributed(directory: RunDirectory) -> bool:

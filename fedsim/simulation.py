@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from fedsim.model import AdapterModel
 from fedsim.predictor import predictor_of
 from fedsim.probe import DivergedError
 from fedsim.progress import Progress
-from fedsim.results import Row, RunDirectory
+from fedsim.results import Row, RunDirectory, folder_name
 from fedsim.rounds import RoundOutcome, run_rounds
 from fedsim.scenario import Scenario
 from fedsim.timeline import Branch, Segment, Step, milestones, retrain_name
@@ -87,7 +87,7 @@ class LifeRunner:
         self.every = context.scenario.execution.checkpoint_every
         self.segments = [segment for segment, _ in context.tree.walk()]
         self.checkpoints = Checkpoints(
-            root=directory.path / "checkpoints" / context.variant / str(context.seed),
+            root=directory.path / "checkpoints" / folder_name(context.variant) / str(context.seed),
             model=context.model,
             make_strategy=context.make_strategy,
         )
@@ -99,6 +99,7 @@ class LifeRunner:
         """Live every round that is not on disk."""
         adapter = self.context.model.fresh(self.context.seed)
         reached = self._reached()
+        self.checkpoints.keep_only(self._begun(reached) if reached is not None else ())
         if reached is None:
             federation = Federation(strategy=self.context.make_strategy(), adapter=adapter)
             root = Lane(segment=self.context.tree, federation=federation, rows=Rows())
@@ -126,14 +127,35 @@ class LifeRunner:
     # ------------------------------------------------------------- lanes and their checkpoints
 
     def _reached(self) -> int | None:
-        """The last round after which all that had begun is on disk; None before the first."""
+        """The last round after which all that had begun is on disk, whole; None before the first.
+
+        Checkpoints that are not as they were written are named, and the round before them is taken.
+        """
         last = max(segment.end for segment in self.segments)
+        told: set[str] = set()
         for round_ in range(last, -1, -1):
-            begun = [s for s in self.segments if s.start < round_ or s.end <= round_]
-            saved = (self.checkpoints.exists(s, min(s.end, round_)) for s in begun)
-            if (round_ % self.every == 0 or round_ == last) and begun and all(saved):
+            begun = self._begun(round_)
+            if (round_ % self.every and round_ != last) or not begun:
+                continue
+            if not all(self.checkpoints.exists(*place) for place in begun):
+                continue
+            faults = [fault for place in begun if (fault := self.checkpoints.damage(*place)) is not None]
+            if not faults:
+                self._say_where_it_goes_on(told, round_)
                 return round_
+            told.update(faults)
+        self._say_where_it_goes_on(told, None)
         return None
+
+    def _begun(self, round_: int) -> list[tuple[Segment, int]]:
+        """Segments that had begun by a round, and the round at which each then stood."""
+        return [(s, min(s.end, round_)) for s in self.segments if s.start < round_ or s.end <= round_]
+
+    def _say_where_it_goes_on(self, faults: Collection[str], round_: int | None) -> None:
+        for fault in sorted(faults):
+            where = f"round {round_}" if round_ is not None else "the beginning: no checkpoint is whole"
+            self.directory.log("checkpoint_damaged", reason=fault, goes_on_from=round_)
+            self.progress.note(f"{fault}; going on from {where}")
 
     def _resumed(self, round_: int) -> list[Lane]:
         """The lanes that go on after a round, from disk; what is done counts as progress."""

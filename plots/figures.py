@@ -12,6 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fedsim.results import folder_name
 from plots import (
     claims,
     clients,
@@ -68,7 +69,7 @@ def file_name(run: RunData, kind: str, variant: str) -> str:
     if len(run.variants) < 2:
         return kind
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in variant)
-    return f"{kind}-{run.variants.index(variant):02d}-{plain}"
+    return f"{kind}-{run.variants.index(variant):02d}-{folder_name(plain)}"
 
 
 def draw_all(run: RunData, folder: Path) -> list[Drawn]:
