@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the input cannot be used (one clear message, nothing chang
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -29,10 +30,28 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A simulation-first federated testbed for unlearning, with a pluggable privacy layer.",
 )
+MOST_LINES = 20
+"""Lines of one message; what is more is counted."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedsim {importlib.metadata.version('fedsim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Nothing but what comes before a command."""
+
 
 ScenarioFile = Annotated[Path, typer.Argument(help="Scenario YAML.", metavar="FILE")]
 Overrides = Annotated[
@@ -222,8 +241,16 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
     else:
         return
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_capped(message)}", file=sys.stderr)
     raise typer.Exit(2)
+
+
+def _capped(message: str) -> str:
+    """At most so many lines of a message, and how many more there are."""
+    lines = message.splitlines()
+    if len(lines) <= MOST_LINES:
+        return message
+    return "\n".join([*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"])
 
 
 def main() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Strict
+from pydantic import BaseModel, ConfigDict, Strict, field_validator
+
+from privacy.config import meant
 
 
 class Config(BaseModel):
-    """Base of all scenario parts: frozen, no unknown keys, finite numbers."""
+    """Base of all scenario parts: frozen, no unknown keys, finite numbers of a size that can be meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    _meant = field_validator("*")(meant)
 
 
 Int = Annotated[int, Strict()]

@@ -18,6 +18,8 @@ from fedsim.scenario import Scenario
 from fedsim.scenario_errors import KeyPath, Source
 from fedsim.unlearning.protocol import Request
 
+MOST_TURNS = 2_000_000
+"""Rounds times clients of one life: each branch plans who takes part in every one."""
 EventKind = Literal["join", "forget", "leave", "rejoin", "drop", "probe"]
 RecordIds = Mapping[int, tuple[str, ...]]
 
@@ -87,6 +89,13 @@ def read_life(
     )
     if life.horizon == 0:
         raise source.error(("timeline",), "the life has no round of training; add - train: {rounds: 10}")
+    turns = life.horizon * len(records)
+    if turns > MOST_TURNS:
+        raise source.error(
+            ("timeline",),
+            f"{life.horizon:,} rounds of {len(records):,} clients are {turns:,} turns to plan; at most "
+            f"{MOST_TURNS:,} make one life",
+        )
     _check_room(scenario, life, reader.request_events, source)
     return life
 

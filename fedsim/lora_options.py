@@ -8,6 +8,11 @@ give.
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 
 from fedsim.config import ConfigError
 
@@ -71,6 +76,39 @@ REFUSED = {
     ),
 }
 """Why an option is refused, in words that follow its name."""
+
+
+SLOW = 2.0
+"""Seconds that matching a pattern against the names of all layers may take."""
+_MATCH = "import json, re, sys; p, n = json.load(sys.stdin); [re.fullmatch(p, x) for x in n]"
+
+
+def check_pattern(pattern: str, names: Sequence[str]) -> None:
+    """Refuse a regular expression that is none, or that does not come to an end on the names of layers.
+
+    Only groups that repeat can take long; such a pattern is tried in a process of its own.
+
+    Raises:
+        ConfigError: the error's key is ``target_modules``.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"{pattern!r} is no regular expression ({error}); give names of layers, or all-linear",
+            "target_modules",
+        ) from None
+    if not re.search(r"\)[*+{]", pattern):
+        return
+    command = [sys.executable, "-I", "-c", _MATCH]
+    try:
+        subprocess.run(command, input=json.dumps([pattern, list(names)]), text=True, timeout=SLOW, check=True)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{pattern!r} takes more than {SLOW:g} s to match the names of layers: a repeated group repeats "
+            "inside; write it without, or give names of layers",
+            "target_modules",
+        ) from None
 
 
 def check_option(name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 
 class Progress(Protocol):
@@ -104,8 +105,8 @@ class TerminalProgress:
             TextColumn("[bold]rounds"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[where]}"),
-            TextColumn("[dim]{task.fields[rate]}"),
+            TextColumn("{task.fields[where]}", markup=False),
+            TextColumn("{task.fields[rate]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -124,7 +125,7 @@ class TerminalProgress:
         self.bar.update(self.task, advance=1, where=f"{branch} at round {round_}", rate=self.rate.text())
 
     def note(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(Text(text))  # what clients and data say is no markup
 
     def close(self) -> None:
         self.bar.stop()

@@ -73,6 +73,10 @@ class ModelConfig(Config):
 # ----------------------------------------------------------------------------------------- data
 
 
+MOST_RECORDS = 100_000
+"""Records of the embedded authors that one run encodes."""
+
+
 class AuthorsData(Config):
     """Embedded fictitious authors; nothing is downloaded."""
 
@@ -91,6 +95,13 @@ class AuthorsData(Config):
     """Authors nobody ever trains on."""
     public_authors: Int = Field(default=20, ge=1, le=600)
     """Authors of the base's pre-training on which utility is probed."""
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> AuthorsData:
+        count = self.clients * self.authors_per_client * self.facts_per_author
+        if count > MOST_RECORDS:
+            raise ConfigError(f"makes {count:,} records in all; at most {MOST_RECORDS:,}", "clients")
+        return self
 
 
 class TofuData(Config):
@@ -152,7 +163,7 @@ class LocalConfig(Config):
     """Passes over the client's records."""
     batch_size: Int = Field(default=8, ge=1, le=4096)
     """Records a step."""
-    lr: Float = Field(default=2e-3, gt=0)
+    lr: Float = Field(default=2e-3, gt=0, le=1e3)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
     """spsa takes no gradients: two forward passes a step give one byte, from which the step is made. These
@@ -195,11 +206,11 @@ class StrategyConfig(Config):
     ] = "fedavg"
     proximal_mu: Float = Field(default=0.01, ge=0)
     """FedProx: weight of the proximal term."""
-    server_learning_rate: Float = Field(default=1.0, gt=0)
+    server_learning_rate: Float = Field(default=1.0, gt=0, le=1e6)
     """FedAvgM: the server's learning rate."""
     server_momentum: Float = Field(default=0.9, ge=0, lt=1)
     """FedAvgM: the server's momentum."""
-    eta: Float = Field(default=1e-2, gt=0)
+    eta: Float = Field(default=1e-2, gt=0, le=1e3)
     """FedAdagrad, FedAdam, FedYogi: the server's learning rate."""
     beta_1: Float = Field(default=0.9, ge=0, lt=1)
     """FedAdam, FedYogi: decay of the first moment."""

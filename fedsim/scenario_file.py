@@ -9,6 +9,7 @@ import copy
 import difflib
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from fedsim.compared import method_positions
 from fedsim.scenario import Scenario
 from fedsim.scenario_errors import KeyPath, ScenarioError, Source, dotted, explain
+from fedsim.yaml_reader import UnreadableError, as_plain, lines_of, parse_mapping, parse_value
 
 __all__ = [
     "KeyPath",
@@ -38,6 +38,8 @@ __all__ = [
     "read_scenario",
 ]
 
+MOST_VARIANTS = 256
+"""Variants of one run."""
 NOT_SWEPT = ("name", "seeds", "data", "timeline", "probes", "execution", "compare", "sweep")
 """Keys that all variants of a run have in common: a run has one life, one set of seeds, one yardstick."""
 
@@ -74,8 +76,8 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
 
 def read_scenario(text: str, file: str, overrides: Sequence[str] = ()) -> LoadedScenario:
     """Like ``load_scenario``, from the text of ``file``."""
-    raw = _parse(text, file)
-    lines, plain = dict(_lines(raw, ())), _plain(raw)
+    raw = parse_mapping(text, file)
+    lines, plain = dict(lines_of(raw)), as_plain(raw)
     changed: dict[KeyPath, str] = {}
     for override in overrides:
         changed |= _apply(plain, override)
@@ -127,6 +129,9 @@ def _variants(scenario: Scenario, plain: dict[str, Any], source: Source) -> Iter
     if not scenario.sweep:
         yield Variant(name="base", overrides={}, scenario=scenario, source=source)
         return
+    count = math.prod(len(values) for values in scenario.sweep.values())
+    if count > MOST_VARIANTS:
+        raise source.error(("sweep",), f"gives {count:,} variants; at most {MOST_VARIANTS} make one run")
     paths = {key: _sweep_path(key, source) for key in scenario.sweep}
     names = _short_names(list(scenario.sweep))
     taken: set[str] = set()
@@ -174,7 +179,7 @@ def _as_name(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(value)).strip("-.") or "none"
 
 
-# ------------------------------------------------------------------------------- reading YAML
+# ----------------------------------------------------------------------------- reading the file
 
 
 def _read(path: Path) -> str:
@@ -186,52 +191,6 @@ def _read(path: Path) -> str:
         raise ScenarioError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror}){_nearby_files(path)}") from None
-
-
-def _parse(text: str, file: str) -> CommentedMap:
-    try:
-        raw = YAML(typ="rt").load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        problem = str(error.problem).split(" with ")[0]
-        raise ScenarioError(f"{file}:{line}: {problem}: each key may stand once; remove one") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ScenarioError(f"{file}:{line}: not valid YAML: {_yaml_problem(error)}") from None
-    except YAMLError as error:
-        raise ScenarioError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, CommentedMap):
-        raise ScenarioError(f"{file}:1: a scenario is a mapping that starts with name: and timeline:")
-    return raw
-
-
-def _yaml_problem(error: MarkedYAMLError) -> str:
-    return ", ".join(str(part) for part in (error.context, error.problem) if part)
-
-
-def _lines(node: object, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
-    """The 1-based line of every key and list item below ``node``."""
-    if isinstance(node, CommentedMap):
-        for key, value in node.items():
-            if key in (node.lc.data or ()):  # keys merged in by << have no line of their own
-                yield (*path, str(key)), node.lc.key(key)[0] + 1
-            yield from _lines(value, (*path, str(key)))
-    elif isinstance(node, CommentedSeq):
-        for index, value in enumerate(node):
-            yield (*path, index), node.lc.item(index)[0] + 1
-            yield from _lines(value, (*path, index))
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's containers and scalars as built-in ones."""
-    if isinstance(node, Mapping):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_plain(value) for value in node]
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return node if type(node) is bool else kind(node)
-    return node
 
 
 def _nearby_files(path: Path) -> str:
@@ -260,9 +219,9 @@ def _apply(data: dict[str, Any], override: str) -> dict[KeyPath, str]:
     where = f"--set {override}"
     try:
         path = _key_path(key)
-        value = _plain(YAML(typ="safe").load(text))
-    except MarkedYAMLError as error:
-        raise ScenarioError(f"{where}: the value is not valid YAML: {_yaml_problem(error)}") from None
+        value = parse_value(text)
+    except UnreadableError as error:
+        raise ScenarioError(f"{where}: the value is not valid YAML: {error}") from None
     except (ValueError, YAMLError):
         path = ()
     if not equals or not path:

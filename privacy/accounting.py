@@ -20,13 +20,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import dp_accounting
 import numpy as np
-from dp_accounting import NeighboringRelation, rdp
-from dp_accounting.pld import privacy_loss_distribution
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dp_accounting import NeighboringRelation
 
 Accountant = Literal["pld", "rdp"]
 Kind = Literal["gaussian", "skellam"]
@@ -114,6 +114,8 @@ class Mechanism:
 
     @property
     def relation(self) -> NeighboringRelation:
+        from dp_accounting import NeighboringRelation
+
         if self.neighbours == "replace_one":
             return NeighboringRelation.REPLACE_ONE
         return NeighboringRelation.ADD_OR_REMOVE_ONE
@@ -138,6 +140,8 @@ class Mechanism:
         A truncated sample has no RDP event: leaving units out because of others can only be bounded by an
         exchange of two in every sum, without amplification.
         """
+        import dp_accounting
+
         if self.kind == "skellam":
             return dp_accounting.ZCDpEvent(rho=1 / (2 * self.noise_multiplier**2), xi=self.excess)
         doubled = self.neighbours == "replace_one" or self.sampling == "truncated_poisson"
@@ -194,6 +198,8 @@ def _tight(composition: Composition, delta: float) -> float:
 
 def _loose(composition: Composition, delta: float) -> float:
     """The RDP bound; under Skellam noise over whole orders, for which alone its bound is proven."""
+    from dp_accounting import rdp
+
     if not composition:
         return 0.0
     orders = _orders()
@@ -207,12 +213,16 @@ def _loose(composition: Composition, delta: float) -> float:
 
 @lru_cache(maxsize=1)
 def _orders() -> NDArray[np.float64]:
+    from dp_accounting import rdp
+
     return np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
 
 
 @lru_cache(maxsize=1024)
 def _rdp_of(mechanism: Mechanism) -> NDArray[np.float64]:
     """Renyi divergence of one release at each order; infinite where the series does not converge."""
+    from dp_accounting import rdp
+
     accountant = rdp.RdpAccountant(neighboring_relation=mechanism.relation)
     with _quiet():
         return np.asarray(accountant.compose(mechanism.event()).rdp, dtype=np.float64)
@@ -224,6 +234,8 @@ def loss_of(mechanism: Mechanism, *, grid: float = PLD_GRID) -> Any:
 
     dp-accounting doubles the sensitivity itself when a unit is exchanged. A fixed-size sample counts as none.
     """
+    from dp_accounting.pld import privacy_loss_distribution
+
     if mechanism.sampling == "truncated_poisson":
         return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
             dataset_size=mechanism.population,

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from privacy.ledger import Ledger, Release
 from privacy.local import Metrics, SampleGradients
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 1024
 """Entries whose squares are added up in fp32: few enough for an error far below the margin of clipping."""
@@ -37,6 +39,8 @@ class DenseGradients:
         return sample_norms(self.grads_RD)
 
     def sums(self, factors_R: torch.Tensor) -> torch.Tensor:
+        import torch
+
         factors_R, grads_RD = factors_R.to(self.grads_RD.dtype), self.grads_RD
         if bool((factors_R == 0).any()):
             grads_RD = torch.where(factors_R[:, None] == 0, 0.0, grads_RD)
@@ -57,6 +61,8 @@ def clip_and_sum(
 
     *Edge cases.* A client without samples gets zeros. A sample whose gradient is not finite counts as zero.
     """
+    import torch
+
     norms_R = gradients.norms()
     finite_R = torch.isfinite(norms_R)
     clipped_R = norms_R > clip_norm
@@ -76,6 +82,8 @@ def clip_and_sum(
 
 def sample_norms(grads_RD: torch.Tensor) -> torch.Tensor:
     """L2 norm of each row in fp64, (R,): short blocks in the gradients' own type, put together in fp64."""
+    import torch
+
     blocks = [
         torch.linalg.vector_norm(block, dim=1).double() for block in torch.split(grads_RD, BLOCK, dim=1)
     ]
@@ -90,6 +98,8 @@ def draw_noise(
     The only place where noise is drawn and the only one that charges for it. It is drawn in fp32 whatever the
     type of ``like_D``, so that a computation in fp64 sees the same noise.
     """
+    import torch
+
     ledger.append(release)
     scale = release.noise_multiplier * clip_norm
     noise_D = torch.randn(like_D.shape, generator=generator, device=like_D.device, dtype=torch.float32)

@@ -22,10 +22,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -38,6 +37,9 @@ from privacy.local import LocalRule, LocalSession, LocalTask, Metrics, PerSample
 from privacy.noise import Budget
 from privacy.per_sample import per_sample_gradients, trainable
 from privacy.stage import Facts, Stage
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ExampleDpConfig(Budget):
@@ -173,6 +175,8 @@ class ExampleDpSession:
         self, per_sample: Mapping[str, torch.Tensor], generator: torch.Generator
     ) -> tuple[dict[str, torch.Tensor], Metrics]:
         """Clip, add up, add noise, divide, from per-sample gradients (B, *shape) by parameter name."""
+        import torch
+
         names = sorted(per_sample)
         grads_RD = torch.cat([per_sample[name].flatten(1) for name in names], dim=1)
         counts = [len(grads_RD)]

@@ -72,7 +72,7 @@ class Budget(Config):
         description="noise std over sensitivity; or give target_epsilon",
     )
     target_epsilon: float | None = Field(
-        default=None, gt=0, description="epsilon over the whole life; noise follows from it"
+        default=None, ge=1e-6, le=1e6, description="epsilon over the whole life; noise follows from it"
     )
     delta: float = Field(gt=0, lt=1, description="delta at which epsilon is quoted")
     accountant: Accountant = Field(default="pld", description="calibrates the noise and guards the budget")

@@ -14,13 +14,15 @@ not wrapped: parameter names stay as they are, and everything that Opacus hangs 
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleHooks
 
 from privacy.local import PerSampleLoss
+
+if TYPE_CHECKING:
+    import torch
 
 
 def sample_means(sums_B: torch.Tensor, counts_B: torch.Tensor) -> torch.Tensor:
@@ -49,6 +51,9 @@ def per_sample_gradients(
     since a reduced loss ties samples together. A trainable module in eval mode raises ``ValueError``,
     since hooks skip it without a word.
     """
+    import torch
+    from opacus.grad_sample import GradSampleHooks
+
     parameters = trainable(model)
     if not positions.size:
         return {name: p.new_zeros((0, *p.shape)) for name, p in parameters.items()}
@@ -83,6 +88,8 @@ def _owns_trainable(module: torch.nn.Module) -> bool:
 
 def _taken(parameter: torch.nn.Parameter, name: str, size: int) -> torch.Tensor:
     """The per-sample gradient that a hook left on a parameter."""
+    import torch
+
     found = getattr(parameter, "grad_sample", None)
     if found is None:
         if parameter.grad is not None:

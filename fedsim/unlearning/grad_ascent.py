@@ -6,13 +6,16 @@ No retain term: the other clients are idle while the forgetting client ascends, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from fedsim.forward import Pass
 from fedsim.unlearning.protocol import LossMethodConfig, Objective
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.forward import Pass
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,17 @@ moves away from the reference. As beta goes to 0 its gradient becomes that of gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from fedsim.forward import Pass
 from fedsim.unlearning.protocol import LossMethodConfig, Objective
 from privacy import Capability
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.forward import Pass
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class NpoLoss:
     needs_reference: ClassVar[bool] = True
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        import torch
+
         assert reference is not None
         margin_B = current.nll_B - reference.nll_B
         return -2.0 / self.beta * torch.nn.functional.logsigmoid(self.beta * margin_B)

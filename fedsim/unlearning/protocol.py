@@ -9,13 +9,17 @@ request and the round's index, so a run that was killed goes on where it stopped
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from fedsim.forward import Pass
 from privacy import Capability
+from privacy.config import meant
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.forward import Pass
 
 VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
@@ -51,6 +55,8 @@ class ReferenceKl:
     needs_reference: ClassVar[bool] = True
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        import torch
+
         assert reference is not None
         log_p = torch.log_softmax(current.logits_NV, dim=-1)
         log_q = torch.log_softmax(reference.logits_NV, dim=-1)
@@ -103,6 +109,8 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    _meant = field_validator("*")(meant)
+
     verdict: ClassVar[VerdictClass] = "approximate"
     title: ClassVar[str]
     summary: ClassVar[str]
@@ -139,7 +147,7 @@ class LossMethodConfig(MethodConfig):
 
     rounds: int = Field(default=3, ge=1, le=1000)
     """Unlearning rounds per request."""
-    lr: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=1e3)
     """Learning rate at the forgetting client; that of local training when left out."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the forgotten records in each unlearning round."""

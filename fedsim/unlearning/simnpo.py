@@ -6,14 +6,17 @@ L = -(2 / beta) log sigma(beta (l / |y| - delta)), with l / |y| the answer's NLL
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from fedsim.forward import Pass
 from fedsim.unlearning.protocol import LossMethodConfig, Objective
 from privacy import Capability
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.forward import Pass
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class SimNpoLoss:
     needs_reference: ClassVar[bool] = False
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        import torch
+
         margin_B = current.mean_nll - self.delta
         return -2.0 / self.beta * torch.nn.functional.logsigmoid(self.beta * margin_B)
 
