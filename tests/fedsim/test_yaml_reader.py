@@ -46,7 +46,7 @@ def test_aliases_that_grow_without_end(kind: str) -> None:
         ("a: " + "[" * 1000 + "]" * 1000, f"s.yaml:1: nests more than {DEEPEST} deep"),
         ("a:\n  - !!python/object/apply:os.system [ls]\n", "s.yaml:2: the tag .*python.* asks for an object"),
         ("a: !mine 3\n", "s.yaml:1: the tag '!mine' asks for an object"),
-        ("a: !!str 3\n", "s.yaml:1: the tag '!!str' asks for an object; write plain values, text quoted"),
+        ("a: !!str 3\n", "s.yaml:1: the tag '!!str' asks for an object; write plain values, text in quotes"),
         ("a: " + "x" * (1 << 20), "s.yaml: has 1,048,579 characters"),
     ],
 )
