@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from flwr.serverapp.strategy import FedAvg
 
+from fedsim.adapter_files import load_adapter, save_adapter
 from fedsim.federation import Federation
 from fedsim.manifest import damage, seal
-from fedsim.model import AdapterModel, load_adapter, save_adapter
+from fedsim.model import AdapterModel
 from fedsim.results import (
     COSTS,
     ITEMS,

@@ -8,12 +8,10 @@ is loaded once and never changes. LoRA: Hu et al., 2021, arXiv:2106.09685.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
-from safetensors.numpy import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from fedsim.config import ConfigError
@@ -30,7 +27,6 @@ from fedsim.hub import ASSETS
 from fedsim.lora_options import check_pattern
 from fedsim.model_trials import hides_left_padding, merging_changes_nothing
 from fedsim.packing import longest_packable
-from fedsim.results import whole_directory
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
 
@@ -286,7 +282,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
         raise ModelError(
             f"base={config.base!r} cannot be loaded as a causal language model "
-            f"({type(error).__name__}: {_first_line(error)}); give an embedded model ({embedded}), "
+            f"({type(error).__name__}: {first_line(error)}); give an embedded model ({embedded}), "
             "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
             "base",
         ) from error
@@ -328,7 +324,7 @@ def _check_tokenizer(tokenizer: Any, base: Any, config: ModelConfig) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
@@ -355,7 +351,7 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
             {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)}
         )
         raise ModelError(
-            f"lora={lora.model_dump()!r} does not fit the base ({_first_line(error)}); "
+            f"lora={lora.model_dump()!r} does not fit the base ({first_line(error)}); "
             f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear",
             "lora",
         ) from error
@@ -394,50 +390,3 @@ def from_vector(vector: NDArray[np.float32], like: Mapping[str, NDArray[np.float
     if offset != vector.size:
         raise ValueError(f"vector has {vector.size} entries, the adapter has {offset}")
     return out
-
-
-def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
-    """Write the adapter as a PEFT directory (or ``full.safetensors`` when all parameters are trained).
-
-    Edge cases: with ``lora.train: B`` the untrained A factors are written too, so that PEFT can load it.
-    """
-    with whole_directory(directory) as temporary:
-        if isinstance(model.module, peft.PeftModel):
-            model.load(arrays)
-            state = peft.get_peft_model_state_dict(model.module, save_embedding_layers=False)
-            tensors = {name: value.detach().float().cpu().numpy().copy() for name, value in state.items()}
-            settings = model.module.peft_config["default"].to_dict()
-            settings["base_model_name_or_path"] = model.base_name
-            text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
-            (temporary / "adapter_config.json").write_text(text + "\n")
-            save_file(tensors, temporary / "adapter_model.safetensors")
-        else:
-            save_file(arrays, temporary / "full.safetensors")
-
-
-def load_adapter(model: AdapterModel, directory: Path) -> Arrays:
-    """Read what ``save_adapter`` wrote; the arrays come back bit for bit. They pass through the model.
-
-    Raises:
-        ModelError: the directory holds the adapter of another layout.
-    """
-    try:
-        if not isinstance(model.module, peft.PeftModel):
-            model.load(load_file(directory / "full.safetensors"))
-            return model.arrays()
-        arrays = load_file(directory / "adapter_model.safetensors")
-        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        found: Any = peft.set_peft_model_state_dict(model.module, state)
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{directory} was saved from another adapter layout ({_first_line(error)})"
-        ) from error
-    odd = [*sorted(set(model.names) & set(found.missing_keys)), *found.unexpected_keys]
-    if odd:
-        raise ModelError(f"{directory} was saved from another adapter layout; differing: {odd[:3]}")
-    return model.arrays()
-
-
-def _plain(value: Any) -> Any:
-    """JSON for what PEFT's configuration holds beyond plain values: sets and enumerations."""
-    return sorted(value) if isinstance(value, (set, frozenset)) else getattr(value, "value", str(value))

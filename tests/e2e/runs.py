@@ -102,6 +102,6 @@ def adapter(
 ) -> bytes:
     """The bytes of a checkpointed adapter."""
     place = directory.path / "checkpoints" / variant / str(seed) / f"round-{round_:04d}" / branch / "adapter"
-    names = ("adapter_model.safetensors", "full.safetensors")
+    names = ("adapter_model.safetensors", "model.safetensors")
     (found,) = [place / name for name in names if (place / name).exists()]
     return found.read_bytes()

@@ -11,9 +11,10 @@ import torch
 from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fedsim.adapter_files import load_adapter, save_adapter
 from fedsim.forward import forward
 from fedsim.lora_options import PASSED_ON, REFUSED
-from fedsim.model import AdapterModel, from_vector, load_adapter, load_model, save_adapter, to_vector
+from fedsim.model import AdapterModel, from_vector, load_model, to_vector
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
 from fedsim.text import collate, encode_pair
 from fedsim.training import SequentialExecutor, TrainJob

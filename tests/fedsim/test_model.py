@@ -11,16 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedsim.model import (
-    AdapterModel,
-    ModelError,
-    from_vector,
-    isolated_torch_rng,
-    load_adapter,
-    load_model,
-    save_adapter,
-    to_vector,
-)
+from fedsim.adapter_files import load_adapter, save_adapter
+from fedsim.model import AdapterModel, ModelError, from_vector, isolated_torch_rng, load_model, to_vector
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
 from tests.world import WORDS, make_model, random_arrays, same
@@ -276,3 +268,22 @@ def test_trained_parameters_are_fp32_over_a_half_precision_base(llama_base) -> N
 def test_tokenizer_speaks_the_words_of_these_tests(plain: AdapterModel) -> None:
     assert plain.tokenizer("w0 w39", add_special_tokens=False)["input_ids"] == [3, 2 + len(WORDS)]
     assert plain.pad_id == 0
+
+
+def test_a_saved_adapter_finds_its_base_from_anywhere(llama_base, tmp_path, monkeypatch) -> None:
+    """Only what is saved is needed: PEFT reads where the base lies, in whatever folder it is asked."""
+    monkeypatch.chdir(llama_base.parent)
+    model = load_model(ModelConfig(base=llama_base.name))
+    model.load(random_arrays(model, 5))
+    save_adapter(model, model.arrays(), tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    assert torch.allclose(logits(model, theirs), logits(model), atol=1e-6)
+
+
+def test_a_model_that_is_trained_whole_is_saved_as_one(llama_base, tmp_path) -> None:
+    model = make_model(llama_base, lora=None)
+    model.load(random_arrays(model, 5))
+    save_adapter(model, model.arrays(), tmp_path / "adapter")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    assert torch.equal(logits(model, theirs), logits(model))
