@@ -28,7 +28,8 @@ from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
 from fedsim.results import RunDirectory, whole_file
-from fedsim.scenario_file import LoadedScenario, ScenarioError, dump_scenario, load_scenario
+from fedsim.scenario import Scenario
+from fedsim.scenario_file import LoadedScenario, ScenarioError, anchored, dump_scenario, load_scenario
 from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.training import SequentialExecutor
 from fedsim.trials import trial_jobs
@@ -119,12 +120,14 @@ def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
 
 def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
     """Take an empty directory, or go on with the same scenario; refuse anything else."""
-    text = dump_scenario(loaded.scenario)
+    scenario = anchored(loaded.scenario)
+    text = dump_scenario(scenario)
     file = directory.file("scenario.yaml")
     if file.exists():
         if file.read_text() != text:
+            what = _what(scenario, file)
             raise ScenarioError(
-                f"{directory.path}: holds a run of another scenario or other settings{_what(loaded, file)}; "
+                f"{directory.path}: holds a run of another scenario or other settings{what}; "
                 "nothing was changed. Choose another directory with --out, or delete this one"
             )
     elif directory.path.exists() and any(not p.name.startswith(".") for p in directory.path.iterdir()):
@@ -135,16 +138,16 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
     else:
         with whole_file(file) as temporary:
             temporary.write_text(text)
-        directory.write_json("scenario", loaded.scenario.model_dump(mode="json"))
+        directory.write_json("scenario", scenario.model_dump(mode="json"))
 
 
-def _what(loaded: LoadedScenario, file: Path) -> str:
+def _what(scenario: Scenario, file: Path) -> str:
     """Which settings of a run's own scenario differ, as far as it can be read."""
     try:
         own = load_scenario(file).scenario.model_dump(mode="json")
     except ValueError:
         return ""
-    changed = _differing(own, loaded.scenario.model_dump(mode="json"))
+    changed = _differing(own, scenario.model_dump(mode="json"))
     return f" (different: {_named(changed)})" if changed else ""
 
 

@@ -71,17 +71,47 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
     Raises:
         ScenarioError: with one line per problem.
     """
-    return read_scenario(_read(path), str(path), overrides)
+    return read_scenario(_read(path), str(path), overrides, folder=path.parent)
 
 
-def read_scenario(text: str, file: str, overrides: Sequence[str] = ()) -> LoadedScenario:
-    """Like ``load_scenario``, from the text of ``file``."""
+def read_scenario(
+    text: str, file: str, overrides: Sequence[str] = (), *, folder: Path | None = None
+) -> LoadedScenario:
+    """Like ``load_scenario``, from the text of ``file``.
+
+    Paths in it that exist below ``folder`` are relative to it; others, and those of overrides, to the working
+    directory.
+    """
     raw = parse_mapping(text, file)
     lines, plain = dict(lines_of(raw)), as_plain(raw)
+    if folder is not None:
+        plain = _below(folder, plain)
     changed: dict[KeyPath, str] = {}
     for override in overrides:
         changed |= _apply(plain, override)
     return check_scenario(plain, Source(file=file, lines=lines, overrides=changed))
+
+
+PATHS = (("data", "path"), ("data", "holdout"), ("data", "public"), ("model", "base"))
+"""Keys whose values are paths, or may be."""
+
+
+def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
+    """Plain data with the relative paths that exist below a folder made whole."""
+    found = dict(plain)
+    for section, key in PATHS:
+        values = found.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
+            found[section] = {**found[section], key: str((folder / value).resolve())}
+    return found
+
+
+def anchored(scenario: Scenario) -> Scenario:
+    """A scenario whose paths mean the same from every working directory: what a run directory keeps."""
+    plain = scenario.model_dump(mode="json")
+    changed = _below(Path.cwd(), plain)
+    return scenario if changed == plain else _validate(changed, Source(file="scenario", lines={}))
 
 
 def check_scenario(plain: dict[str, Any], source: Source) -> LoadedScenario:

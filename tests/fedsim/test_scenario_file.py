@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.scenario_errors import ScenarioError
-from fedsim.scenario_file import json_schema, load_scenario
+from fedsim.scenario_file import anchored, json_schema, load_scenario
 
 HEAD = """\
 name: t
@@ -342,3 +342,20 @@ def test_the_schema_allows_every_way_of_writing() -> None:
     assert {"type": "string", "enum": ALGORITHMS.split(", ")} in strategy
     methods = json_schema()["properties"]["compare"]["items"]["anyOf"]
     assert {"type": "string", "enum": METHODS.split(", ")} in methods
+
+
+def test_paths_are_relative_to_the_scenarios_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "data.jsonl").write_text("")
+    (mine / "s.yaml").write_text(
+        HEAD + "data: {source: jsonl, path: data.jsonl}\nmodel: {base: tiny-authors}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = load_scenario(Path("mine/s.yaml")).scenario.data
+    assert data.path == mine / "data.jsonl"
+    (tmp_path / "elsewhere.jsonl").write_text("")
+    over = load_scenario(Path("mine/s.yaml"), ["data.path=elsewhere.jsonl"]).scenario
+    assert over.data.path == Path("elsewhere.jsonl")
+    assert anchored(over).data.path == tmp_path / "elsewhere.jsonl"
+    assert anchored(over).model.base == "tiny-authors"
