@@ -109,9 +109,13 @@ def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
 
 def anchored(scenario: Scenario) -> Scenario:
     """A scenario whose paths mean the same from every working directory: what a run directory keeps."""
-    plain = scenario.model_dump(mode="json")
-    changed = _below(Path.cwd(), plain)
-    return scenario if changed == plain else _validate(changed, Source(file="scenario", lines={}))
+    for section, key in PATHS:
+        part = getattr(scenario, section)
+        value = getattr(part, key, None)
+        if value is not None and not Path(value).is_absolute() and Path(value).exists():
+            whole = type(value)(Path(value).resolve())
+            scenario = scenario.model_copy(update={section: part.model_copy(update={key: whole})})
+    return scenario
 
 
 def check_scenario(plain: dict[str, Any], source: Source) -> LoadedScenario:
