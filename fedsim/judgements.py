@@ -196,15 +196,18 @@ def summaries(
             if one["variant"] == variant and one["informative"]
         }
         kinds: dict[str, list[Kind]] = {}
+        where: dict[tuple[str, Kind], set[int]] = {}
         for row in rows:
             if row["variant"] == variant and (row["seed"], row["request"]) in good:
-                kinds.setdefault(row["branch"], []).append(row["judgement"]["kind"])
+                kind: Kind = row["judgement"]["kind"]
+                kinds.setdefault(row["branch"], []).append(kind)
+                where.setdefault((row["branch"], kind), set()).add(row["request"])
         methods = {name: together(found) for name, found in kinds.items() if name not in ("keep", "retrain")}
         spoken = {name: kind for name, kind in methods.items() if name != "leave"} or methods
         told.append(
             {
                 "variant": variant,
-                "title": _title(spoken, titles) if good else None,
+                "title": _title(spoken, titles, where, {request for _, request in good}) if good else None,
                 "kinds": methods,
                 "notes": list(notes.get(variant, ())),
             }
@@ -212,13 +215,24 @@ def summaries(
     return told
 
 
-def _title(kinds: Mapping[str, Kind], titles: Mapping[str, str]) -> str:
-    """What was shown first, what stays open last; methods of one kind stand together, unranked."""
+def _title(
+    kinds: Mapping[str, Kind],
+    titles: Mapping[str, str],
+    where: Mapping[tuple[str, Kind], set[int]],
+    requests: set[int],
+) -> str:
+    """What was shown first, what stays open last; methods of one kind stand together, unranked.
+
+    Where a kind was shown at some requests only, they are named.
+    """
     said = []
     for kind, one, several in SAID:
         names = [titles.get(name, name) for name, found in kinds.items() if found == kind]
         if names:
-            said.append((one if len(names) == 1 else several).format(_listed(names)))
+            told = (one if len(names) == 1 else several).format(_listed(names))
+            at = set().union(*(where.get((name, kind), set()) for name in kinds if kinds[name] == kind))
+            some = kind in ("below", "above") and at != requests
+            said.append(told + (f" (request {_listed([str(one) for one in sorted(at)])})" if some else ""))
     text = "; ".join(said) or "no method of this run was measured at its end"
     return text[0].upper() + text[1:]
 

@@ -21,9 +21,11 @@ class Column:
 
 
 COLUMNS = (
-    Column("Branch", "", "one way the life could go on; retrain is the reference"),
     Column(
-        "Class", "", "what the method promises: exact, guaranteed, approximate, suppression only, or nothing"
+        "Branch",
+        "class",
+        "one way the life could go on, and what it promises: exact, guaranteed, approximate, suppression "
+        "only, or nothing; retrain is the reference",
     ),
     Column("Knowledge", "headline", "the headline metric on the forgotten facts, at the horizon"),
     Column(
@@ -39,7 +41,6 @@ COLUMNS = (
         "rounds",
         "rounds from the request until the excess first holds near 0; “never” within this run",
     ),
-    Column("Exposure", "metric × rounds", "sum of positive excess from the request to the horizon"),
     Column(
         "NLL",
         "nats over retrain",
@@ -72,6 +73,7 @@ class Cell:
 @dataclass(frozen=True)
 class VerdictRow:
     branch: str
+    kind: str
     colour: str
     reference: bool
     cells: tuple[Cell, ...]
@@ -83,7 +85,8 @@ def verdict_rows(run: RunData, variant: str, request: Request) -> list[VerdictRo
     for branch in run.branches:
         cells = _cells(run, variant, request.request, branch)
         colour = run.looks[branch.name].colour
-        rows.append(VerdictRow(branch.title, colour, branch.name == "retrain", cells))
+        kind = words.CLASSES.get(branch.kind, branch.kind)
+        rows.append(VerdictRow(branch.title, kind, colour, branch.name == "retrain", cells))
     return rows
 
 
@@ -101,14 +104,12 @@ def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Ce
 
     fraction = mean("forgetting_fraction")
     return (
-        Cell(words.CLASSES.get(branch.kind, branch.kind)),
         Cell(words.number(mean("value")), spread("value"), headline),
         Cell(words.number(mean("excess"), sign=True), spread("excess"), headline),
         Cell(
             f"{words.number(100 * fraction, 0)} %" if np.isfinite(fraction) else words.NOTHING, "", headline
         ),
         _time(run, variant, request, branch, headline),
-        Cell(words.number(mean("exposure"), 1), spread("exposure", 1), headline),
         _nll(run, variant, request, branch),
         _membership(run, variant, request, branch),
         _distance(run, variant, request, branch, ratios),
