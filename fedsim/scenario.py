@@ -163,7 +163,7 @@ class LocalConfig(Config):
     """Passes over the client's records."""
     batch_size: Int = Field(default=8, ge=1, le=4096)
     """Records a step."""
-    lr: Float = Field(default=2e-3, gt=0, le=1e3)
+    lr: Float = Field(default=2e-3, gt=0)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
     """spsa takes no gradients: two forward passes a step give one byte, from which the step is made. These
@@ -206,11 +206,11 @@ class StrategyConfig(Config):
     ] = "fedavg"
     proximal_mu: Float = Field(default=0.01, ge=0)
     """FedProx: weight of the proximal term."""
-    server_learning_rate: Float = Field(default=1.0, gt=0, le=1e6)
+    server_learning_rate: Float = Field(default=1.0, gt=0)
     """FedAvgM: the server's learning rate."""
     server_momentum: Float = Field(default=0.9, ge=0, lt=1)
     """FedAvgM: the server's momentum."""
-    eta: Float = Field(default=1e-2, gt=0, le=1e3)
+    eta: Float = Field(default=1e-2, gt=0)
     """FedAdagrad, FedAdam, FedYogi: the server's learning rate."""
     beta_1: Float = Field(default=0.9, ge=0, lt=1)
     """FedAdam, FedYogi: decay of the first moment."""

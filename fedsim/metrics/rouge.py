@@ -14,6 +14,7 @@ character at a time.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
+ARTICLE = re.compile(r"\b[Tt]he\b")
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """How the names of characters begin in scripts that put no spaces between words."""
 
@@ -57,7 +59,7 @@ def is_plain_english(*texts: str) -> bool:
     """
     if all(text.isascii() or not any(_in_words(char) for char in text if ord(char) > 127) for text in texts):
         return True
-    return any("the" in UnicodeWords().tokenize(text) for text in texts)
+    return any(ARTICLE.search(text) for text in texts)
 
 
 class UnicodeWords(Tokenizer):  # type: ignore[misc]  # the library has no types

@@ -147,7 +147,7 @@ class LossMethodConfig(MethodConfig):
 
     rounds: int = Field(default=3, ge=1, le=1000)
     """Unlearning rounds per request."""
-    lr: float | None = Field(default=None, gt=0, le=1e3)
+    lr: float | None = Field(default=None, gt=0)
     """Learning rate at the forgetting client; that of local training when left out."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the forgotten records in each unlearning round."""

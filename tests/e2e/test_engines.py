@@ -41,7 +41,7 @@ DROPPED = ("client_failed", 0)
 LONGER = merged(
     EVENTS,
     timeline=[*EVENTS["timeline"], {"train": {"rounds": 2}}],
-    compare=[*EVENTS["compare"], {"method": "grad_ascent", "rounds": 1, "lr": 1e30, "epochs": 5}],
+    compare=[*EVENTS["compare"], {"method": "grad_ascent", "rounds": 1, "lr": 1e12, "epochs": 5}],
     federation__local__optimizer="sgd",
     privacy=[],
 )
