@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedsim.config import ConfigError
 
@@ -78,37 +78,81 @@ REFUSED = {
 """Why an option is refused, in words that follow its name."""
 
 
-SLOW = 2.0
-"""Seconds that matching a pattern against the names of all layers may take."""
-_MATCH = "import json, re, sys; p, n = json.load(sys.stdin); [re.fullmatch(p, x) for x in n]"
+SLOW = 4.0
+"""Seconds that matching all patterns against the names of all layers may take."""
+
+_PLAIN = re.compile(r"[\w.-]*")
+_TRIAL = """
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+
+def starts(name):  # PEFT lets some patterns begin after any dot
+    return [0, *(dot.end() for dot in re.finditer("[.]", name))]
+
+for pattern in patterns:
+    try:
+        compiled = re.compile(pattern)
+        for name in names:
+            for at in starts(name):
+                compiled.fullmatch(name, at)
+                compiled.match(name, at)
+        print(flush=True)
+    except (re.error, RecursionError, OverflowError) as error:
+        print(error, flush=True)
+"""
+
+Key = tuple[str, ...]
 
 
-def check_pattern(pattern: str, names: Sequence[str]) -> None:
+def patterns_of(target_modules: object, options: Mapping[str, object]) -> dict[Key, str]:
+    """What PEFT will read as regular expressions, by key below ``lora``, plain names left out.
+
+    ``target_modules`` as in a scenario (a list holds names, no patterns), ``options`` those under ``peft``.
+    """
+    found: dict[Key, object] = {}
+    if target_modules != "all-linear":
+        found["target_modules",] = target_modules
+    found["peft", "exclude_modules"] = options.get("exclude_modules")
+    for name in ("layers_pattern", "modules_to_save"):
+        values = options.get(name)
+        several = values if isinstance(values, list | tuple) else [values]
+        found |= {("peft", name, str(at)): value for at, value in enumerate(several)}
+    for name in ("rank_pattern", "alpha_pattern"):
+        table = options.get(name)
+        found |= {("peft", name, str(key)): key for key in (table if isinstance(table, Mapping) else ())}
+    return {key: text for key, text in found.items() if isinstance(text, str) and not _PLAIN.fullmatch(text)}
+
+
+def check_patterns(patterns: Mapping[Key, str], names: Sequence[str]) -> None:
     """Refuse a regular expression that is none, or that does not come to an end on the names of layers.
 
-    Only groups that repeat can take long; such a pattern is tried in a process of its own.
+    They are tried in a process of their own, which can be ended; PEFT's own matching cannot.
 
     Raises:
-        ConfigError: the error's key is ``target_modules``.
+        ConfigError: the error's key is that of the first pattern at fault.
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"{pattern!r} is no regular expression ({error}); give names of layers, or all-linear",
-            "target_modules",
-        ) from None
-    if not re.search(r"\)[*+{]", pattern):
+    if not patterns:
         return
-    command = [sys.executable, "-I", "-c", _MATCH]
+    command = [sys.executable, "-I", "-c", _TRIAL]
+    asked = json.dumps([list(patterns.values()), [f"base_model.model.{name}" for name in names]])
     try:
-        subprocess.run(command, input=json.dumps([pattern, list(names)]), text=True, timeout=SLOW, check=True)
-    except subprocess.TimeoutExpired:
+        done = subprocess.run(command, input=asked, text=True, timeout=SLOW, stdout=subprocess.PIPE)
+        said, ended = done.stdout.split("\n"), True
+    except subprocess.TimeoutExpired as slow:
+        said, ended = (slow.stdout or b"").decode().split("\n"), False
+    for (key, pattern), wrong in zip(patterns.items(), said[:-1], strict=False):
+        if wrong:
+            raise ConfigError(
+                f"{pattern!r} is no regular expression ({wrong}); give names of layers, or all-linear", *key
+            )
+    if len(said) <= len(patterns):
+        key, pattern = list(patterns.items())[len(said) - 1]
+        problem = (
+            "could not be tried" if ended else f"takes more than {SLOW:g} s to match the names of layers"
+        )
         raise ConfigError(
-            f"{pattern!r} takes more than {SLOW:g} s to match the names of layers: a repeated group repeats "
-            "inside; write it without, or give names of layers",
-            "target_modules",
-        ) from None
+            f"{pattern!r} {problem}: its repeats overlap; write it with fewer, or give names of layers", *key
+        )
 
 
 def check_option(name: str) -> None:

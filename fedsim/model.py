@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedsim.config import ConfigError
 from fedsim.hub import ASSETS
-from fedsim.lora_options import check_pattern
+from fedsim.lora_options import check_patterns, patterns_of
 from fedsim.model_trials import hides_left_padding, merging_changes_nothing
 from fedsim.packing import longest_packable
 from fedsim.rng import torch_stream
@@ -330,11 +330,10 @@ def first_line(error: Exception) -> str:
 
 def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     targets = lora.target_modules
-    if isinstance(targets, str) and targets != "all-linear":
-        try:
-            check_pattern(targets, [name for name, _ in base.named_modules()])
-        except ConfigError as error:
-            raise ModelError(str(error), "lora", *error.key) from None
+    try:
+        check_patterns(patterns_of(targets, lora.peft), [name for name, _ in base.named_modules()])
+    except ConfigError as error:
+        raise ModelError(str(error), "lora", *error.key) from None
     try:
         settings = peft.LoraConfig(
             r=lora.r,

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedsim.adapter_files import load_adapter, save_adapter
+from fedsim.config import ConfigError
 from fedsim.forward import forward
-from fedsim.lora_options import PASSED_ON, REFUSED
-from fedsim.model import AdapterModel, from_vector, load_model, to_vector
+from fedsim.lora_options import PASSED_ON, REFUSED, check_patterns, patterns_of
+from fedsim.model import AdapterModel, ModelError, from_vector, load_model, to_vector
 from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig
 from fedsim.text import collate, encode_pair
 from fedsim.training import SequentialExecutor, TrainJob
@@ -167,3 +168,74 @@ def test_an_option_that_is_refused_says_why_at_its_key(option: str) -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(ValidationError, match=r"did you mean 'use_dora'"):
         LoraConfig(peft={"use_dorra": True})
+
+
+NAMES = [f"model.layers.{layer}.self_attn.{kind}_proj" for layer in range(30) for kind in "qkvo"]
+LONG = "model.layers.0." + "a" * 60
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(q_proj", "[", "*", "a{99999999999}", "(" * 20_000],
+    ids=["open", "set", "star", "many", "deep"],
+)
+def test_a_pattern_that_is_no_regular_expression_is_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="is no regular expression") as error:
+        check_patterns(patterns_of(pattern, {}), NAMES)
+    assert error.value.key == ("target_modules",)
+
+
+OVERLAPPING = [
+    "(a+)+b",
+    r"(\w*)*!",
+    "(a|a)*!",
+    "(a|aa)+?!",
+    ".*" * 12 + "!",
+    r"\w*" * 12 + "!",
+    "[a-z]+" * 12 + "!",
+]
+
+
+@pytest.mark.parametrize("pattern", OVERLAPPING)
+def test_a_pattern_that_does_not_end_is_refused(pattern: str, monkeypatch) -> None:
+    monkeypatch.setattr("fedsim.lora_options.SLOW", 0.5)
+    with pytest.raises(ConfigError, match="takes more than"):
+        check_patterns(patterns_of(pattern, {}), [*NAMES, LONG])
+
+
+@pytest.mark.parametrize(
+    "key", ["exclude_modules", "layers_pattern", "modules_to_save", "rank_pattern", "alpha_pattern"]
+)
+def test_every_option_that_is_matched_is_tried(key: str) -> None:
+    bad = "(q_proj"
+    forms: dict[str, Any] = {
+        "exclude_modules": bad,
+        "layers_pattern": bad,
+        "modules_to_save": ["lm_head", bad],
+    }
+    found = patterns_of(["q_proj"], {key: forms.get(key, {"q_proj": 4, bad: 2})})
+    with pytest.raises(ConfigError, match="is no regular expression") as error:
+        check_patterns(found, NAMES)
+    assert error.value.key[:2] == ("peft", key)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r".*\.(q|v)_proj", r"(layers\.\d\.)+q", "all", "(?i).*Q_PROJ", r".*layers\.(?:1?\d|2[0-5])\..*"],
+)
+def test_a_pattern_that_ends_is_let_through(pattern: str) -> None:
+    found = patterns_of(pattern, {"exclude_modules": pattern, "alpha_pattern": {pattern: 1}})
+    check_patterns(found, NAMES)
+
+
+def test_plain_names_are_no_patterns() -> None:
+    options = {"exclude_modules": ["a+"], "rank_pattern": {"layers.0.q_proj": 1}, "modules_to_save": None}
+    assert patterns_of(["(a+)+b"], options) == {}
+    assert patterns_of("all-linear", {}) == {}
+
+
+def test_the_key_at_fault_is_the_scenario_s(bases) -> None:
+    lora = LoraConfig(target_modules=("q_proj",), peft={"rank_pattern": {"(q": 4}})
+    with pytest.raises(ModelError, match=r"'\(q' is no regular expression") as error:
+        load_model(ModelConfig(base=str(bases["own"]), lora=lora))
+    assert error.value.key == ("lora", "peft", "rank_pattern", "(q")

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.build import check
-from fedsim.config import ConfigError
-from fedsim.lora_options import check_pattern
 from fedsim.scenario_errors import ScenarioError
 from fedsim.scenario_file import MOST_VARIANTS, load_scenario
 from fedsim.yaml_reader import DEEPEST, MOST_NODES, as_plain, parse_mapping, parse_value
@@ -81,25 +79,6 @@ def test_a_sweep_of_too_many_variants(tmp_path: Path) -> None:
     file.write_text(GOOD + f"sweep: {{{keys}}}\n")
     with pytest.raises(ScenarioError, match=f"gives 1,521 variants; at most {MOST_VARIANTS}"):
         load_scenario(file)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "rule"),
-    [
-        ("(q_proj", "is no regular expression"),
-        (r"(a+)+b", "takes more than"),
-        (r"(\w*)*!", "takes more than"),
-    ],
-)
-def test_patterns_that_are_wrong_or_do_not_end(pattern: str, rule: str) -> None:
-    with pytest.raises(ConfigError, match=rule) as error:
-        check_pattern(pattern, ["a" * 60, "model.layers.0.self_attn.q_proj"])
-    assert error.value.key == ("target_modules",)
-
-
-@pytest.mark.parametrize("pattern", [r".*\.(q|v)_proj", r"(layers\.\d\.)+q", "all"])
-def test_patterns_that_are_well(pattern: str) -> None:
-    check_pattern(pattern, ["model.layers.0.self_attn.q_proj"] * 50)
 
 
 QUICK = """
