@@ -8,7 +8,14 @@ from statistics import median
 from typing import Any
 
 from fedsim.data.names import ClientNames
-from fedsim.data.overlap import Overlap, find_overlap, joining, overlap_sentences, request_sentences
+from fedsim.data.overlap import (
+    Overlap,
+    find_overlap,
+    joining,
+    overlap_sentences,
+    public_text,
+    request_sentences,
+)
 from fedsim.data.records import Corpus
 from fedsim.life import Life
 
@@ -86,7 +93,7 @@ class Holdings:
                 f"{counts[least]} ({self.names.text(least)}) to {counts[most]} ({self.names.text(most)}), "
                 f"median {middle:g}"
             )
-        public = "".join(f", {count} in public {name}" for name, count in self.public.items())
+        public = "".join(f", {count} in {public_text(name)}" for name, count in self.public.items())
         clients = f"{len(counts)} client{'s hold' if len(counts) > 1 else ' holds'}"
         held = f"{total} record{'s' if total > 1 else ''}"
         return f"{clients} {held}: {spread}; {self.holdout} in the holdout{public}."

@@ -154,6 +154,11 @@ def overlap_sentences(overlap: Overlap) -> list[str]:
     ]
 
 
+def public_text(name: str) -> str:
+    """A public set in a sentence; one may be called public itself."""
+    return "public data" if name == "public" else f"public {name}"
+
+
 def request_sentences(overlap: Overlap, life: Life) -> list[str]:
     """What the overlap means for each request: who else holds the facts that are to be forgotten."""
     places_of = {
@@ -175,7 +180,7 @@ def request_sentences(overlap: Overlap, life: Life) -> list[str]:
             holders.update(
                 f"{names.text(int(place.split(':')[1]))}'s"
                 if place.startswith("client:")
-                else f"in public {place}"
+                else f"in {public_text(place)}"
                 for place in sorted(others)
             )
             if any(place == own and other not in gone for place, other in found):
@@ -214,7 +219,7 @@ def _listed(repeats: Iterable[Repeat], names: ClientNames) -> str:
 def _called(place: Place, names: ClientNames) -> str:
     if place == "holdout":
         return place
-    return names.text(int(place.split(":")[1])) if place.startswith("client:") else f"public {place}"
+    return names.text(int(place.split(":")[1])) if place.startswith("client:") else public_text(place)
 
 
 def _records(count: int) -> str:
