@@ -1,7 +1,8 @@
 """What a run will do, tried once before it begins, on the records that make most trouble.
 
-A probe, a padded generation, a step on the longest record, a private step on two records, and a step of each
-method's losses. A run that passes can still fail by what only a life brings; it does not fail by its base.
+A probe, a padded generation, a step on the longest record, a private step on two records, a round of the
+privacy stages, and a step of each method's losses. A run that passes can still fail by what only a life
+brings; it does not fail by its base.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from fedsim.checks import blamed_on
 from fedsim.model import Arrays
 from fedsim.predictor import predictor_of
 from fedsim.probe import DivergedError, build_probe, score_probe
+from fedsim.rng import stream
 from fedsim.scenario_file import KeyPath, Source
 from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat
@@ -21,9 +26,13 @@ from fedsim.token_facts import check_tokens
 from fedsim.training import TrainJob
 from fedsim.trials import trial_jobs
 from fedsim.unlearning.protocol import Role
+from privacy import Ledger, RoundAborted, Update
+from privacy.rehearsal import rehearse as play
 
 GENERATED = 4
 """Tokens generated in a rehearsal."""
+FEWEST = 3
+"""Clients of a rehearsed round, where the privacy stages do not ask for more."""
 ROLES: tuple[Role, ...] = ("target", "helper")
 
 
@@ -40,11 +49,16 @@ def rehearse(context: LifeContext, source: Source) -> None:
     adapter = model.fresh(context.seed)
     with _tried(source, ("model",), "a probe of the longest and the shortest record"):
         _probe(context)
+    update = None
     for job in _jobs(context, adapter, private=False):
-        _train(context, job, source, ("model",), f"a step on {len(job.pairs)} records, the longest with it,")
+        what = f"a step on {len(job.pairs)} records, the longest with it,"
+        update = _train(context, job, source, ("model",), what)
     if runtime.pipeline.local_rule() is not None:
         for job in _jobs(context, adapter, private=True):
-            _train(context, job, source, ("privacy",), f"a private step on {len(job.pairs)} records")
+            update = _train(context, job, source, ("privacy",), f"a private step on {len(job.pairs)} records")
+    if runtime.pipeline.stages and update is not None:
+        with _tried(source, ("privacy",), "a round of the privacy stages"):
+            _pass_through_stages(context, update)
     for index, method in enumerate(scenario.compare):
         if not method.unlearning_rounds or not context.life.requests:
             continue
@@ -95,10 +109,37 @@ def _jobs(context: LifeContext, adapter: Arrays, *, private: bool) -> list[Train
     return trial_jobs(only, adapter, local, clients=1, private=private)
 
 
-def _train(context: LifeContext, job: TrainJob, source: Source, key: KeyPath, what: str) -> None:
-    error = context.engine.runtime.executor.train_clients([job])[0].error
-    if error is not None:
-        raise source.error(key, f"{what} fails on this base ({error.splitlines()[0]})")
+def _train(context: LifeContext, job: TrainJob, source: Source, key: KeyPath, what: str) -> Update:
+    result = context.engine.runtime.executor.train_clients([job])[0]
+    if result.error is not None:
+        raise source.error(key, f"{what} fails on this base ({result.error.splitlines()[0]})")
+    return result.update
+
+
+def _pass_through_stages(context: LifeContext, update: Update) -> None:
+    """One attempt at a round in which every client of the smallest cohort sends the same update."""
+    pipeline = context.engine.runtime.pipeline
+    here: dict[str, Any] = {"round_id": 0, "branch": "rehearsal"}
+    names = [str(client) for client in sorted(context.engine.runtime.pairs)]
+    cohort, ledger = names[: max(pipeline.min_cohort, FEWEST)], Ledger()
+    noise = stream(context.seed, "rehearsal", "server")
+    server = pipeline.open_round(cohort=cohort, roster=names, ledger=ledger, generator=noise, **here)
+    parties = {
+        name: pipeline.client(
+            name,
+            generator=stream(context.seed, "rehearsal", "stage", name),
+            secret=stream(context.seed, "rehearsal", "mask", name).bytes(32),
+            ledger=ledger,
+            **here,
+        )
+        for name in cohort
+    }
+    _, answers = play(server, parties, dict.fromkeys(cohort, update))
+    result = server.aggregate(answers)
+    if result.rejected:
+        raise RoundAborted(next(iter(result.rejected.values())))
+    if not np.isfinite(result.update).all():
+        raise RoundAborted("the combined update is not finite")
 
 
 @contextmanager

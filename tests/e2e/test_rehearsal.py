@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from fedsim.cli import app
 from fedsim.training import SequentialExecutor
 from fedsim.unlearning.grad_ascent import GradAscent
+from privacy.clipping import ClipStage
 from tests.e2e.runs import BRIEF, merged, write_scenario
 from tests.world import WORDS, save_base
 
@@ -89,6 +90,23 @@ class _Broken:
 
     def __call__(self, current: object, reference: object) -> None:
         raise RuntimeError("no such operator\nin 40 lines")
+
+
+@pytest.mark.parametrize("hook", ["client", "server"])
+def test_a_privacy_stage_that_fails(hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OverflowError("no room for 2048 entries")
+
+    monkeypatch.setattr(ClipStage, hook, broken)
+    said = refused(tmp_path, merged(BRIEF, privacy=[{"stage": "clip", "norm": 1.0}]))
+    assert "privacy: a round of the privacy stages fails on this base (OverflowError: no room" in said
+    assert call(tmp_path / "other", BRIEF).exit_code == 0  # it has no stage
+
+
+def test_a_sum_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClipStage, "server", lambda self, update, context: (update * float("nan"), {}))
+    said = refused(tmp_path, merged(BRIEF, privacy=[{"stage": "clip", "norm": 1.0}]))
+    assert "the combined update is not finite" in said
 
 
 def test_a_probe_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
