@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fedsim.audits.attention_inputs import attention_sites
 from fedsim.audits.config import InversionAudit
-from fedsim.audits.inversion import in_place_of
+from fedsim.audits.inversion import in_place_of, victims_of
 from fedsim.client import ClientRuntime
 from fedsim.config import ConfigError
 from fedsim.data.names import ClientNames
@@ -49,7 +49,7 @@ def check_audits(
         if not isinstance(audit, InversionAudit):
             continue
         with blamed_on(source, "audits", index, "clients"):
-            victims = names.read(audit.clients, held)
+            victims = victims_of(audit, names, held)
         unknown = [client for client in victims if client not in held]
         if unknown:
             near = min(held, key=lambda other: abs(other - unknown[0]))

@@ -14,6 +14,8 @@ from fedsim.config import Config, ConfigError, Float, Int
 from fedsim.events import ClientIds
 from privacy import StageConfig
 
+ATTACKED = 3
+"""Clients attacked where a scenario names none."""
 OWN = "this run"
 """Name of the run's own pipeline among those that are attacked."""
 
@@ -44,10 +46,10 @@ class InversionAudit(Config):
     """Reads clients' records off what the server sees of one step of training (DAGER)."""
 
     audit: Literal["gradient_inversion"]
-    clients: ClientIds = (0, 1, 2)
-    """Clients attacked: names or numbers, a range like 0-3, a list of these, or all. What the model
-    knows by heart already leaves little trace; clients that never took part are attacked in their first
-    step."""
+    clients: ClientIds | None = None
+    """Clients attacked: names or numbers, a range like 0-3, a list of these, or all; by default the first
+    three that hold records. What the model knows by heart already leaves little trace; clients that never
+    took part are attacked in their first step."""
     records: Int = Field(default=1, ge=1, le=64)
     """Records in the step."""
     cohort: Int = Field(default=8, ge=2, le=1000)

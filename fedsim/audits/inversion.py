@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from fedsim.audits.completion import complete, match_next, secrets_told
-from fedsim.audits.config import OWN, InversionAudit
+from fedsim.audits.config import ATTACKED, OWN, InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
 from fedsim.audits.rules import bare
 from fedsim.client import local_task
+from fedsim.data.names import ClientNames
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
 from fedsim.predictor import predictor_of
@@ -39,7 +40,7 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
     own = context.engine.runtime.pipeline
     pipelines = {OWN: own} | {name: in_place_of(own, stages) for name, stages in config.under.items()}
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
-    victims = context.holdings.names.read(config.clients, held)
+    victims = victims_of(config, context.holdings.names, held)
     for name, pipeline in pipelines.items():
         for victim in victims:
             alike = [client for client in victims if client != victim]
@@ -49,6 +50,11 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
             seen = _seen(context, config, pipeline, cohort, adapter)
             who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
             yield {**who, "cohort": len(cohort), **_read(context, config, adapter, seen, victim)}
+
+
+def victims_of(config: InversionAudit, names: ClientNames, held: Sequence[int]) -> tuple[int, ...]:
+    """The clients to attack, of those that hold records (sorted)."""
+    return tuple(held[:ATTACKED]) if config.clients is None else names.read(config.clients, held)
 
 
 def in_place_of(own: Pipeline, stages: Sequence[StageConfig]) -> Pipeline:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fedsim.audits.config import OWN
-from fedsim.audits.inversion import in_place_of
+from fedsim.audits.config import OWN, InversionAudit
+from fedsim.audits.inversion import in_place_of, victims_of
 from fedsim.build import check
+from fedsim.data.names import ClientNames
 from fedsim.scenario_file import ScenarioError, load_scenario
 from privacy import Draw, Nominal, build_pipeline
 from tests.e2e.runs import BRIEF, merged, write_scenario
@@ -107,3 +108,13 @@ def test_another_pipeline_is_sized_for_the_same_life() -> None:
     other = in_place_of(own, [])
     assert (other.nominal.max_cohort, other.nominal.rounds, other.nominal.draws) == (8, 7, draws)
     assert (other.weighting, other.nominal.max_weight) == ("uniform", 1.0)
+
+
+def test_the_first_who_hold_records_are_attacked_where_nobody_is_named() -> None:
+    """Data may know no client 0, and a client may hold nothing."""
+    names = ClientNames.of(["4", "7", "9", "11"])
+    nobody = InversionAudit(audit="gradient_inversion")
+    assert victims_of(nobody, names, [4, 9, 11]) == (4, 9, 11)
+    assert victims_of(nobody, names, [9]) == (9,)
+    named = InversionAudit(audit="gradient_inversion", clients="7,9")
+    assert victims_of(named, names, [4, 7, 9, 11]) == (7, 9)
