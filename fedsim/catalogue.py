@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedsim.build import check, make_context, rounds_over_seeds
+from fedsim.estimate import effort_sentence
 from fedsim.federation import STRATEGIES
 from fedsim.guarantees import differencing_rows, differencing_sentences, view_sentences
 from fedsim.scenario import AuthorsData, JsonlData, TofuData
@@ -38,6 +39,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
         lines.extend(
             _filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names))
         )
+        lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
         lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))

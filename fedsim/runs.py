@@ -23,6 +23,7 @@ from fedsim.build import (
 )
 from fedsim.checks import blamed_on
 from fedsim.conclusions import conclude
+from fedsim.estimate import measured_threads
 from fedsim.manifest import damage, seal
 from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
@@ -32,8 +33,7 @@ from fedsim.scenario import Scenario
 from fedsim.scenario_file import LoadedScenario, ScenarioError, anchored, dump_scenario, load_scenario
 from fedsim.simulation import LifeContext, LifeRunner, assemble
 from fedsim.training import SequentialExecutor
-from fedsim.trials import trial_jobs
-from fedsim.tuning import fastest_threads, keep_freed_memory
+from fedsim.tuning import keep_freed_memory
 from fedsim.writer import only_writer
 
 RESULTS = (
@@ -41,8 +41,6 @@ RESULTS = (
     *("life.json", "data.json", "ledger.json", "privacy.json", "audits.json", "verdict.json"),
 )
 """What a finished run's manifest vouches for."""
-TRIAL_CLIENTS = 16
-"""Clients whose joint step is timed to choose the number of threads."""
 
 
 def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
@@ -196,7 +194,7 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         for variant in simulation.loaded.variants
         for seed in variant.scenario.seeds
     ]
-    threads = simulation.threads or _measured_threads(contexts[0])
+    threads = simulation.threads or measured_threads(contexts[0])
     torch.set_num_threads(threads)
     scenario = simulation.loaded.scenario
     if not directory.file("provenance.json").exists():
@@ -228,16 +226,6 @@ def nobody_contributed(directory: RunDirectory) -> bool:
     """Whether all rounds of a finished run were empty, so that it says nothing of training."""
     kinds = directory.table("costs").column("kind").to_pylist()
     return bool(kinds) and all(kind == "empty" for kind in kinds)
-
-
-def _measured_threads(context: LifeContext) -> int:
-    """The fastest number of threads for a joint step of this life's clients; one beside a GPU."""
-    if context.model.device != "cpu":
-        return 1
-    runtime, local = context.engine.runtime, context.scenario.federation.local
-    adapter = context.model.fresh(context.seed)
-    jobs = trial_jobs(runtime, adapter, local, clients=TRIAL_CLIENTS, private=False)
-    return fastest_threads(lambda: runtime.executor.train_clients(jobs))
 
 
 def _say_what_is_not_batched(contexts: Sequence[LifeContext], progress: Progress) -> None:

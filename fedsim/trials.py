@@ -14,7 +14,7 @@ from privacy import Ledger
 def trial_jobs(
     runtime: ClientRuntime, adapter: Arrays, local: LocalConfig, *, clients: int, private: bool
 ) -> list[TrainJob]:
-    """Jobs to try an executor with, which no life knows of: one step of each of the first clients."""
+    """Jobs that no life knows of: passes of the first clients over one batch each."""
     jobs = []
     size = local.batch_size
     for client in sorted(runtime.records)[:clients]:
