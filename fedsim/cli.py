@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fedsim.engines.errors import EngineError
 from fedsim.hub import go_offline_unless_reachable
-from fedsim.results import RunDirectory, write_json
+from fedsim.results import TABLES, RunDirectory, write_json
 from fedsim.scenario_errors import ScenarioError
 from fedsim.scenario_file import LoadedScenario, json_schema, load_scenario
 
@@ -131,6 +131,12 @@ def report(
             raise ScenarioError(
                 f"{directory}: no finished run here (verdict.json is missing); finish it with "
                 f"fedsim resume {directory}, or start one with fedsim run FILE --out {directory}"
+            )
+        missing = [name for name in TABLES if not RunDirectory(directory).file(f"{name}.parquet").exists()]
+        if missing:
+            raise ScenarioError(
+                f"{directory / missing[0]}.parquet: is missing from this finished run; put it back, or run "
+                "the scenario again with another --out"
             )
         print(write_report(directory))
 

@@ -23,7 +23,7 @@ from fedsim.guarantees import (
     view_rows,
 )
 from fedsim.influence import outweighing_rows, outweighing_sentences
-from fedsim.judgements import public_notes, summaries, without_empty_utility
+from fedsim.judgements import divergence_notes, public_notes, summaries, without_empty_utility
 from fedsim.life import Life, unlearning_spans
 from fedsim.progress import Progress
 from fedsim.reference_ledger import Reference, with_reference_epsilon
@@ -72,7 +72,8 @@ def conclude(
     rows, unmeasured = without_empty_utility(rows)
     notes: dict[str, list[str]] = {}
     for context, (tables, life) in zip(contexts, lives, strict=True):
-        said = public_notes(tables, config, life.horizon, context.probes.public)
+        said = divergence_notes(tables, life)
+        said += public_notes(tables, config, life.horizon, context.probes.public)
         said += [NO_UTILITY] if unmeasured else []
         told = notes.setdefault(tables.variant, [])
         told.extend(one for one in said if one not in told)

@@ -261,6 +261,21 @@ def public_notes(tables: LifeTables, config: ProbesConfig, round_: int, public: 
     return notes
 
 
+def divergence_notes(tables: LifeTables, life: Life) -> list[str]:
+    """Where keep knows less of what clients train on than the untouched base: training has diverged."""
+    notes = []
+    for request in life.requests:
+        subject = f"forget:{request.number}"
+        before, after = (tables.value("keep", subject, "nll", at) for at in (0, request.round))
+        if before is not None and after is not None and after > before:
+            notes.append(
+                f"Training diverged: after round {request.round} what the client of request {request.number} "
+                f"trained on costs {after:.1f} nats a token in keep, and {before:.1f} before any training; "
+                "lower federation.local.lr, or the strategy's own rate."
+            )
+    return notes
+
+
 def without_empty_utility(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
     """Rows whose utility is null where it is 0 in every branch: nothing was measured by it."""
     known = [row["utility"] for row in rows if row["utility"] is not None]

@@ -8,10 +8,12 @@ is loaded once and never changes. LoRA: Hu et al., 2021, arXiv:2106.09685.
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -281,8 +283,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     except Exception as error:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
         raise ModelError(
-            f"base={config.base!r} cannot be loaded as a causal language model "
-            f"({type(error).__name__}: {first_line(error)}); give an embedded model ({embedded}), "
+            f"base={config.base!r} {_why_not_loaded(source, error)}; give an embedded model ({embedded}), "
             "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
             "base",
         ) from error
@@ -302,6 +303,21 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         base_name=config.base,
         start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
     )
+
+
+def _why_not_loaded(source: str, error: Exception) -> str:
+    """What is wrong with a base: that there is no such folder, with the nearest, or what its loader says."""
+    folder = Path(source)
+    said = f"cannot be loaded as a causal language model ({type(error).__name__}: {first_line(error)})"
+    if folder.exists():
+        return said
+    beside = (
+        [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    )
+    near = difflib.get_close_matches(folder.name, beside, n=1)
+    absent = "is no folder here" + (f" (nearest: {folder.parent / near[0]})" if near else "")
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    return absent if is_path else f"{absent}, and as a name on the hub it {said}"
 
 
 def _check_tokenizer(tokenizer: Any, base: Any, config: ModelConfig) -> None:

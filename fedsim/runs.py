@@ -134,8 +134,13 @@ def _claim(loaded: LoadedScenario, directory: RunDirectory) -> None:
             "Choose another with --out"
         )
     else:
-        with whole_file(file) as temporary:
-            temporary.write_text(text)
+        try:
+            with whole_file(file) as temporary:
+                temporary.write_text(text)
+        except OSError as error:
+            raise ScenarioError(
+                f"{directory.path}: cannot be written ({error.strerror}); choose another directory with --out"
+            ) from error
         directory.write_json("scenario", scenario.model_dump(mode="json"))
 
 

@@ -95,10 +95,27 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> S
     return ScenarioError("\n".join(lines))
 
 
+def closest(given: str, choices: Sequence[str]) -> str | None:
+    """The choice that somebody may have meant: a short one that abbreviates what is given, or the most alike.
+
+    >>> closest("rank", ["train", "r"]), closest("learning_rate", ["epochs", "lr"])
+    ('r', 'lr')
+    """
+    short = [choice for choice in choices if len(choice) <= 2 and _abbreviates(choice, given)]
+    near = short or difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _abbreviates(short: str, word: str) -> bool:
+    """Whether the letters of ``short`` begin parts of ``word``, in order, the first one the word itself."""
+    parts = iter(word.split("_"))
+    return word[:1] == short[:1] and all(any(part[:1] == letter for part in parts) for letter in short)
+
+
 def nearest(given: str, choices: Sequence[str]) -> str:
     """``; did you mean 'x'? Choices: x, y``, as far as there is something to say."""
-    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]!r}? " if near else ""
+    near = closest(given, choices)
+    meant = f"did you mean {near!r}? " if near is not None else ""
     listed = f"choices: {', '.join(choices)}" if choices else ""
     return f"; {meant}{listed}".rstrip() if meant or listed else ""
 
@@ -162,8 +179,7 @@ class _Problem:
 
     def meant(self) -> str | None:
         """The key that an unknown one is nearest to."""
-        near = difflib.get_close_matches(self.name, self._siblings(), n=1, cutoff=0.5)
-        return near[0] if near else None
+        return closest(self.name, self._siblings())
 
     def _siblings(self) -> list[str]:
         return list(self.owner.model_fields) if self.owner is not None else []

@@ -168,6 +168,15 @@ def test_a_damaged_result_is_named(name: str, whole: RunDirectory, tmp_path: Pat
     assert f"{name}: cannot be read as" in result.stderr
 
 
+def test_a_missing_table_is_named(whole: RunDirectory, tmp_path: Path) -> None:
+    """An empty one would give a report without figures, and no word why."""
+    shutil.copytree(whole.path, tmp_path / "run")
+    (tmp_path / "run" / "items.parquet").unlink()
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 2, result.output
+    assert "items.parquet: is missing from this finished run" in result.stderr
+
+
 def test_a_manifest_by_hand(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("abc")
     seal(tmp_path)

@@ -106,7 +106,10 @@ SETTINGS = {
     "timeline.2.forget.client=9": "--set timeline.2.forget.client=9: client 9 is not in the data, which has clients 0-3",
     "compare=[{method: npo, rounds: 9}]": "s.yaml:6: timeline[2].forget: npo takes 9 rounds per request",
     "execution.device=gpu": "--set execution.device=gpu: device='gpu' is not a device here; use auto, cpu, cuda or cuda:0",
-    "model.base=somewhere/else": "--set model.base=somewhere/else: base='somewhere/else' cannot be loaded as a causal language model",
+    "model.base=somewhere/else": "--set model.base=somewhere/else: base='somewhere/else' is no folder here, and as a name on the hub it cannot be loaded as a causal language model",
+    "model.base=./here/base": "--set model.base=./here/base: base='./here/base' is no folder here; give an embedded model",
+    "model.lora.rank=4": "--set model.lora.rank=4: unknown key 'rank'; did you mean 'r'?",
+    "federation.local.learning_rate=4": "--set federation.local.learning_rate=4: unknown key 'learning_rate'; did you mean 'lr'?",
     "data={source: tofu, path: nowhere}": "--set data={source: tofu, path: nowhere}: nowhere: no such folder; it must hold TOFU's full.json",
     "data={source: jsonl, path: nowhere.jsonl}": "--set data={source: jsonl, path: nowhere.jsonl}: nowhere.jsonl",
 }  # fmt: skip
@@ -166,6 +169,17 @@ def test_a_malformed_line_of_data_is_named(folder: Path) -> None:
     (folder / "mine.jsonl").write_text('{"client": "a", "question": "q", "answer": "a"}\n{"client": \n')
     message = refused(folder, "validate", "s.yaml", "--set", "data={source: jsonl, path: mine.jsonl}")
     assert ": mine.jsonl:2: not JSON" in message
+
+
+def test_a_folder_beside_the_one_that_is_named_is_told(folder: Path) -> None:
+    (folder / "bases" / "llama-tiny").mkdir(parents=True)
+    message = refused(folder, "validate", "s.yaml", "--set", "model.base=./bases/llama_tiny")
+    assert "base='./bases/llama_tiny' is no folder here (nearest: bases/llama-tiny); give" in message
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder: Path) -> None:
+    out = "/proc/nowhere"
+    assert refused(folder, "run", "s.yaml", "--out", out).startswith(f"{out}: cannot be written (")
 
 
 def test_a_folder_that_is_no_model_is_named(folder: Path) -> None:
@@ -263,5 +277,5 @@ def test_an_unreachable_hub_is_noticed_at_once(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2
-    assert "base='someone/some-model' cannot be loaded" in done.stderr
+    assert "as a name on the hub it cannot be loaded" in done.stderr
     assert done.stderr.count("\n") == 1  # each retry would add lines of its own

@@ -14,7 +14,7 @@ from fedsim.evidence import (
     trajectories,
     trust_rows,
 )
-from fedsim.judgements import _harm
+from fedsim.judgements import _harm, divergence_notes
 from fedsim.life import Life, unlearning_spans
 from fedsim.results import COSTS, METRICS, TRAJECTORIES
 from fedsim.scenario import ProbesConfig
@@ -416,3 +416,16 @@ def test_a_client_that_is_harmed_is_called_by_its_name() -> None:
     assert _harm(row, ProbesConfig(), names) == (
         "; client clinic-a, who stayed, loses 0.50 (in keep nobody loses more than 0.00)"
     )
+
+
+@pytest.mark.parametrize(("after", "diverged"), [(8.9, True), (0.3, False), (2.0, False)])
+def test_training_that_makes_its_own_records_less_likely_has_diverged(after: float, diverged: bool) -> None:
+    nll = [
+        metric_row("keep", 0, 2.0, metric="nll"),
+        metric_row("keep", LIFE.requests[0].round, after, metric="nll"),
+    ]
+    notes = divergence_notes(make_tables(extra=nll), LIFE)
+    assert bool(notes) is diverged
+    if diverged:
+        assert "costs 8.9 nats a token in keep, and 2.0 before any training" in notes[0]
+    assert divergence_notes(make_tables(), LIFE) == []  # nothing measured, nothing said
