@@ -56,7 +56,11 @@ COLUMNS = (
         "p, n",
         "distance of truth ratios from retrain's; p from 20 records on; not proof of equality",
     ),
-    Column("Shown", "against retrain", "what the trusted metrics together show at 95 %, from both sides"),
+    Column(
+        "Shown",
+        "against retrain",
+        "what the trusted metrics show, from both sides: 95 % intervals that lie beyond fixed margins",
+    ),
     Column("Utility", "change", "model utility at the horizon, and its change against retrain"),
     Column("Worst client", "change", "the remaining client that lost most against retrain"),
     Column("Cost", "% of retrain", "client training steps as a share of retraining's up to the request"),
@@ -114,10 +118,14 @@ def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Ce
         _membership(run, variant, request, branch),
         _distance(run, variant, request, branch, ratios),
         _shown(run, variant, request, branch),
-        Cell(words.number(mean("utility")), words.number(mean("utility_excess"), sign=True)),
+        _utility(mean("utility"), mean("utility_excess")),
         _worst(run, variant, request, branch),
         Cell(words.percent(mean("cost_share"))),
     )
+
+
+def _utility(value: float, change: float) -> Cell:
+    return Cell(words.number(value), words.number(change, sign=True) if np.isfinite(change) else "")
 
 
 def _nll(run: RunData, variant: str, request: int, branch: Branch) -> Cell:

@@ -86,7 +86,7 @@ def test_finding_and_banner_follow_the_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("bare")
 def test_untrusted_values_are_grey_and_footnoted(tmp_path: Path) -> None:
     plain, doubtful = written(tmp_path / "a"), written(tmp_path / "b", trusted=False)
-    grey = re.compile(r'<td class="[^"]*grey[^"]*">')
+    grey = re.compile(r'<td class="[^"]*grey[^"]*"')
     assert not grey.search(plain)
     assert grey.search(doubtful)
     assert "not to be quoted" in doubtful
