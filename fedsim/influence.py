@@ -80,8 +80,9 @@ def outweighing_sentences(rows: Sequence[Row]) -> list[str]:
         count = worst["rounds"]
         rest = len({row["client"] for row in found} - {worst["client"]})
         others = f"; {rest} other client{'s' if rest > 1 else ''} did so, too" if rest else ""
+        of_variant = "" if variant == "base" else f"{variant}, "
         told.append(
-            f"{variant}, {worst['branch']}: client {worst['name']}'s update outweighed all others' in "
+            f"{of_variant}{worst['branch']}: client {worst['name']}'s update outweighed all others' in "
             f"{count} round{'s' if count > 1 else ''}, first in round {worst['first']}, {as_long}{others}. "
             "Clip updates, or set federation.max_update_norm."
         )

@@ -32,10 +32,13 @@ class RunData:
     path: Path
     life: Mapping[str, Any]
     data: Mapping[str, Any]
+    scenario: Mapping[str, Any]
     verdict: Mapping[str, Any]
     provenance: Mapping[str, Any]
     privacy: Mapping[str, Any]
     audits: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
+    """What happened, in order of time."""
     releases: int
     """Entries in the ledger."""
     metrics: Mapping[Key, Series]
@@ -55,10 +58,12 @@ class RunData:
             path=path,
             life=run.json("life"),
             data=_optional(run, "data"),
+            scenario=_optional(run, "scenario"),
             verdict=run.json("verdict"),
             provenance=_optional(run, "provenance"),
             privacy=_optional(run, "privacy"),
             audits=_optional(run, "audits"),
+            log=run.events(),
             releases=_releases(run),
             metrics=_series(run.table("metrics").to_pylist()),
             records=_samples(run.table("items").to_pylist()),

@@ -64,6 +64,7 @@ def _content(run: RunData, drawn: Sequence[Drawn]) -> dict[str, Any]:
         "name": run.name,
         "description": run.life.get("description") or "",
         "facts": _facts(run),
+        "origin": _origin(run),
         "steps": _life(run),
         "columns": tables.COLUMNS,
         "variants": [_variant(run, v, [d for d in drawn if d.variant == v]) for v in run.variants],
@@ -89,6 +90,28 @@ def _facts(run: RunData) -> str:
     if len(run.variants) > 1:
         parts.append(words.plural(len(run.variants), "variant"))
     return " · ".join(parts)
+
+
+def _origin(run: RunData) -> str:
+    """On what, with whom and when: base and data, clients and records, the first start and the last end."""
+    base, source = (
+        run.scenario.get(part, {}).get(key) for part, key in (("model", "base"), ("data", "source"))
+    )
+    held = [client["records"] for client in (run.data.get("lives") or [{"clients": []}])[0]["clients"]]
+    times = {event["kind"]: event["time"] for event in reversed(run.log) if "time" in event}
+    parts = [
+        f"base {base}" if base else "",
+        f"data {source}" if source else "",
+        f"{words.plural(len(held), 'client')} with {words.plural(sum(held), 'record')}" if held else "",
+        f"begun {_minute(times['started'])}" if "started" in times else "",
+        f"finished {_minute(times['finished'])} UTC" if "finished" in times else "",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def _minute(time: str) -> str:
+    """``2026-11-25T16:14:34Z`` as ``2026-11-25 16:14``."""
+    return time[:16].replace("T", " ")
 
 
 def _variant(run: RunData, variant: str, drawn: Sequence[Drawn]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_line_for_a_variant() -> None:
         (6, 1, 5, 2.0),
     ]
     assert outweighing_sentences(rows) == [
-        "base, keep: client c4's update outweighed all others' in 2 rounds, first in round 2, up to 8 times "
+        "keep: client c4's update outweighed all others' in 2 rounds, first in round 2, up to 8 times "
         "as long as theirs together; 1 other client did so, too. Clip updates, or set "
         "federation.max_update_norm."
     ]
