@@ -32,7 +32,7 @@ COLUMNS = {
     "worst": "worst\nclient",
     "cost": "cost",
 }
-DISPENSABLE = ("class", "quality", "rounds", "worst", "nll")
+DISPENSABLE = ("class", "quality", "rounds", "forgotten", "utility", "nll")
 """Columns that a narrow terminal does without, the first one first."""
 
 
