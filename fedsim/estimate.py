@@ -32,7 +32,7 @@ def measured_threads(context: LifeContext) -> int:
 def effort_sentence(context: LifeContext, *, seeds: int) -> str:
     """How often clients train over all branches and seeds, how long that takes here, and in what memory."""
     trainings, steps = _work(context)
-    jobs = _trial(context, most_epochs=3)
+    jobs = _timed_trial(context)
     tried = sum(planned_steps(len(job.pairs), job.local) for job in jobs)
     if context.model.device == "cpu":
         fastest_threads(lambda: context.engine.runtime.executor.train_clients(jobs), trials=1)
@@ -55,13 +55,20 @@ def _work(context: LifeContext) -> tuple[int, int]:
     return len(steps), sum(steps)
 
 
-def _trial(context: LifeContext, *, most_epochs: int | None = None) -> list[TrainJob]:
+def _trial(context: LifeContext) -> list[TrainJob]:
     """A few clients' passes over one batch each, as they train together."""
     runtime, local = context.engine.runtime, context.scenario.federation.local
-    if most_epochs is not None:
-        local = local.model_copy(update={"epochs": min(local.epochs, most_epochs)})
     adapter = context.model.fresh(context.seed)
     return trial_jobs(runtime, adapter, local, clients=TRIAL_CLIENTS, private=False)
+
+
+def _timed_trial(context: LifeContext) -> list[TrainJob]:
+    """The same with the run's own privacy, and few passes: one step is all that a trial's budget has."""
+    runtime, local = context.engine.runtime, context.scenario.federation.local
+    private = runtime.pipeline.local_rule() is not None
+    few = local.model_copy(update={"epochs": 1 if private else min(local.epochs, 3)})
+    adapter = context.model.fresh(context.seed)
+    return trial_jobs(runtime, adapter, few, clients=TRIAL_CLIENTS, private=private)
 
 
 def _rounded(seconds: float) -> str:

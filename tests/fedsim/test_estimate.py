@@ -40,5 +40,15 @@ def test_trainings_and_steps_are_counted_over_branches_and_seeds(tmp_path: Path)
     assert estimate.effort_sentence(context, seeds=3).startswith("132 local trainings with 528 steps, ")
 
 
+def test_a_private_trial_stays_within_its_budget(tmp_path: Path) -> None:
+    stage = {"stage": "example_dp", "clip_norm": 1.0, "target_epsilon": 8.0, "delta": 1e-3}
+    loaded = load_scenario(write_scenario(tmp_path, LIFE | {"privacy": [stage]}))
+    context = make_context(check(loaded), loaded.variants[0], 1)
+    jobs = estimate._timed_trial(context)
+    results = context.engine.runtime.executor.train_clients(jobs)
+    assert [result.error for result in results] == [None] * 4
+    assert all(job.rule is not None for job in jobs)
+
+
 def test_times_are_said_roughly() -> None:
     assert doctest.testmod(estimate).failed == 0
