@@ -6,7 +6,7 @@ from pathlib import Path
 from fedsim import estimate
 from fedsim.build import check, make_context
 from fedsim.scenario_file import load_scenario
-from tests.e2e.runs import write_scenario
+from tests.e2e.runs import merged, write_scenario
 
 LIFE = {
     "name": "counted",
@@ -42,7 +42,9 @@ def test_trainings_and_steps_are_counted_over_branches_and_seeds(tmp_path: Path)
 
 def test_a_private_trial_stays_within_its_budget(tmp_path: Path) -> None:
     stage = {"stage": "example_dp", "clip_norm": 1.0, "target_epsilon": 8.0, "delta": 1e-3}
-    loaded = load_scenario(write_scenario(tmp_path, LIFE | {"privacy": [stage]}))
+    loaded = load_scenario(
+        write_scenario(tmp_path, merged(LIFE, privacy=[stage], federation__weighting="uniform"))
+    )
     context = make_context(check(loaded), loaded.variants[0], 1)
     jobs = estimate._timed_trial(context)
     results = context.engine.runtime.executor.train_clients(jobs)
