@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fedsim.engines.errors import EngineError
 from fedsim.hub import go_offline_unless_reachable
-from fedsim.results import TABLES, RunDirectory, write_json
+from fedsim.results import TABLES, DamagedError, RunDirectory, write_json
 from fedsim.scenario_errors import ScenarioError
 from fedsim.scenario_file import LoadedScenario, json_schema, load_scenario
 
@@ -139,6 +139,7 @@ def report(
                 "the scenario again with another --out"
             )
         print(write_report(directory))
+    _warn_of_changes(RunDirectory(directory))
 
 
 @app.command()
@@ -189,17 +190,23 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
             runs.execute(simulation, directory, progress)
         finally:
             progress.close()
-    changed = runs.changed_since(directory)
-    if changed is not None:
-        print(f"warning: {directory.path}: {changed} since the run ended", file=sys.stderr)
-    try:
-        said = f"report: {write_report(directory.path)}"
-    except OSError as error:  # the verdict of a finished run can be shown wherever it lies
-        said = f"report: not written: {_reason(error)}"
+    _warn_of_changes(directory)
+    with run_errors(directory.path):
+        try:
+            said = f"report: {write_report(directory.path)}"
+        except OSError as error:  # the verdict of a finished run can be shown wherever it lies
+            said = f"report: not written: {_reason(error)}"
+        except (ValueError, KeyError) as error:
+            said = f"report: not written: {error}"
     with user_errors():
-        print_verdict(directory, console)
-    print(said)
-    if runs.nobody_contributed(directory):
+        try:
+            print_verdict(directory, console)
+        except KeyError as error:
+            raise DamagedError(f"{directory.file('verdict.json')}: lacks {error}") from error
+        finally:
+            print(said)
+        nobody = runs.nobody_contributed(directory)
+    if nobody:
         print(
             "error: no client ever contributed, so nothing was trained and nothing here is evidence; "
             f"{directory.file('events.jsonl')} says why each one failed",
@@ -208,12 +215,21 @@ def _finish(simulation: Simulation, directory: RunDirectory) -> None:
         raise typer.Exit(1)
 
 
+def _warn_of_changes(directory: RunDirectory) -> None:
+    """Say which result of a finished run is not as the run wrote it."""
+    from fedsim.manifest import damage
+
+    changed = damage(directory.path) if directory.file("manifest.json").exists() else None
+    if changed is not None:
+        print(f"warning: {directory.path}: {changed} since the run ended", file=sys.stderr)
+
+
 @contextmanager
 def run_errors(directory: Path) -> Iterator[None]:
     """While a run is under way, what stops it ends as one message that says how to go on."""
     try:
         yield
-    except ScenarioError as error:
+    except (ScenarioError, DamagedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except EngineError as error:

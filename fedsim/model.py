@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -109,6 +110,18 @@ class AdapterModel:
     @cached_property
     def _replicas(self) -> list[AdapterModel]:
         return []
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is frozen and of what training starts from."""
+        found = hashlib.sha256()
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                found.update(name.encode())
+                found.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name, array in self.start.items():
+            found.update(name.encode() + array.tobytes())
+        return found.hexdigest()
 
     def adopt_untrained(self, other: AdapterModel) -> None:
         """Take the adapter parameters that nobody trains (A under ``lora.train: B``) from a replica."""

@@ -24,7 +24,7 @@ from fedsim.build import (
 from fedsim.checks import blamed_on
 from fedsim.conclusions import conclude
 from fedsim.estimate import measured_threads
-from fedsim.manifest import damage, seal
+from fedsim.manifest import seal
 from fedsim.planning import CohortLimit
 from fedsim.progress import Progress
 from fedsim.provenance import provenance
@@ -187,6 +187,23 @@ def _execute(simulation: Simulation, directory: RunDirectory, progress: Progress
         live(simulation, directory, progress)
 
 
+def _refuse_other_data(directory: RunDirectory, lives: Sequence[dict[str, Any]]) -> None:
+    """Refuse to go on with records or a base other than those that the run has lived with so far."""
+    if not _begun(directory) or not directory.file("data.json").exists():
+        return
+    before = {
+        (life["variant"], life["seed"]): life.get("digests") for life in directory.json("data")["lives"]
+    }
+    for life in lives:
+        known = before.get((life["variant"], life["seed"]))
+        changed = [name for name in life["digests"] if known and known.get(name) != life["digests"][name]]
+        if changed:
+            raise ScenarioError(
+                f"{directory.path}: {' and '.join(changed)} changed since the run began; put back what was "
+                "there, or run the scenario with another --out"
+            )
+
+
 def _begun(directory: RunDirectory) -> bool:
     return any(event["kind"] == "started" for event in directory.events())
 
@@ -206,7 +223,16 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
         limits = {c.variant: asdict(simulation.limit(c.variant, c.model)) for c in contexts}
         resolved = {"devices": simulation.devices, "threads": threads, "cohort": limits}
         directory.write_json("provenance", provenance(seeds=scenario.seeds, resolved=resolved))
-    lives = [{"variant": c.variant, "seed": c.seed, **c.holdings.row()} for c in contexts]
+    lives = [
+        {
+            "variant": c.variant,
+            "seed": c.seed,
+            **c.holdings.row(),
+            "digests": {"the data": c.holdings.digest, "the base": c.model.digest},
+        }
+        for c in contexts
+    ]
+    _refuse_other_data(directory, lives)
     directory.write_json("data", {"lives": lives})
     resumed = _begun(directory)
     directory.log("resumed" if resumed else "started", time=_now())
@@ -219,12 +245,6 @@ def live(simulation: Simulation, directory: RunDirectory, progress: Progress) ->
     conclude(scenario, simulation.loaded.variants, runners, directory, progress)
     seal(directory.path, RESULTS)
     directory.log("finished", time=_now())
-
-
-def changed_since(directory: RunDirectory) -> str | None:
-    """What of a finished run's results is not as it was written; None when all is, or it was never sealed."""
-    sealed = directory.file("manifest.json").exists()
-    return damage(directory.path) if sealed else None
 
 
 def nobody_contributed(directory: RunDirectory) -> bool:

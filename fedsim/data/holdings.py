@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import median
 from typing import Any
 
@@ -31,6 +33,7 @@ class Holdings:
     records: Mapping[int, int]
     holdout: int
     public: Mapping[str, int]
+    digest: str
     overlap: Overlap
     life: Life
 
@@ -42,6 +45,7 @@ class Holdings:
             records={client: len(held) for client, held in corpus.clients.items()},
             holdout=len(corpus.holdout),
             public={name: len(records) for name, records in corpus.public.items()},
+            digest=_digest(corpus),
             overlap=find_overlap(corpus, joining(life)),
             life=life,
         )
@@ -105,3 +109,11 @@ class Holdings:
         more = len(self.names.by_id) - len(listed)
         rest = f" and {more} more" if more else ""
         return [f"Clients by number, in order of first appearance: {', '.join(listed)}{rest}."]
+
+
+def _digest(corpus: Corpus) -> str:
+    """SHA-256 of every record, of whose it is, and of what clients are called."""
+    held = [*((str(client), records) for client, records in corpus.clients.items()), *corpus.public.items()]
+    told = [(who, [astuple(record) for record in records]) for who, records in held]
+    whole = [told, [astuple(record) for record in corpus.holdout], sorted(corpus.names.by_id.items())]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 from fedsim import runs
 from fedsim.cli import app
 from fedsim.client import ClientRuntime
+from fedsim.data.authors import load_authors
+from fedsim.data.holdings import Holdings
+from fedsim.life import Life
 from fedsim.manifest import damage, seal
 from fedsim.orders import WorkOrder
 from fedsim.results import RunDirectory, folder_name
@@ -175,6 +179,51 @@ def test_a_missing_table_is_named(whole: RunDirectory, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
     assert result.exit_code == 2, result.output
     assert "items.parquet: is missing from this finished run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["verdict.json", "metrics.parquet", "costs.parquet", "life.json", "privacy.json", "data.json"]
+)
+def test_a_finished_run_with_a_damaged_file_is_said_and_does_not_crash(
+    name: str, whole: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree(whole.path, tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = CliRunner().invoke(app, ["resume", str(tmp_path / "run")])
+    assert f"{name} is not as it was written" in result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    if name not in ("verdict.json", "life.json"):
+        assert "Request 1: client 1 asks to be forgotten" in result.stdout
+
+
+def test_a_report_of_changed_results_says_so(whole: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(whole.path, tmp_path / "run")
+    file = tmp_path / "run" / "verdict.json"
+    file.write_text(file.read_text().replace('"seed": 1', '"seed": 1 ', 1))
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "verdict.json is not as it was written since the run ended" in result.stderr
+
+
+@pytest.mark.parametrize("what", ["the data", "the base"])
+def test_a_run_does_not_go_on_with_other_data_or_another_base(copy: RunDirectory, what: str) -> None:
+    """The scenario is the same; what stands in its files is not."""
+    data = copy.json("data")
+    data["lives"][0]["digests"][what] = "0" * 64
+    copy.write_json("data", data)
+    with pytest.raises(ScenarioError, match=f"{what} changed since the run began"):
+        finish(copy)
+
+
+def test_other_records_have_another_digest() -> None:
+    corpus, life = load_authors(clients=2), Life(horizon=1, events=(), requests=())
+    one = Holdings.of(corpus, life).digest
+    first = corpus.clients[0]
+    changed = replace(first[0], answer=first[0].answer + ".")
+    other = replace(corpus, clients={**corpus.clients, 0: (changed, *first[1:])})
+    assert Holdings.of(load_authors(clients=2), life).digest == one
+    assert Holdings.of(other, life).digest != one
 
 
 def test_a_manifest_by_hand(tmp_path: Path) -> None:
