@@ -13,28 +13,46 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from fedsim.config import ConfigError
 
-PASSED_ON = frozenset(
-    {
-        "alpha_pattern",
-        "bias",
-        "ensure_weight_tying",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "layer_replication",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_bias",
-        "modules_to_save",
-        "rank_pattern",
-        "target_parameters",
-        "trainable_token_indices",
-        "use_dora",
-        "use_rslora",
-    }
-)
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Rank = Annotated[int, Strict(), Field(ge=1, le=1024)]
+Names = Annotated[list[str], Field(min_length=1)]
+Alpha = Annotated[float, Strict(), Field(gt=0, le=1e6)]
+
+_TRUTH: tuple[Any, str] = (Annotated[bool, Strict()], "true or false")
+_NAMES: tuple[Any, str] = (Names, "a list of names")
+PASSED_ON: Mapping[str, tuple[Any, str]] = {
+    "alpha_pattern": (dict[str, Alpha], "a mapping of names to numbers above 0"),
+    "bias": (Literal["none", "all", "lora_only"], "none, all or lora_only"),
+    "ensure_weight_tying": _TRUTH,
+    "exclude_modules": (str | Names, "a regular expression or a list of names"),
+    "fan_in_fan_out": _TRUTH,
+    "layer_replication": (
+        Annotated[list[Annotated[list[Whole], Field(min_length=2, max_length=2)]], Field(min_length=1)],
+        "a list of pairs of whole numbers",
+    ),
+    "layers_pattern": (str | Names, "a name or a list of names"),
+    "layers_to_transform": (
+        Whole | Annotated[list[Whole], Field(min_length=1)],
+        "a whole number or a list of them",
+    ),
+    "lora_bias": _TRUTH,
+    "modules_to_save": _NAMES,
+    "rank_pattern": (dict[str, Rank], "a mapping of names to whole numbers from 1 to 1024"),
+    "target_parameters": _NAMES,
+    "trainable_token_indices": (
+        Annotated[list[Whole], Field(min_length=1)] | dict[str, Annotated[list[Whole], Field(min_length=1)]],
+        "a list of token ids, or a mapping of layers to such lists",
+    ),
+    "use_dora": _TRUTH,
+    "use_rslora": _TRUTH,
+}
+"""What is passed on: the type of each option, and its rule in words."""
 
 _OWN = "is said by another key; write {}"
 _SET = "is set by fedsim; remove the key"
@@ -155,13 +173,22 @@ def check_patterns(patterns: Mapping[Key, str], names: Sequence[str]) -> None:
         )
 
 
-def check_option(name: str) -> None:
-    """Refuse an option that is not passed on to PEFT.
+def check_option(name: str, value: object) -> None:
+    """Refuse an option that is not passed on to PEFT, or a value that PEFT would misread.
+
+    PEFT takes any value for any option: text where true or false is meant counts as true, and text where a
+    list is meant as a list of its letters. None stands for PEFT's default.
 
     Raises:
         ConfigError: the message begins with the option, the error's key is that of the option.
     """
     if name in PASSED_ON:
+        kind, rule = PASSED_ON[name]
+        try:
+            if value is not None:
+                TypeAdapter(kind).validate_python(value)
+        except ValidationError:
+            raise ConfigError(f"{name} is {value!r}; must be {rule}", "peft", name) from None
         return
     if name in REFUSED:
         raise ConfigError(f"{name} {REFUSED[name]}", "peft", name)
@@ -172,3 +199,42 @@ def check_option(name: str) -> None:
         "peft",
         name,
     )
+
+
+def check_matches(
+    options: Mapping[str, Any], modules: Sequence[str], parameters: Sequence[str], tokens: int
+) -> None:
+    """Refuse options that name what the base does not have, which PEFT passes over.
+
+    ``modules`` and ``parameters`` are the base's names, ``tokens`` how many it embeds. Patterns must have
+    been tried (``check_patterns``).
+
+    Raises:
+        ConfigError: the error's key is that of the option.
+    """
+    for option, names in (("modules_to_save", modules), ("target_parameters", parameters)):
+        for one in options.get(option) or ():
+            _check_found(option, one, any(name == one or name.endswith(f".{one}") for name in names))
+    for option in ("rank_pattern", "alpha_pattern"):
+        for one in options.get(option) or ():
+            _check_found(option, one, any(re.match(rf"(.*\.)?({one})$", name) for name in modules))
+    excluded = options.get("exclude_modules") or ()
+    if isinstance(excluded, str):
+        _check_found("exclude_modules", excluded, any(re.fullmatch(excluded, name) for name in modules))
+    else:
+        for one in excluded:
+            found = any(name == one or name.endswith(f".{one}") for name in modules)
+            _check_found("exclude_modules", one, found)
+    given = options.get("trainable_token_indices") or ()
+    for ids in given.values() if isinstance(given, Mapping) else [given]:
+        if ids and max(ids) >= tokens:
+            raise ConfigError(
+                f"trainable_token_indices names token {max(ids)}; the base embeds {tokens} tokens",
+                "peft",
+                "trainable_token_indices",
+            )
+
+
+def _check_found(option: str, name: str, found: bool) -> None:
+    if not found:
+        raise ConfigError(f"{option} names {name!r}, which the base does not have", "peft", option)

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedsim.config import ConfigError
 from fedsim.hub import ASSETS
-from fedsim.lora_options import check_patterns, patterns_of
+from fedsim.lora_options import check_matches, check_patterns, patterns_of
 from fedsim.model_trials import hides_left_padding, merging_changes_nothing
 from fedsim.packing import longest_packable
 from fedsim.rng import torch_stream
@@ -359,8 +359,13 @@ def first_line(error: Exception) -> str:
 
 def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     targets = lora.target_modules
+    modules = [name for name, _ in base.named_modules()]
+    kinds = (torch.nn.Linear, Conv1D)
+    linears = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)})
     try:
-        check_patterns(patterns_of(targets, lora.peft), [name for name, _ in base.named_modules()])
+        check_patterns(patterns_of(targets, lora.peft), modules)
+        parameters = [name for name, _ in base.named_parameters()]
+        check_matches(lora.peft, modules, parameters, base.get_input_embeddings().weight.shape[0])
     except ConfigError as error:
         raise ModelError(str(error), "lora", *error.key) from None
     try:
@@ -374,10 +379,6 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
         )
         wrapped: torch.nn.Module = peft.get_peft_model(base, settings, autocast_adapter_dtype=True)
     except Exception as error:  # PEFT refuses its options with exceptions of every kind
-        kinds = (torch.nn.Linear, Conv1D)
-        linears = sorted(
-            {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)}
-        )
         raise ModelError(
             f"lora={lora.model_dump()!r} does not fit the base ({first_line(error)}); "
             f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear",

@@ -42,8 +42,8 @@ class LoraConfig(Config):
 
     @model_validator(mode="after")
     def _options_work(self) -> LoraConfig:
-        for name in self.peft:
-            check_option(name)
+        for name, value in self.peft.items():
+            check_option(name, value)
         return self
 
 

@@ -99,9 +99,9 @@ def nll(model: AdapterModel, module: torch.nn.Module) -> float:
 
 def test_every_option_of_peft_is_decided() -> None:
     known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    assert known == PASSED_ON | set(REFUSED)
-    assert not PASSED_ON & set(REFUSED)
-    assert set(EXAMPLES) == PASSED_ON
+    assert known == set(PASSED_ON) | set(REFUSED)
+    assert not set(PASSED_ON) & set(REFUSED)
+    assert set(EXAMPLES) == set(PASSED_ON)
 
 
 @pytest.mark.parametrize("option", sorted(PASSED_ON))
@@ -239,3 +239,47 @@ def test_the_key_at_fault_is_the_scenario_s(bases) -> None:
     with pytest.raises(ModelError, match=r"'\(q' is no regular expression") as error:
         load_model(ModelConfig(base=str(bases["own"]), lora=lora))
     assert error.value.key == ("lora", "peft", "rank_pattern", "(q")
+
+
+MISREAD: dict[str, list[Any]] = {
+    "use_dora": ["no", "false", 0, 1],
+    "lora_bias": ["off"],
+    "fan_in_fan_out": ["maybe"],
+    "bias": ["some", True],
+    "modules_to_save": ["lm_head", [], [1]],
+    "target_parameters": ["mlp.gate_proj.weight"],
+    "rank_pattern": [{"q_proj": 100_000_000}, {"q_proj": 0}, {"q_proj": "4"}, 5],
+    "alpha_pattern": [{"q_proj": 0}, {"q_proj": "8"}],
+    "trainable_token_indices": [[-1], [], ["a"], 3],
+    "layers_to_transform": [-1, "0", [0.5]],
+    "layer_replication": [[[0]], 3],
+    "exclude_modules": [[], 3],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, one) for name, all_ in MISREAD.items() for one in all_])
+def test_a_value_that_peft_would_misread_is_refused_at_its_key(option: str, value: Any) -> None:
+    """PEFT takes "no" for true, and a name for a list of letters."""
+    with pytest.raises(ValidationError, match=f"{option} is ") as error:
+        LoraConfig(peft={option: value})
+    (problem,) = error.value.errors()
+    assert problem["ctx"]["error"].key == ("peft", option)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("modules_to_save", ["nothing_here"]),
+        ("target_parameters", ["zzz"]),
+        ("rank_pattern", {"r_proj": 2}),
+        ("alpha_pattern", {"q_pro": 2}),
+        ("exclude_modules", ["q"]),
+        ("exclude_modules", "q_proj"),
+        ("trainable_token_indices", [10_000]),
+    ],
+)
+def test_an_option_that_names_nothing_is_refused(bases, option: str, value: Any) -> None:
+    lora = LoraConfig(target_modules=("q_proj", "v_proj"), peft={option: value})
+    with pytest.raises(ModelError, match=f"{option} names") as error:
+        load_model(ModelConfig(base=str(bases["own"]), lora=lora))
+    assert error.value.key == ("lora", "peft", option)

@@ -242,7 +242,7 @@ def test_target_modules_that_do_not_exist_are_named(base: str, layers: str, requ
         make_model(request.getfixturevalue(base), lora=LoraConfig(target_modules=("query",)))
 
 
-@pytest.mark.parametrize("more", [{"layers_to_transform": [7]}, {"use_dora": True, "rank_pattern": 5}])
+@pytest.mark.parametrize("more", [{"layers_to_transform": [7]}, {"layer_replication": [[0, 9]]}])
 def test_options_that_peft_refuses_are_user_errors(more: dict, llama_base) -> None:
     with pytest.raises(ModelError, match="does not fit the base"):
         make_model(llama_base, lora=LoraConfig(peft=more))
