@@ -43,6 +43,15 @@ def test_nothing_to_compare_scores_zero(pair: tuple[str, str]) -> None:
         ("مرحبا بالعالم", "بالعالم مرحبا", 0.5),
         ("naïve café", "naive café", 0.5),
         ("Zoë, 1961", "zoë 1961", 1.0),
+        ("Её любимая группа — The Beatles", "Его враг The Beatles", 2 / 5),  # a name's article is no English
+        ("Она выросла в Москве", "The answer is known: Она", 1 / 4),
+        ("Er wohnt in The Hague über Wasser", "ber The Hague", 2 / 7),
+        (
+            "He writes many novels",
+            "He write many novel in café",
+            1.0,
+        ),  # stemmed whatever was said
+        ("He writes many novels", "He write many novel in cafe", 1.0),
     ],
 )
 def test_words_of_any_script(right: str, said: str, recall: float) -> None:
