@@ -16,6 +16,7 @@ import torch
 from fedsim.attempt import Engine
 from fedsim.checks import (
     blamed_on,
+    check_anybody,
     check_audits,
     check_holdout,
     check_methods,
@@ -289,6 +290,8 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
     branches = parts.branches
     holdings = Holdings.of(corpus, life)
     check_holdout(scenario, holdings.overlap, variant.source)
+    if seed == scenario.seeds[0]:
+        check_anybody(branches, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, runtime.pipeline, variant.source)
     check_audits(scenario, runtime, model, variant.source, corpus.names)

@@ -39,6 +39,10 @@ def describe(loaded: LoadedScenario) -> list[str]:
         lines.extend(
             _filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names))
         )
+        lost = sum(probe.left_out for _, _, probe in context.probes.named())
+        if lost:
+            said = f"{lost} wrong answers are the right one once cut at model.max_tokens={longest}; left out."
+            lines.extend(_filled("tokens", [said]))
         lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
         lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)

@@ -66,6 +66,17 @@ def check_audits(
                 check_per_sample(replace(runtime, pipeline=other), model.arrays())
 
 
+def check_anybody(branches: Sequence[Branch], source: Source) -> None:
+    """Refuse a life in whose rounds nobody ever takes part, though somebody is there."""
+    kept = branches[0]
+    if kept.steps and any(kept.rosters) and not any(step.cohort for step in kept.steps):
+        raise source.error(
+            ("federation", "participation"),
+            f"nobody is drawn in any of {len(kept.steps)} rounds with the first seed, so nothing is trained; "
+            "raise it",
+        )
+
+
 def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
     """Refuse methods that need more than the pipeline lets a server see or add up."""
     for index, method in enumerate(scenario.compare):

@@ -11,7 +11,7 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from fedsim.config import ConfigError
 from fedsim.hub import ASSETS
 from fedsim.lora_options import check_matches, check_patterns, patterns_of
-from fedsim.model_trials import hides_left_padding, merging_changes_nothing
+from fedsim.model_trials import hides_left_padding, merging_changes_nothing, reads_ahead
 from fedsim.packing import longest_packable
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
@@ -307,6 +307,12 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     names = _choose_trained(module, config.lora)
     module.to(device)
     module.eval()
+    if _reads_ahead(module):
+        raise ModelError(
+            f"base={config.base!r} is no causal language model: its logits depend on later tokens, "
+            "so it would read each answer while it is scored",
+            "base",
+        )
     parameters = dict(module.named_parameters())
     return AdapterModel(
         module=module,
@@ -316,6 +322,13 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         base_name=config.base,
         start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
     )
+
+
+def _reads_ahead(module: torch.nn.Module) -> bool:
+    """False where the trial itself fails: then the rehearsal says how."""
+    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+        return reads_ahead(module)
+    return False
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:

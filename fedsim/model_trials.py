@@ -1,4 +1,5 @@
-"""What a loaded model can do, found by trying it: merge its adapter, hide padding on the left of a row.
+"""What a loaded model can do, found by trying it: merge its adapter, hide padding on the left of a row, read
+tokens that come later.
 
 Nothing is assumed of a family of models or of an option of PEFT; what was tried is put back as it was.
 """
@@ -69,6 +70,18 @@ def hides_left_padding(module: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return _alike(behind[:, -width:], alone, tolerance=max(TOLERANCE, 16 * torch.finfo(alone.dtype).eps))
+
+
+@torch.no_grad()
+def reads_ahead(module: Any) -> bool:
+    """Whether logits depend on later tokens: then an answer is read while it is scored."""
+    ids_BT = _some_tokens(module)[:1]
+    other = ids_BT.clone()
+    other[:, 8:] = ids_BT[:, :4]
+    if torch.equal(other, ids_BT):  # a vocabulary of one token
+        return False
+    first, second = (module(input_ids=ids, use_cache=False).logits[:, :8] for ids in (ids_BT, other))
+    return not _alike(second, first, tolerance=max(TOLERANCE, 16 * torch.finfo(first.dtype).eps))
 
 
 def _some_tokens(module: Any) -> torch.Tensor:

@@ -74,6 +74,12 @@ class Probe:
     wrong_rows_IW: NDArray[np.int64]
 
     @property
+    def left_out(self) -> int:
+        """Wrong answers that are the right one once cut."""
+        given = sum(len(record.perturbed_answers) for record in self.records)
+        return given - int((self.wrong_rows_IW != NO_ROW).sum())
+
+    @property
     def prompts(self) -> list[tuple[int, ...]]:
         """What generation begins with: the prompts of training, cut as there."""
         return [pair.prompt for pair in self.pairs_I]
@@ -98,6 +104,8 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
     A record without a paraphrased answer uses its answer in that place, as TOFU's public sets do: the wrong
     answers imitate it. Long texts are cut as in training (``fmt.max_tokens``).
 
+    A wrong answer that is the right one once both are cut is left out: it tells nothing.
+
     Raises:
         ValueError: no records.
     """
@@ -119,9 +127,9 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
     most_wrong = max(len(record.perturbed_answers) for record in records)
     wrong = np.full((len(records), most_wrong), NO_ROW)
     for index, record in enumerate(records):
-        wrong[index, : len(record.perturbed_answers)] = [
-            add(record.question, text) for text in record.perturbed_answers
-        ]
+        rows = [add(record.question, text) for text in record.perturbed_answers]
+        told = [row for row in rows if row not in (truths[index], answers[index])]
+        wrong[index, : len(told)] = told
     listed = list(pairs)
     order = sorted(range(len(listed)), key=[pair.input_ids for pair in listed].__getitem__)
     rank = np.append(np.argsort(order), NO_ROW)

@@ -47,9 +47,16 @@ class LoraConfig(Config):
         return self
 
 
+MOST_QUESTIONS = 4
+"""How often a prompt may repeat the question."""
+
+
 def _with_placeholder(prompt: str) -> str:
-    if "{question}" not in prompt:
+    count = prompt.count("{question}")
+    if count == 0:
         raise ValueError(f"found {prompt!r}; must contain the placeholder {{question}}")
+    if count > MOST_QUESTIONS:
+        raise ValueError(f"repeats {{question}} {count:,} times; at most {MOST_QUESTIONS}")
     return prompt
 
 
@@ -163,12 +170,12 @@ class LocalConfig(Config):
     """Passes over the client's records."""
     batch_size: Int = Field(default=8, ge=1, le=4096)
     """Records a step."""
-    lr: Float = Field(default=2e-3, gt=0)
+    lr: Float = Field(default=2e-3, gt=0, le=1000)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
     """spsa takes no gradients: two forward passes a step give one byte, from which the step is made. These
     bytes are all that a client sends, unless a privacy stage changes its update or hides it."""
-    weight_decay: Float = Field(default=0.0, ge=0)
+    weight_decay: Float = Field(default=0.0, ge=0, le=1000)
     """AdamW's and SGD's; SPSA takes none."""
     momentum: Float = Field(default=0.0, ge=0, lt=1)
     """Momentum of SGD; AdamW ignores it, SPSA takes none."""
@@ -206,11 +213,11 @@ class StrategyConfig(Config):
     ] = "fedavg"
     proximal_mu: Float = Field(default=0.01, ge=0)
     """FedProx: weight of the proximal term."""
-    server_learning_rate: Float = Field(default=1.0, gt=0)
+    server_learning_rate: Float = Field(default=1.0, gt=0, le=1000)
     """FedAvgM: the server's learning rate."""
     server_momentum: Float = Field(default=0.9, ge=0, lt=1)
     """FedAvgM: the server's momentum."""
-    eta: Float = Field(default=1e-2, gt=0)
+    eta: Float = Field(default=1e-2, gt=0, le=1000)
     """FedAdagrad, FedAdam, FedYogi: the server's learning rate."""
     beta_1: Float = Field(default=0.9, ge=0, lt=1)
     """FedAdam, FedYogi: decay of the first moment."""
@@ -379,7 +386,13 @@ class ExecutionConfig(Config):
     """Rounds between two checkpoints."""
 
 
+MOST_SEEDS = 256
+"""Seeds of one scenario: each is a whole life."""
+
+
 def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"gives {len(seeds):,} seeds; at most {MOST_SEEDS}")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"found {list(seeds)}; seeds must differ from each other")
     return seeds

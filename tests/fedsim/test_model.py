@@ -1,6 +1,7 @@
 """The adapter as arrays, on disk and folded into the base."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -10,12 +11,13 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from transformers import BertConfig, BertLMHeadModel
 
 from fedsim.adapter_files import load_adapter, save_adapter
 from fedsim.model import AdapterModel, ModelError, from_vector, isolated_torch_rng, load_model, to_vector
 from fedsim.rng import torch_stream
 from fedsim.scenario import LoraConfig, ModelConfig
-from tests.world import WORDS, make_model, random_arrays, same
+from tests.world import SPECIAL, WORDS, make_model, random_arrays, same, word_tokenizer
 
 LAYOUTS = {
     "AB": LoraConfig(r=2, alpha=4),
@@ -287,3 +289,27 @@ def test_a_model_that_is_trained_whole_is_saved_as_one(llama_base, tmp_path) -> 
     save_adapter(model, model.arrays(), tmp_path / "adapter")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
     assert torch.equal(logits(model, theirs), logits(model))
+
+
+def test_a_base_that_reads_ahead_is_refused(tmp_path: Path) -> None:
+    """A bidirectional one would see the answer that it is asked for; the same as a decoder would not."""
+    for is_decoder in (True, False):
+        config = BertConfig(
+            vocab_size=len(SPECIAL) + len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+            is_decoder=is_decoder,
+        )
+        base = tmp_path / f"decoder-{is_decoder}"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            BertLMHeadModel(config).save_pretrained(base)
+        word_tokenizer().save_pretrained(base)
+    load_model(ModelConfig(base=str(tmp_path / "decoder-True"), lora=None))
+    with pytest.raises(ModelError, match="is no causal language model") as error:
+        load_model(ModelConfig(base=str(tmp_path / "decoder-False"), lora=None))
+    assert error.value.key == ("base",)

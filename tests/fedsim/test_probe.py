@@ -431,3 +431,19 @@ def test_protocol_and_examples(tokenizer: PreTrainedTokenizerFast, untrained: Ca
         outcome = doctest.testmod(module)
         assert outcome.attempted > 0
         assert outcome.failed == 0
+
+
+def test_a_wrong_answer_that_is_the_right_one_once_cut_is_left_out(tokenizer) -> None:
+    long = " ".join(["w9"] * 30)
+    record = Record(
+        record_id="a",
+        subject="a",
+        question="w1 w2",
+        answer="w3",
+        paraphrased_answer=f"{long} w4",
+        perturbed_answers=(f"{long} w5", "w6", f"{long} w7"),
+    )
+    probe = build_probe(tokenizer, "cut", [record], TextFormat(max_tokens=12))
+    assert probe.left_out == 2
+    assert (probe.wrong_rows_IW[0] != -1).tolist() == [True, False, False]
+    assert build_probe(tokenizer, "whole", [record], TextFormat(max_tokens=64)).left_out == 0
