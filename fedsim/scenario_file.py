@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from fedsim.compared import method_positions
+from fedsim.data.rows import not_utf8, refuse_wide
 from fedsim.scenario import Scenario
 from fedsim.scenario_errors import KeyPath, ScenarioError, Source, dotted, explain
 from fedsim.yaml_reader import UnreadableError, as_plain, lines_of, parse_mapping, parse_value
@@ -218,11 +219,19 @@ def _as_name(value: object) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        refuse_wide(path, content)
+        return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise ScenarioError(f"{path}: no such file{_nearby_files(path)}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: not a text file in UTF-8") from None
+    except UnicodeDecodeError as error:
+        before = content[: error.start].splitlines(keepends=True) or [b""]
+        whole = before[-1].endswith((b"\n", b"\r"))
+        line, start = len(before) + whole, 0 if whole else len(before[-1])
+        raw = content[error.start - start :].splitlines()[0]
+        raise ScenarioError(not_utf8(f"{path}:{line}", path, content, raw, start)) from None
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror}){_nearby_files(path)}") from None
 

@@ -24,6 +24,9 @@ DEEPEST = 40
 MOST_NODES = 100_000
 """Keys, values and items, with every alias counted as what it names."""
 
+MOST_DIGITS = 100
+"""Digits of a number."""
+
 
 class UnreadableError(ValueError):
     """A text that is not read as YAML; ``line`` is 1-based, 0 where there is none."""
@@ -69,6 +72,7 @@ def _check_size(text: str) -> None:
                     anchors[anchor] = nodes - before
             elif isinstance(event, NodeEvent):
                 _check_tag(event, line)
+                _check_number(event, line)
                 nodes += 1
                 if isinstance(event, CollectionStartEvent):
                     open_.append((event.anchor, nodes))
@@ -84,6 +88,12 @@ def _check_size(text: str) -> None:
                 )
     except YAMLError:
         return
+
+
+def _check_number(event: NodeEvent, line: int) -> None:
+    text = getattr(event, "value", "")
+    if len(text) > MOST_DIGITS and not getattr(event, "style", None) and text.lstrip("+-").isdigit():
+        raise UnreadableError(f"a number of {len(text):,} digits; no scenario needs one", line)
 
 
 def _check_tag(event: NodeEvent, line: int) -> None:

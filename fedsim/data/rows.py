@@ -110,12 +110,12 @@ def read_rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {_siblings(path)}")
     content = path.read_bytes()
-    _refuse_wide(path, content)
+    refuse_wide(path, content)
     for number, raw in enumerate(re.split(rb"\r\n|\r|\n", content), start=1):
         try:
             line = raw.decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            raise ValueError(_not_utf8(f"{path}:{number}", path, content, raw, error.start)) from None
+            raise ValueError(not_utf8(f"{path}:{number}", path, content, raw, error.start)) from None
         if line.strip():
             yield Row(path=path, line=number, fields=_object(f"{path}:{number}", line))
 
@@ -133,7 +133,7 @@ def _siblings(path: Path) -> str:
 # ------------------------------------------------------------------------------------ encodings
 
 
-def _refuse_wide(path: Path, content: bytes) -> None:
+def refuse_wide(path: Path, content: bytes) -> None:
     """Refuse encodings of two or four bytes a character, by their mark or by where zero bytes stand."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
     if encoding is None:
@@ -148,13 +148,23 @@ def _refuse_wide(path: Path, content: bytes) -> None:
         )
 
 
-def _not_utf8(where: str, path: Path, content: bytes, raw: bytes, start: int) -> str:
+_RARE = frozenset({*range(0x81, 0x85), *range(0x86, 0x91), 0x98, 0x9B, *range(0x9D, 0xA0)})
+"""Bytes that text in Windows-1252 hardly has, and text in Shift-JIS, GBK or Big5 often."""
+
+
+def not_utf8(where: str, path: Path, content: bytes, raw: bytes, start: int) -> str:
+    """What is wrong with a line (``raw``) of a file that is not UTF-8 from ``start`` on, and a way out."""
     byte = f"byte 0x{raw[start]:02x} at column {start + 1} is not UTF-8"
-    if re.search(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}", content):
+    high = [value for value in content if value >= 0x80]
+    whole = re.findall(
+        rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}", content
+    )
+    if 2 * sum(map(len, whole)) >= len(high):
         return (
             f"{where}: {byte}, which the rest of the file is; the character was cut or damaged: mend the line"
         )
-    high = {value for value in content if value >= 0x80}
+    if 4 * sum(value in _RARE for value in high) > len(high):
+        return f"{where}: {byte}; the file must be in UTF-8: convert it from the encoding that it is in"
     encoding = "Windows-1252" if any(value < 0xA0 for value in high) else "Latin-1"
     near = raw[max(0, start - 12) : start + 12].decode(
         "cp1252" if encoding == "Windows-1252" else "latin-1", errors="replace"

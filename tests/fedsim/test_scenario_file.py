@@ -316,7 +316,13 @@ def test_a_missing_file_names_the_nearest(file: Path) -> None:
 
 def test_files_that_are_no_text(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ScenarioError, match=r"^s\.yaml: not a text file in UTF-8$"):
+    with pytest.raises(ScenarioError, match=r"^s\.yaml:1: the file is in UTF-16.* and must be in UTF-8"):
+        load_scenario(file)
+    file.write_bytes("name: a\ndescription: café\n".encode("latin-1"))
+    with pytest.raises(ScenarioError, match=r"^s\.yaml:2: byte 0xe9 at column 17 .* iconv -f ISO-8859-1"):
+        load_scenario(file)
+    file.write_text(f"name: a\ntimeline: [{{train: {{rounds: {'1' * 5000}}}}}]\n")
+    with pytest.raises(ScenarioError, match=r"^s\.yaml:2: a number of 5,000 digits"):
         load_scenario(file)
     with pytest.raises(ScenarioError, match=r"^\.: cannot be read \(Is a directory\)"):
         load_scenario(Path())

@@ -115,3 +115,18 @@ def test_a_client_called_by_a_number_is_that_number(tmp_path_factory, order, quo
     rows = [row(str(who) if quoted else who, answer=f"of {who}") for who in order]
     corpus = load_jsonl(write(tmp_path_factory.mktemp("data") / "mine.jsonl", *rows))
     assert {who: held[0].answer for who, held in corpus.clients.items()} == {k: f"of {k}" for k in range(5)}
+
+
+def test_a_guess_at_an_encoding_is_made_only_where_it_reads_well(tmp_path):
+    """Shift-JIS taken for Windows-1252 would read as garbage that nobody refuses."""
+    file = tmp_path / "a.jsonl"
+    line = '{"client": "a", "question": "東京はどこですか", "answer": "日本です"}\n'
+    file.write_bytes(line.encode("shift-jis"))
+    with pytest.raises(ValueError, match="convert it from the encoding that it is in"):
+        load_jsonl(file)
+    file.write_bytes('{"client": "a", "question": "Où est “Paris”?", "answer": "là"}\n'.encode("cp1252"))
+    with pytest.raises(ValueError, match="looks like Windows-1252"):
+        load_jsonl(file)
+    file.write_bytes(line.encode() + line.encode()[:-10] + b"\n")
+    with pytest.raises(ValueError, match="which the rest of the file is"):
+        load_jsonl(file)
