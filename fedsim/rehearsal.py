@@ -26,7 +26,7 @@ from fedsim.token_facts import check_tokens
 from fedsim.training import TrainJob
 from fedsim.trials import trial_jobs
 from fedsim.unlearning.protocol import Role
-from privacy import Ledger, RoundAborted, Update
+from privacy import Ledger, Pipeline, RoundAborted, Update, l2_norm
 from privacy.rehearsal import rehearse as play
 
 GENERATED = 4
@@ -56,6 +56,8 @@ def rehearse(context: LifeContext, source: Source) -> None:
     if runtime.pipeline.local_rule() is not None:
         for job in _jobs(context, adapter, private=True):
             update = _train(context, job, source, ("privacy",), f"a private step on {len(job.pairs)} records")
+    if update is not None:
+        _check_length(scenario.federation.max_update_norm, runtime.pipeline, update, source)
     if runtime.pipeline.stages and update is not None:
         with _tried(source, ("privacy",), "a round of the privacy stages"):
             _pass_through_stages(context, update)
@@ -114,6 +116,17 @@ def _train(context: LifeContext, job: TrainJob, source: Source, key: KeyPath, wh
     if result.error is not None:
         raise source.error(key, f"{what} fails on this base ({result.error.splitlines()[0]})")
     return result.update
+
+
+def _check_length(longest: float | None, pipeline: Pipeline, update: Update, source: Source) -> None:
+    """Refuse a bound that one step's update exceeds and no stage shortens it to: every client would fail."""
+    length = l2_norm(update)
+    if longest is not None and not pipeline.stages and length > longest:
+        raise source.error(
+            ("federation", "max_update_norm"),
+            f"one step on two records moves the adapter by {length:.3g} (L2 norm), beyond {longest:g}, so "
+            "every client would fail in every round; raise it, or lower federation.local.lr",
+        )
 
 
 def _pass_through_stages(context: LifeContext, update: Update) -> None:

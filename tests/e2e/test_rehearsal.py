@@ -109,6 +109,17 @@ def test_a_sum_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "the combined update is not finite" in said
 
 
+def test_a_bound_that_every_update_exceeds(tmp_path: Path) -> None:
+    said = refused(tmp_path, merged(BRIEF, federation__max_update_norm=1e-6))
+    assert "federation.max_update_norm: one step on two records moves the adapter by " in said
+    assert call(tmp_path / "other", merged(BRIEF, federation__max_update_norm=1e3)).exit_code == 0
+
+
+def test_a_life_in_which_nobody_is_drawn(tmp_path: Path) -> None:
+    said = refused(tmp_path, merged(BRIEF, federation__participation=1e-12))
+    assert "federation.participation: nobody is drawn in any of 2 rounds" in said
+
+
 def test_a_probe_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 128 is out of range")
