@@ -170,7 +170,7 @@ class LocalConfig(Config):
     """Passes over the client's records."""
     batch_size: Int = Field(default=8, ge=1, le=4096)
     """Records a step."""
-    lr: Float = Field(default=2e-3, gt=0, le=1000)
+    lr: Float = Field(default=2e-3, gt=0)
     """Learning rate."""
     optimizer: Literal["adamw", "sgd", "spsa"] = "adamw"
     """spsa takes no gradients: two forward passes a step give one byte, from which the step is made. These

@@ -151,7 +151,7 @@ def test_whole_trajectories_in_fp64(
         LoraConfig(r=5, alpha=2, train="B"),
         LoraConfig(r=4, alpha=8, peft={"use_rslora": True}),
         LoraConfig(
-            r=4, alpha=8, peft={"rank_pattern": {"q_proj|c_attn": 1}, "alpha_pattern": {"up_proj": 1}}
+            r=4, alpha=8, peft={"rank_pattern": {"q_proj|c_attn": 1}, "alpha_pattern": {"up_proj|c_fc": 1}}
         ),
     ],
     ids=["rank-1", "only-B", "rslora", "patterns"],
