@@ -214,7 +214,7 @@ def check_matches(
     """
     for option, names in (("modules_to_save", modules), ("target_parameters", parameters)):
         for one in options.get(option) or ():
-            _check_found(option, one, any(name == one or name.endswith(f".{one}") for name in names))
+            _check_found(option, one, _is_among(one, names))
     for option in ("rank_pattern", "alpha_pattern"):
         for one in options.get(option) or ():
             _check_found(option, one, any(re.match(rf"(.*\.)?({one})$", name) for name in modules))
@@ -223,8 +223,7 @@ def check_matches(
         _check_found("exclude_modules", excluded, any(re.fullmatch(excluded, name) for name in modules))
     else:
         for one in excluded:
-            found = any(name == one or name.endswith(f".{one}") for name in modules)
-            _check_found("exclude_modules", one, found)
+            _check_found("exclude_modules", one, _is_among(one, modules))
     given = options.get("trainable_token_indices") or ()
     for ids in given.values() if isinstance(given, Mapping) else [given]:
         if ids and max(ids) >= tokens:
@@ -233,6 +232,11 @@ def check_matches(
                 "peft",
                 "trainable_token_indices",
             )
+
+
+def _is_among(name: str, names: Sequence[str]) -> bool:
+    """Whether a name is one of the full names, or the end of one."""
+    return any(full == name or full.endswith(f".{name}") for full in names)
 
 
 def _check_found(option: str, name: str, found: bool) -> None:

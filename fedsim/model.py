@@ -11,7 +11,7 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -307,7 +307,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
     names = _choose_trained(module, config.lora)
     module.to(device)
     module.eval()
-    if _reads_ahead(module):
+    if reads_ahead(module):
         raise ModelError(
             f"base={config.base!r} is no causal language model: its logits depend on later tokens, "
             "so it would read each answer while it is scored",
@@ -322,13 +322,6 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         base_name=config.base,
         start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
     )
-
-
-def _reads_ahead(module: torch.nn.Module) -> bool:
-    """False where the trial itself fails: then the rehearsal says how."""
-    with suppress(RuntimeError, ValueError, TypeError, IndexError):
-        return reads_ahead(module)
-    return False
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from fedsim.simulation import LifeContext
 from fedsim.text import TextFormat
 from fedsim.token_facts import check_tokens
 from fedsim.training import TrainJob
-from fedsim.trials import trial_jobs
+from fedsim.trials import trial_jobs, trial_parties
 from fedsim.unlearning.protocol import Role
 from privacy import Ledger, Pipeline, RoundAborted, Update, l2_norm
 from privacy.rehearsal import rehearse as play
@@ -132,21 +131,13 @@ def _check_length(longest: float | None, pipeline: Pipeline, update: Update, sou
 def _pass_through_stages(context: LifeContext, update: Update) -> None:
     """One attempt at a round in which every client of the smallest cohort sends the same update."""
     pipeline = context.engine.runtime.pipeline
-    here: dict[str, Any] = {"round_id": 0, "branch": "rehearsal"}
     names = [str(client) for client in sorted(context.engine.runtime.pairs)]
     cohort, ledger = names[: max(pipeline.min_cohort, FEWEST)], Ledger()
     noise = stream(context.seed, "rehearsal", "server")
-    server = pipeline.open_round(cohort=cohort, roster=names, ledger=ledger, generator=noise, **here)
-    parties = {
-        name: pipeline.client(
-            name,
-            generator=stream(context.seed, "rehearsal", "stage", name),
-            secret=stream(context.seed, "rehearsal", "mask", name).bytes(32),
-            ledger=ledger,
-            **here,
-        )
-        for name in cohort
-    }
+    server = pipeline.open_round(
+        round_id=0, branch="rehearsal", cohort=cohort, roster=names, ledger=ledger, generator=noise
+    )
+    parties = trial_parties(pipeline, cohort, ledger, seed=context.seed, purpose="rehearsal")
     _, answers = play(server, parties, dict.fromkeys(cohort, update))
     result = server.aggregate(answers)
     if result.rejected:

@@ -1,14 +1,17 @@
-"""Jobs that no life knows of: to time an executor with, and to see whether a private step works at all."""
+"""Jobs and parties that no life knows of: to time an executor with, and to see whether private work works."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from fedsim.client import ClientRuntime, local_task
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
+from fedsim.rng import stream
 from fedsim.scenario import LocalConfig
 from fedsim.training import TrainJob
 from fedsim.unlearning.protocol import MeanNll
-from privacy import Ledger
+from privacy import ClientParty, Ledger, Pipeline
 
 
 def trial_jobs(
@@ -36,6 +39,23 @@ def trial_jobs(
             )
         )
     return jobs
+
+
+def trial_parties(
+    pipeline: Pipeline, names: Sequence[str], ledger: Ledger, *, seed: int, purpose: str
+) -> dict[str, ClientParty]:
+    """Clients' ends of a round 0 that no life has; ``purpose`` is its branch, and keys what they draw."""
+    return {
+        name: pipeline.client(
+            name,
+            round_id=0,
+            branch=purpose,
+            generator=stream(seed, purpose, "stage", name),
+            secret=stream(seed, purpose, "mask", name).bytes(32),
+            ledger=ledger,
+        )
+        for name in names
+    }
 
 
 def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:

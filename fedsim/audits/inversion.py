@@ -24,10 +24,10 @@ from fedsim.data.names import ClientNames
 from fedsim.model import Arrays
 from fedsim.orders import WorkOrder
 from fedsim.predictor import predictor_of
-from fedsim.rng import stream
 from fedsim.scenario import LocalConfig
 from fedsim.simulation import LifeContext
 from fedsim.training import SequentialExecutor, TrainJob
+from fedsim.trials import trial_parties
 from fedsim.unlearning.protocol import MeanNll
 from privacy import ExampleDpRule, Ledger, Pipeline, StageConfig, Update, build_pipeline
 from privacy.rehearsal import rehearse
@@ -93,19 +93,9 @@ def _seen(
 ) -> Update:
     """What a curious server can make of what these clients send: an update, or the sum of several."""
     names = [str(client) for client in cohort]
-    here: dict[str, Any] = {"round_id": 0, "branch": "audit"}
     ledger = Ledger()
-    server = pipeline.open_round(cohort=names, ledger=ledger, normalise=False, **here)
-    parties = {
-        name: pipeline.client(
-            name,
-            generator=stream(context.seed, "audit", "stage", name),
-            secret=stream(context.seed, "audit", "mask", name).bytes(32),
-            ledger=ledger,
-            **here,
-        )
-        for name in names
-    }
+    server = pipeline.open_round(round_id=0, branch="audit", cohort=names, ledger=ledger, normalise=False)
+    parties = trial_parties(pipeline, names, ledger, seed=context.seed, purpose="audit")
     updates = {name: _update(context, config, pipeline, int(name), adapter) for name in names}
     _, answers = rehearse(server, parties, updates)
     total = server.channel.total(answers)
