@@ -12,6 +12,7 @@ import time
 
 import torch
 
+from fedsim.scenario import LocalConfig
 from fedsim.simulation import LifeContext
 from fedsim.training import TrainJob, planned_steps
 from fedsim.trials import trial_jobs
@@ -25,7 +26,7 @@ def measured_threads(context: LifeContext) -> int:
     """The fastest number of threads for a joint step of this life's clients; one beside a GPU."""
     if context.model.device != "cpu":
         return 1
-    jobs = _trial(context)
+    jobs = _trial(context, context.scenario.federation.local)
     return fastest_threads(lambda: context.engine.runtime.executor.train_clients(jobs))
 
 
@@ -55,20 +56,19 @@ def _work(context: LifeContext) -> tuple[int, int]:
     return len(steps), sum(steps)
 
 
-def _trial(context: LifeContext) -> list[TrainJob]:
+def _trial(context: LifeContext, local: LocalConfig, *, private: bool = False) -> list[TrainJob]:
     """A few clients' passes over one batch each, as they train together."""
-    runtime, local = context.engine.runtime, context.scenario.federation.local
     adapter = context.model.fresh(context.seed)
-    return trial_jobs(runtime, adapter, local, clients=TRIAL_CLIENTS, private=False)
+    runtime = context.engine.runtime
+    return trial_jobs(runtime, adapter, local, clients=TRIAL_CLIENTS, private=private)
 
 
 def _timed_trial(context: LifeContext) -> list[TrainJob]:
     """The same with the run's own privacy, and few passes: one step is all that a trial's budget has."""
-    runtime, local = context.engine.runtime, context.scenario.federation.local
-    private = runtime.pipeline.local_rule() is not None
+    local = context.scenario.federation.local
+    private = context.engine.runtime.pipeline.local_rule() is not None
     few = local.model_copy(update={"epochs": 1 if private else min(local.epochs, 3)})
-    adapter = context.model.fresh(context.seed)
-    return trial_jobs(runtime, adapter, few, clients=TRIAL_CLIENTS, private=private)
+    return _trial(context, few, private=private)
 
 
 def _rounded(seconds: float) -> str:
