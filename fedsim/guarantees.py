@@ -52,10 +52,11 @@ def view_rows(context: LifeContext) -> list[Row]:
     """Each adversary: what it sees, among how many clients an update is hidden, which epsilon holds against
     it."""
     found = views(context.engine.runtime.pipeline, life_tasks(context))
-    return [{"variant": context.variant, **_view_row(view)} for view in found]
+    units = units_of(context)
+    return [{"variant": context.variant, **_view_row(view, units)} for view in found]
 
 
-def _view_row(view: View) -> Row:
+def _view_row(view: View, units: Mapping[Unit, int]) -> Row:
     row: Row = {
         "adversary": view.adversary,
         "colluders": view.colluders,
@@ -71,7 +72,7 @@ def _view_row(view: View) -> Row:
                 "epsilon": best.epsilon,
                 "delta": best.delta,
                 "by": best.by,
-                "meaningless": best.epsilon > VACUOUS,
+                "meaningless": best.epsilon > VACUOUS or best.delta * units[unit] >= 1,
             }
         )
     return row
@@ -86,12 +87,18 @@ def view_sentences(context: LifeContext) -> list[str]:
     before: View | None = None
     for view in views(pipeline, life_tasks(context)):
         if before is None or view.sees != before.sees:
-            told.append(_in_words(view, before))
+            told.append(_in_words(view, before, units_of(context)))
         before = view
     return told
 
 
-def _in_words(view: View, before: View | None) -> str:
+def units_of(context: LifeContext) -> dict[Unit, int]:
+    """How many examples, and how many clients that hold any, the federation protects."""
+    held = [len(records) for records in context.engine.runtime.records.values() if records]
+    return {"example": sum(held), "client": len(held)}
+
+
+def _in_words(view: View, before: View | None, units: Mapping[Unit, int]) -> str:
     who: str = view.adversary
     if view.colluders:
         who = f"server and {view.colluders} colluding client{'s' if view.colluders > 1 else ''}"
@@ -104,6 +111,11 @@ def _in_words(view: View, before: View | None) -> str:
         best = view.guarantee(unit)
         if best is not None:
             empty = ", which is meaningless" if best.epsilon > VACUOUS else ""
+            if best.delta * units[unit] >= 1:
+                empty = (
+                    f", which is meaningless: δ is not below 1/{units[unit]}, "
+                    f"so publishing one {unit} of the {units[unit]} whole would keep it"
+                )
             promises.append(f"ε ≤ {best.epsilon:.3g} per {unit} at δ = {best.delta:g} ({best.by}){empty}")
     guarantee = " and ".join(promises) or "no differential privacy"
     return f"{who.capitalize()}: sees {sees}{hidden}; {guarantee}."

@@ -19,6 +19,8 @@ from fedsim.config import ConfigError
 from fedsim.type_rules import TypeRule
 
 KeyPath = tuple[str | int, ...]
+MOST_PROBLEMS = 20
+"""Problems of one scenario that are told; the first lines come first."""
 
 
 class ScenarioError(ValueError):
@@ -92,7 +94,8 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> S
         if text and key not in inner
     ]
     lines = [line for _, line in sorted(told, key=lambda item: item[0])]
-    return ScenarioError("\n".join(lines))
+    more = [f"and {len(lines) - MOST_PROBLEMS:,} more problems"] if len(lines) > MOST_PROBLEMS else []
+    return ScenarioError("\n".join([*lines[:MOST_PROBLEMS], *more]))
 
 
 def closest(given: str, choices: Sequence[str]) -> str | None:

@@ -207,8 +207,13 @@ class RunData:
         return sum(found) / len(found) if found else NAN
 
     def p_values(self, variant: str, branch: str, request: int) -> list[float]:
-        """The forget quality's p of each seed; they are not averaged, which is no test."""
-        return self.values(variant, branch, request, "forget_quality_p")
+        """The forget quality's p on each seed with records enough to quote it; a mean of them is no test."""
+        rows = self.rows(variant, branch, request)
+        return [
+            float(row["forget_quality_p"])
+            for row in rows
+            if row.get("forget_quality_shown") and row.get("forget_quality_p") is not None
+        ]
 
     def compared(self, variant: str, branch: str, request: int, metric: str) -> list[Mapping[str, Any]]:
         """The judgement's comparisons of one metric with retrain, one per seed."""

@@ -64,18 +64,28 @@ def finding(run: RunData, variant: str) -> str:
         if known:
             (same if min(known) > LEVEL else apart).append(words.inside(branch.title))
     if not same and not apart:
-        return "Forget quality was measured for no method at the horizon"
+        n = _records(run)
+        few = f"Too few records ({n} a request) for a p of the KS test to be quoted"
+        return few if n else "Forget quality was measured for no method at the horizon"
     if not same:
         return words.capital(f"the KS test tells {words.listing(apart)} from retrain (p ≤ {LEVEL})")
     text = f"the KS test does not tell {words.listing(same)} from retrain"
     return words.capital(f"{text}; it does {words.listing(apart)}" if apart else text)
 
 
+def _records(run: RunData) -> int:
+    """Records in the smallest test; 0 when there was none."""
+    return round(
+        min(
+            (row["forget_quality_n"] for row in run.verdict["rows"] if row.get("forget_quality_n")), default=0
+        )
+    )
+
+
 def _subtitle(run: RunData) -> str:
-    sizes = [row["forget_quality_n"] for row in run.verdict["rows"] if row.get("forget_quality_n")]
     seen = [row["forget_quality_visible"] for row in run.verdict["rows"] if row.get("forget_quality_visible")]
     blind = f", which see no D below {max(seen):.2f}" if seen else ""
-    n = f"; {round(min(sizes))} records a test{blind}" if sizes else ""
+    n = f"; {_records(run)} records a test{blind}" if _records(run) else ""
     return f"From the request to round {run.horizon}, {words.plural(len(run.seeds), 'seed')}{n}"
 
 

@@ -156,12 +156,10 @@ def _distance(run: RunData, variant: str, request: int, branch: Branch, grey: bo
     found = run.values(variant, branch.name, request, "forget_quality_d")
     if not found or branch.name == "retrain":
         return Cell(words.NOTHING)
-    rows = run.rows(variant, branch.name, request)
     n = words.number(run.value(variant, branch.name, request, "forget_quality_n"), 0)
     ps = run.p_values(variant, branch.name, request)
-    shown = bool(ps) and all(row.get("forget_quality_shown") for row in rows)
-    p = f"p {words.p_value(ps[0])}, " if shown and len(ps) == 1 else ""
-    if shown and len(ps) > 1:
+    p = f"p {words.p_value(ps[0])}, " if len(ps) == 1 else ""
+    if len(ps) > 1:
         p = f"p ≤ .05 on {sum(one <= 0.05 for one in ps)} of {len(ps)}, "
     return Cell(words.number(float(np.mean(found))), f"{p}n {n}", grey)
 

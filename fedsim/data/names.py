@@ -28,6 +28,12 @@ _LISTED = 4
 _DIGITS, _COMPARED = 20, 10_000
 """Longest number, and most names, among which a nearest one is sought."""
 
+_ALIKE = str.maketrans(
+    "АВСЕНІЈКМОРЅТХҮасеһіјорԛѕѵԝхуΑΒΕΗΙΚΜΝΟΡΤΧΥΖονϳ",
+    "ABCEHIJKMOPSTXYacehijopqsvwxyABEHIKMNOPTXYZovj",
+)
+"""Cyrillic and Greek letters that print as Latin ones (Unicode TS 39 calls them confusable)."""
+
 EVERYBODY = "all"
 """Stands for all clients in a scenario, so nobody is called so."""
 
@@ -172,8 +178,9 @@ class Speller:
 
 
 def _key(name: str) -> str:
-    """What two spellings of one client share: visible characters, numbers without leading zeros."""
+    """What two spellings of one client share: how they print, and numbers without leading zeros."""
     visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    visible = visible.translate(_ALIKE)
     return str(int(visible)) if re.fullmatch("[0-9]{1,4000}", visible) else visible
 
 
@@ -182,7 +189,10 @@ def _difference(first: str, second: str) -> str:
         return "composed and decomposed letters, NFC and NFD"
     if tidy(first) == tidy(second):
         return "spaces"
-    return "leading zeros" if first.isdigit() and second.isdigit() else "invisible characters"
+    if first.isdigit() and second.isdigit():
+        return "leading zeros"
+    alike = tidy(first).translate(_ALIKE) == tidy(second).translate(_ALIKE)
+    return "letters of two alphabets that print alike" if alike else "invisible characters"
 
 
 def _is_id(name: str) -> bool:

@@ -109,7 +109,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {_siblings(path)}")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file of JSON lines") from None
     refuse_wide(path, content)
     for number, raw in enumerate(re.split(rb"\r\n|\r|\n", content), start=1):
         try:

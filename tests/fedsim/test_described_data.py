@@ -78,3 +78,16 @@ def test_rounds_are_counted_over_all_seeds(tmp_path: Path) -> None:
     each = [make_context(simulation, run.variants[0], seed).rounds() for seed in (1, 2, 3)]
     assert rounds_over_seeds(run.variants[0]) == sum(each)
     assert f"{sum(each)} rounds to run over all branches and 3 seeds" in said(run)
+
+
+@pytest.mark.parametrize(("delta", "empty"), [(0.1, False), (0.5, True)])
+def test_a_delta_that_one_client_published_whole_would_keep_is_called_meaningless(
+    tmp_path: Path, delta: float, empty: bool
+) -> None:
+    stages = [{"stage": "clip", "norm": 1.0}, {"stage": "client_dp", "noise_multiplier": 1.0, "delta": delta}]
+    weighting = {"weighting": "uniform"}
+    run = loaded(tmp_path, rows_of("clinic-b", "clinic-a"), privacy=stages, federation=weighting)
+    text = said(run)
+    why = "meaningless: δ is not below 1/2, so publishing one client of the 2 whole would keep it"
+    assert (why in text) == empty
+    assert f"at δ = {delta:g}" in text

@@ -188,6 +188,14 @@ def test_several_problems_give_a_line_each_in_the_order_of_the_file(file: Path) 
     ]
 
 
+def test_of_many_problems_the_first_are_told_and_the_others_counted(file: Path) -> None:
+    lines = message(file, HEAD + "".join(f"odd{number}: 1\n" for number in range(1234))).splitlines()
+    assert len(lines) == 21
+    assert "odd0" in lines[0]
+    assert "odd19" in lines[19]
+    assert lines[20] == "and 1,214 more problems"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

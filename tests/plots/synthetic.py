@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.judgements import summaries
-from fedsim.metrics.judgement import Comparison, judge
+from fedsim.metrics.judgement import FEW, Comparison, judge
 from fedsim.results import RunDirectory
 
 HORIZON = 36
@@ -64,6 +64,8 @@ class Plan:
     items: bool = True
     variants: Sequence[str] = ("base",)
     clients: int = 24
+    records: int = 24
+    """Records of each request, on which forget quality is tested."""
     name: str = "quickstart"
     description: str = "Two of 24 clients ask to be forgotten; one joins late."
 
@@ -420,9 +422,9 @@ def _verdict(plan: Plan, variant: str, seed: int, branch: str, request: int, ask
         "resurgence": 0.0,
         "forget_quality_p": 10 ** (-14 * abs(excess)),
         "forget_quality_d": min(1.0, 0.1 + abs(excess)),
-        "forget_quality_n": 16,
-        "forget_quality_visible": 0.5,
-        "forget_quality_shown": False,
+        "forget_quality_n": plan.records,
+        "forget_quality_visible": 0.4,
+        "forget_quality_shown": plan.records >= FEW,
         "judgement": judged(excess, 0.5 + excess / 2),
         "utility": 0.62 - fate.damage / 2,
         "utility_excess": -fate.damage / 2,

@@ -29,6 +29,7 @@ from plots import (
 )
 from plots.data import RunData
 from plots.figures import FIGURES, Kind, draw_all
+from plots.tables import verdict_rows
 from tests.plots.conftest import Load
 from tests.plots.synthetic import FATES, Fate
 
@@ -155,6 +156,23 @@ class TestTitlesSayWhatTheDataSay:
         assert near in before
         assert near not in after
         assert far in after
+
+    def test_no_p_of_few_records_is_judged(self, load: Load) -> None:
+        few, enough = load(records=19), load(records=20)
+        assert title(quality.draw(few, "base")) == (
+            "Too few records (19 a request) for a p of the KS test to be quoted"
+        )
+        assert "does not tell NPO" in title(quality.draw(enough, "base"))
+        shown = [
+            [
+                cell
+                for row in verdict_rows(run, "base", run.requests[0])
+                for cell in row.cells
+                if "n " in cell.note
+            ]
+            for run in (few, enough)
+        ]
+        assert [any("p " in cell.note for cell in cells) for cells in shown] == [False, True]
 
     def test_clients(self, load: Load) -> None:
         gentle = {name: dataclasses.replace(fate, damage=0.0) for name, fate in FATES.items()}

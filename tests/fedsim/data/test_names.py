@@ -49,6 +49,8 @@ def test_a_client_that_is_not_listed_is_called_by_its_number():
         ("St\u00a0Ann", "St Ann", "spaces"),
         ("clinic", "cli\u200bnic", "invisible characters"),
         (1, "01", "leading zeros"),
+        ("cam", "c\u0430m", "two alphabets"),
+        ("\u0391lpha", "Alpha", "two alphabets"),
     ],
 )
 def test_one_client_in_two_spellings_is_refused_with_both_lines(tmp_path, first, second, why):
