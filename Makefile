@@ -56,12 +56,12 @@ list: $(VENV)/.installed  ## list scenarios, methods, stages, strategies, metric
 
 .PHONY: base-model
 base-model: $(VENV)/.installed  ## train the embedded base again (public authors only)
-	@$(BIN)/python -m fedsim.basemodel --out fedsim/assets/tiny-authors
+	@$(BIN)/python -m fedsim.bases.tiny_authors --out fedsim/assets/tiny-authors
 
 .PHONY: tofu-base
 tofu-base: $(VENV)/.installed  ## train a small base on TOFU authors 20-179 (DATA=folder)
 	@test -n "$(DATA)" || { echo "say where TOFU's files are: make tofu-base DATA=FOLDER"; exit 2; }
-	@$(BIN)/python -m fedsim.tofu_base --data $(DATA) --out models/tofu-base
+	@$(BIN)/python -m fedsim.bases.tofu --data $(DATA) --out models/tofu-base
 
 .PHONY: schema
 schema: $(VENV)/.installed  ## write scenarios/schema.json for completion in editors

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Options, Report, Variant, interleave, ratio, seconds
-from fedsim.build import Simulation, make_context
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.runs import execute, prepare
-from fedsim.scenario_file import load_scenario
-from fedsim.timeline import Segment
+from fedsim.app.runs import execute, prepare
+from fedsim.assembly.build import make_context
+from fedsim.assembly.simulation import Simulation
+from fedsim.life.tree import Segment
+from fedsim.scenario.file import load_scenario
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Quiet
 
 METHODS: tuple[dict[str, Any], ...] = (
     {"method": "grad_ascent"},

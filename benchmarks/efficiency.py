@@ -25,11 +25,11 @@ from benchmarks.harness import (
     with_threads,
 )
 from benchmarks.world import SEED, Rounds, Work, batched
-from fedsim.forward import forward
-from fedsim.model import AdapterModel
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.forward import forward
+from fedsim.model.text import Batch, collate
 from fedsim.rng import torch_stream
-from fedsim.text import Batch, collate
-from fedsim.tuning import keep_freed_memory
+from fedsim.training.tuning import keep_freed_memory
 
 GOAL = 0.9
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)

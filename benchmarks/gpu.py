@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from benchmarks.efficiency import Centralised, pool
 from benchmarks.harness import Options, Ratio, Report, Variant, interleave, lowest, ratio, seconds
 from benchmarks.world import Rounds, Work, batched, sequential
-from fedsim.model import AdapterModel, resolve_base
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.loading import resolve_base
 
 GIB = 2**30
 GOAL_TINY, GOAL_SHARE = 20.0, 0.8

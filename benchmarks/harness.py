@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from fedsim.provenance import provenance
-from fedsim.results import write_json
-from fedsim.tuning import cores
+from fedsim.storage.provenance import provenance
+from fedsim.storage.whole import write_json
+from fedsim.training.tuning import cores
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent

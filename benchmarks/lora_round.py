@@ -27,8 +27,8 @@ from benchmarks.harness import (
     with_threads,
 )
 from benchmarks.world import SEED, Rounds, Work, apart, batched, sequential
-from fedsim.model import to_vector
-from fedsim.tuning import keep_freed_memory
+from fedsim.model.vectors import to_vector
+from fedsim.training.tuning import keep_freed_memory
 
 GOALS_RAY = {4: 5.0, 20: 2.0, 80: 1.3}
 GOAL_PFL = 2.0
@@ -104,7 +104,7 @@ class _Size:
 
     def distances(self) -> Mapping[str, float]:
         """How far the adapters of other ways are from ours; RuntimeError if they did not do the same."""
-        start = to_vector(self.model.fresh(SEED), self.model.names)
+        start = to_vector(self.model.fresh(SEED))
         found = {
             name: apart(self.first["fedsim"], other, start)
             for name, other in self.first.items()

@@ -14,8 +14,8 @@ from flwr.app import Message, RecordDict
 
 from benchmarks.harness import Options, Report, Variant, interleave, ratio, seconds
 from benchmarks.ray_runtime import check_echo, echo_app, measure_messages, payload
-from fedsim.grid import InProcessGrid, node_of
-from fedsim.tuning import cores
+from fedsim.federation.grid import InProcessGrid, node_of
+from fedsim.training.tuning import cores
 
 GOAL = 50.0
 

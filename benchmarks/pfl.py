@@ -15,10 +15,10 @@ from typing import Any
 from benchmarks.children import run_child
 from benchmarks.harness import FOLDER, ROOT
 from benchmarks.world import SEED, Work, make_runtime, sequential
-from fedsim.model import resolve_base
+from fedsim.model.loading import resolve_base
+from fedsim.model.text import Pair
 from fedsim.rng import ordering
-from fedsim.text import Pair
-from fedsim.tuning import cores
+from fedsim.training.tuning import cores
 
 PYTHON = ROOT / ".peers" / "pfl" / "bin" / "python"
 SCRIPT = FOLDER / "peers" / "pfl_rounds.py"

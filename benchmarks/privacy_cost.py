@@ -13,7 +13,7 @@ from benchmarks.harness import (
     with_threads,
 )
 from benchmarks.world import Rounds, Work
-from fedsim.tuning import keep_freed_memory
+from fedsim.training.tuning import keep_freed_memory
 
 EXAMPLE_DP = ({"stage": "example_dp", "noise_multiplier": 1.0, "clip_norm": 1.0, "delta": 1e-5},)
 MASKS = ({"stage": "clip", "norm": 1.0}, {"stage": "secure_aggregation", "neighbours": 20})

@@ -21,10 +21,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.children import function, read_settings, run_child, write_result
 from benchmarks.world import Rounds, Work, make_runtime, sequential
-from fedsim.client import make_client_app
 from fedsim.engines.route import ROUTE
-from fedsim.grid import InProcessGrid, client_of, context_of
-from fedsim.tuning import cores
+from fedsim.federation.client import make_client_app
+from fedsim.federation.grid import InProcessGrid, client_of, context_of
+from fedsim.training.tuning import cores
 
 PAYLOAD_FLOATS = 70_000
 """A message of 280 kB, about the adapter of a small base."""

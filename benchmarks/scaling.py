@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.children import function, read_settings, run_child, write_result
 from benchmarks.harness import Options, Ratio, Report, Variant, interleave, lowest, ratio, with_threads
 from benchmarks.world import FACTS, Rounds, Work
-from fedsim.tuning import keep_freed_memory
+from fedsim.training.tuning import keep_freed_memory
 
 SIZES = (50, 200, 1000, 2000)
 REGISTERED = (100, 2000)

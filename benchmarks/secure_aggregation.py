@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.harness import Options, Report, Variant, interleave, ratio
 from privacy import Nominal, Payload, Pipeline, build_pipeline
 from privacy.clipping import ClipConfig
+from privacy.contexts import ClientContext, RoundContext
 from privacy.secagg import SecureAggregationConfig
 from privacy.secagg.masks import stream
 
@@ -85,12 +86,14 @@ def _round(pipeline: Pipeline, updates: np.ndarray[Any, Any], *, dropping: int) 
         return found
 
     def say(name: str, what: Callable[[Any], Any]) -> Any:
-        party = pipeline.client(name, secret=name.encode().ljust(32), memory=memory.get(name, b""), **HERE)
+        party = pipeline.client(
+            ClientContext(client=name, secret=name.encode().ljust(32), memory=memory.get(name, b""), **HERE)
+        )
         said = what(party)
         memory[name] = party.memory
         return said
 
-    server = pipeline.open_round(cohort=names, **HERE)
+    server = pipeline.open_round(RoundContext(cohort=tuple(names), **HERE))
     adverts = timed("clients advertise", lambda: {n: say(n, lambda p: p.advertise()) for n in names})
     roster = timed("server collects", lambda: server.collect(adverts))
     shares = timed("clients share", lambda: {n: say(n, lambda p: p.share(roster)) for n in names})

@@ -13,22 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from fedsim.attempt import Engine
-from fedsim.build import make_objective
-from fedsim.client import ClientRuntime, make_client_app, train_together
+from fedsim.assembly.build import make_objective
 from fedsim.data.authors import load_authors
 from fedsim.data.records import Record
-from fedsim.executors import make_executor
-from fedsim.federation import Federation, make_strategy
-from fedsim.grid import InProcessGrid
-from fedsim.model import AdapterModel, load_model, to_vector
-from fedsim.orders import Planner
-from fedsim.rounds import RoundOutcome, run_round
-from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
-from fedsim.text import Pair, TextFormat, encode_pair
-from fedsim.timeline import Participant, Step
-from fedsim.training import Executor, SequentialExecutor, planned_steps
-from fedsim.tuning import cohort_limit
+from fedsim.federation.attempt import Engine
+from fedsim.federation.client import make_client_app, train_together
+from fedsim.federation.config import StrategyConfig
+from fedsim.federation.grid import InProcessGrid
+from fedsim.federation.planner import Planner
+from fedsim.federation.rounds import RoundOutcome, run_round
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.state import Federation
+from fedsim.federation.strategies import make_strategy
+from fedsim.life.steps import Participant, Step
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.config import LoraConfig, ModelConfig
+from fedsim.model.loading import load_model
+from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.vectors import to_vector
+from fedsim.training.config import LocalConfig
+from fedsim.training.executors import make_executor
+from fedsim.training.jobs import Executor, planned_steps
+from fedsim.training.sequential import SequentialExecutor
+from fedsim.training.tuning import cohort_limit
 from privacy import Nominal, StageConfig, build_pipeline
 
 SEED = 1
@@ -166,7 +173,7 @@ class Rounds:
 
     def vector(self) -> NDArray[np.float32]:
         """The adapter as one vector."""
-        return to_vector(self.federation.adapter, sorted(self.federation.adapter))
+        return to_vector(self.federation.adapter)
 
 
 def apart(one: NDArray[np.float32], other: NDArray[np.float32], start: NDArray[np.float32]) -> float:

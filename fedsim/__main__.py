@@ -1,6 +1,6 @@
 """``python -m fedsim``: the command line."""
 
-from fedsim.cli import main
+from fedsim.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.results import RunDirectory
+from fedsim.storage.directory import RunDirectory
 from plots import style, words
 from plots.parts import NAN, Branch, Event, Floats, Request, Series, mean_series, one_series, span
 

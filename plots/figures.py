@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fedsim.results import folder_name
+from fedsim.storage.whole import folder_name
 from plots import (
     claims,
     clients,

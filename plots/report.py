@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fedsim.results import whole_file
+from fedsim.storage.whole import whole_file
 from plots import tables, words
 from plots.data import RunData
 from plots.epsilon import UNITS

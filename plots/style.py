@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from fedsim.results import whole_file
+from fedsim.storage.whole import whole_file
 
 P = ParamSpec("P")
 T = TypeVar("T")

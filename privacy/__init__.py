@@ -3,7 +3,7 @@
 from privacy.accounting import VACUOUS, Neighbours
 from privacy.clipping import l2_norm
 from privacy.composition import check_charges
-from privacy.contexts import ClientContext, Draw, Nominal, Unit
+from privacy.contexts import ClientContext, Draw, Nominal, RoundContext
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, LedgerError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
@@ -13,8 +13,9 @@ from privacy.local import LocalRule, LocalSession, LocalTask, SampleGradients
 from privacy.parties import ClientParty, RoundResult, ServerRound
 from privacy.pipeline import Pipeline
 from privacy.registry import StageConfig, build_pipeline, summaries
-from privacy.stage import Facts
+from privacy.stage import Facts, Reveals
 from privacy.transport import Contribution, Payload, Update
+from privacy.units import Unit
 from privacy.views import Capability, View, honest_server, require, require_individuals, views
 
 __all__ = [
@@ -38,7 +39,9 @@ __all__ = [
     "Payload",
     "Pipeline",
     "Release",
+    "Reveals",
     "RoundAborted",
+    "RoundContext",
     "RoundResult",
     "SampleGradients",
     "ServerRound",

@@ -26,9 +26,10 @@ import numpy as np
 
 from privacy.clipping import l2_norm
 from privacy.codecs import pack
-from privacy.contexts import ClientContext, RoundContext, Weighting
+from privacy.contexts import ClientContext, RoundContext
 from privacy.errors import ClientUpdateError, CohortTooSmall, RoundAborted
 from privacy.transport import ClientChannel, Codec, Contribution, Payload, ServerChannel, Total, Vector
+from privacy.units import Weighting
 
 ROUNDING = 1e-6
 """Relative error of a norm by the rounding of an update to fp32 behind the stage that bounds it."""

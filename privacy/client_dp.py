@@ -8,7 +8,7 @@ how many.
 >>> from privacy.clipping import ClipConfig, ClipStage
 >>> from privacy.pipeline import Pipeline
 >>> stage = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-5))
->>> pipeline = Pipeline([ClipStage(ClipConfig(norm=1.0)), stage], dimension=2)
+>>> pipeline = Pipeline([ClipStage(ClipConfig(norm=1.0)), stage])
 >>> sorted(pipeline.protects)
 ['client']
 """
@@ -95,7 +95,7 @@ class ClientDpStage(Stage):
     def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
         if context.generator is None or context.ledger is None:
             raise ValueError("client_dp needs a generator and a ledger; give both to open_round")
-        std = self.noise_multiplier * self.sensitivity * context.largest_weight
+        std = self.noise_multiplier * self.sensitivity * context.weight_bound()
         for release in self._releases(context):
             context.ledger.append(release)
         return total + context.generator.normal(0.0, std, total.shape), {"noise_std": std}

@@ -13,12 +13,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from privacy.contexts import ClientContext, Metric, Nominal, Weighting
+from privacy.contexts import ClientContext, Metric, Nominal
 from privacy.errors import LedgerError, PipelineError
 from privacy.ledger import Ledger
 from privacy.local import LocalTask
 from privacy.stage import Facts, Stage, Wire
 from privacy.transport import Channel
+from privacy.units import Weighting
 
 PLACES: tuple[Literal["local", "update", "channel"], ...] = ("local", "update", "channel")
 

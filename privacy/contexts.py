@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from privacy.accounting import Sampling
-
-if TYPE_CHECKING:
-    from privacy.ledger import Ledger
-
-Unit = Literal["example", "client"]
-Weighting = Literal["uniform", "examples"]
+from privacy.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,13 +84,13 @@ class RoundContext:
     from whom the cohort was drawn by ``draw``, ``invited`` those who were asked whatever the draw;
     ``contributors`` is known once the sum is. ``planned_weights`` are those that a plan fixed, by client of
     the cohort; ``counts`` are the numbers of examples that the server knows those clients to train on, where
-    updates are weighted by them. ``largest_weight`` bounds planned weights, and ``planned_total`` is what
-    they add up to if as many come as expected. ``state`` is what the stages of a branch keep from round to
-    round, by name."""
+    updates are weighted by them. ``largest_weight`` bounds planned weights by a number that does not depend
+    on who was sampled, and ``planned_total`` is what they add up to if as many come as expected. ``state`` is
+    what the stages of a branch keep from round to round, by name."""
 
     round_id: int
     branch: str
-    attempt: int
+    attempt: int = 0
     session: str = ""
     cohort: tuple[str, ...] = ()
     generator: np.random.Generator | None = None
@@ -107,9 +101,15 @@ class RoundContext:
     contributors: tuple[str, ...] = ()
     planned_weights: Mapping[str, float] | None = None
     counts: Mapping[str, float] | None = None
-    largest_weight: float = 1.0
+    largest_weight: float | None = None
     planned_total: float | None = None
     state: Mapping[str, float] = field(default_factory=dict)
+
+    def weight_bound(self) -> float:
+        """The largest weight of one client in size: ``largest_weight``, else the largest that was planned."""
+        if self.largest_weight is not None or self.planned_weights is None:
+            return 1.0 if self.largest_weight is None else self.largest_weight
+        return max(map(abs, self.planned_weights.values()), default=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +125,7 @@ class ClientContext:
     client: str
     round_id: int
     branch: str
-    attempt: int
+    attempt: int = 0
     session: str = ""
     secret: bytes | None = field(default=None, repr=False)
     memory: bytes = field(default=b"", repr=False)

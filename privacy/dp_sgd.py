@@ -4,6 +4,7 @@ Abadi et al., "Deep Learning with Differential Privacy" (2016). Gradients are ro
 whole gradient each, or whatever gives norms and weighted sums of such rows without forming them. Legend: K
 clients, R samples of all clients in order, D trained parameters.
 
+>>> import torch
 >>> grads_RD = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]])
 >>> sums_KD, metrics = clip_and_sum(DenseGradients(grads_RD, [2, 1]), [2, 1], clip_norm=1.0)
 >>> [[round(value, 3) for value in row] for row in sums_KD.tolist()]

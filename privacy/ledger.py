@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import get_args
 
 from privacy.accounting import Accountant, Composition, Kind, Mechanism, Neighbours, Sampling, epsilon
-from privacy.contexts import Unit
 from privacy.errors import LedgerError
+from privacy.units import Unit
 
 VERSION = 2
 

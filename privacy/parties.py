@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from privacy.clipping import l2_norm
-from privacy.contexts import ClientContext, Nominal, RoundContext, Weighting
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, CohortTooSmall, SumUnusable, ViewError
 from privacy.local import Metrics
 from privacy.stage import Stage, acts_on_sum
 from privacy.transport import ClientChannel, Contribution, Payload, ServerChannel, Total, Update, Vector
+from privacy.units import Weighting
 
 
 class Prepared(NamedTuple):

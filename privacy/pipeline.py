@@ -2,11 +2,11 @@
 
 >>> import numpy as np
 >>> pipeline = Pipeline(weighting="examples")          # no stages: a plain weighted mean
->>> here = dict(round_id=1, branch="main", attempt=0)
+>>> here = dict(round_id=1, branch="main")
 >>> updates = {"a": (np.float32([1.0, 0.0]), 1), "b": (np.float32([0.0, 4.0]), 3)}
->>> server = pipeline.open_round(cohort=["a", "b"], **here)
+>>> server = pipeline.open_round(RoundContext(cohort=("a", "b"), **here))
 >>> payloads = {
-...     name: pipeline.client(name, **here).prepare(update, weight=n).payload
+...     name: pipeline.client(ClientContext(client=name, **here)).prepare(update, weight=n).payload
 ...     for name, (update, n) in updates.items()
 ... }
 >>> server.receive(payloads)
@@ -18,33 +18,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import replace
 
 from privacy.channel import PlainChannel
 from privacy.composition import check_accounted, check_order, fold
-from privacy.contexts import ClientContext, Draw, Metric, Nominal, RoundContext, Unit, Weighting
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import CohortTooSmall, PipelineError
+from privacy.ledger import Ledger
 from privacy.local import LocalRule
 from privacy.parties import ClientParty, ServerRound
 from privacy.stage import Facts, Reveals, Stage
 from privacy.transport import Channel
-
-if TYPE_CHECKING:
-    from privacy.ledger import Ledger
+from privacy.units import Unit, Weighting
 
 
 class Pipeline:
     """Stages from the client's training to the server's mean, type-checked when built.
 
-    ``weighting``: every contributor counts the same, or by its number of examples. ``max_weight`` is
-    the largest weight a client may have (1 under "uniform" unless given), ``max_cohort`` the largest
-    cohort, ``dimension`` the length of an update where it is known beforehand. ``metrics`` are the
-    numbers clients may report; nothing else leaves a client. ``public_counts`` declares that the
-    clients' numbers of examples are public, which DP does not protect. ``max_update_norm`` is the longest
-    update that the server takes, where no stage bounds them.
+    ``nominal`` holds the worst cases that the stages are checked against; under "uniform" its ``max_weight``
+    is 1 unless given. ``weighting``: every contributor counts the same, or by its number of examples.
+    ``public_counts`` declares that the clients' numbers of examples are public, which DP does not protect.
 
     *Guarantees.* Construction fails with `PipelineError` if stages are out of order or doubled, a
     modular stage would get unbounded updates, a sum could overflow, noise has no sensitivity, or a
@@ -58,64 +52,58 @@ class Pipeline:
         self,
         stages: Sequence[Stage] = (),
         *,
+        nominal: Nominal | None = None,
         weighting: Weighting = "uniform",
-        max_weight: float | None = None,
-        max_cohort: int | None = None,
-        dimension: int | None = None,
-        min_cohort: int = 1,
-        metrics: Sequence[Metric] = (),
         public_counts: bool = False,
-        session: str = "",
-        rounds: int | None = None,
-        draws: Sequence[Draw] = (),
-        invitations: int = 0,
-        cohort_known: bool = False,
-        max_update_norm: float | None = None,
     ) -> None:
         if weighting not in ("uniform", "examples"):
             raise PipelineError(f"weighting={weighting!r} is unknown; choose 'uniform' or 'examples'")
-        for name, value in (
-            ("max_weight", max_weight),
-            ("max_cohort", max_cohort),
-            ("max_update_norm", max_update_norm),
-        ):
-            if value is not None and not 0 < value < float("inf"):
-                raise PipelineError(f"{name}={value} must be positive and finite")
-        if min_cohort < 1:
-            raise PipelineError(f"min_cohort={min_cohort} must be at least 1")
         self.stages = tuple(stages)
         self.weighting: Weighting = weighting
-        self.nominal = Nominal(
-            max_cohort=max_cohort,
-            max_weight=1.0 if max_weight is None and weighting == "uniform" else max_weight,
-            dimension=dimension,
-            min_cohort=min_cohort,
-            metrics=tuple(metrics),
-            session=session,
-            rounds=rounds,
-            draws=tuple(draws),
-            invitations=invitations,
-            cohort_known=cohort_known or any(stage.facts.reveals == "sum" for stage in stages),
-            max_update_norm=max_update_norm,
-        )
+        self.nominal = self._completed(nominal if nominal is not None else Nominal())
         check_order(self.facts)
         check_accounted(self.facts, weighting, self.nominal.metrics, public_counts)
         self.wires, channel = fold(self.stages, self.nominal)
-        if max_update_norm is not None and self.longest is not None:
-            raise PipelineError(
-                f"max_update_norm={max_update_norm} beside stages that bound every update at "
-                f"{self.longest:.3g} already, which the server checks; leave max_update_norm out"
-            )
-        self.channel: Channel = channel or PlainChannel(
-            min_cohort=0 if self.releases_anyway else min_cohort,
-            metric_names=tuple(m.name for m in metrics),
-            dimension=self.wires[-1].dimension,
-            codec=self.wires[-1].codec,
-            weighting=weighting,
-            max_weight=self.nominal.max_weight,
-            max_norm=max_update_norm if self.longest is None else self.longest,
-        )
+        self._check_longest()
+        self.channel: Channel = channel or self._plain_channel()
         self.min_cohort = self.channel.min_cohort
+
+    def _completed(self, nominal: Nominal) -> Nominal:
+        """The worst cases, and what follows for them; `PipelineError` for impossible ones."""
+        for name in ("max_weight", "max_cohort", "max_update_norm"):
+            value = getattr(nominal, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise PipelineError(f"{name}={value} must be positive and finite")
+        if nominal.min_cohort < 1:
+            raise PipelineError(f"min_cohort={nominal.min_cohort} must be at least 1")
+        largest = nominal.max_weight
+        return replace(
+            nominal,
+            max_weight=1.0 if largest is None and self.weighting == "uniform" else largest,
+            cohort_known=nominal.cohort_known or self.reveals == "sum",
+        )
+
+    def _check_longest(self) -> None:
+        longest = self.nominal.max_update_norm
+        if longest is not None and self.longest is not None:
+            raise PipelineError(
+                f"max_update_norm={longest} beside stages that bound every update at {self.longest:.3g} "
+                "already, which the server checks; leave max_update_norm out"
+            )
+
+    def _plain_channel(self) -> PlainChannel:
+        """Updates one by one, each no longer than the stages leave it or, without a bound of theirs, than the
+        server takes."""
+        longest, wire = self.nominal.max_update_norm, self.wires[-1]
+        return PlainChannel(
+            min_cohort=0 if self.releases_anyway else self.nominal.min_cohort,
+            metric_names=tuple(metric.name for metric in self.nominal.metrics),
+            dimension=wire.dimension,
+            codec=wire.codec,
+            weighting=self.weighting,
+            max_weight=self.nominal.max_weight,
+            max_norm=longest if self.longest is None else self.longest,
+        )
 
     @property
     def facts(self) -> tuple[Facts, ...]:
@@ -173,26 +161,11 @@ class Pipeline:
         rules = [rule for stage in self.stages if (rule := stage.local()) is not None]
         return rules[0] if rules else None
 
-    def affordable(
-        self,
-        client: str,
-        *,
-        ledger: Ledger,
-        round_id: int,
-        branch: str,
-        draw: Draw | None,
-        invited: bool = False,
-    ) -> bool:
-        """Whether a client's budget allows it to be drawn in a round, or to be invited to it; without a
-        ``draw``, it is not among those who could be. Changes nothing."""
-        context = RoundContext(
-            round_id=round_id,
-            branch=branch,
-            attempt=0,
-            roster=() if draw is None else (client,),
-            invited=(client,) if invited else (),
-            draw=Draw() if draw is None else draw,
-        )
+    def affordable(self, client: str, context: RoundContext, ledger: Ledger) -> bool:
+        """Whether a client's budget allows it to be sampled in a round, or to be invited to it.
+
+        ``context`` names it alone, in the roster or among the invited. Changes nothing.
+        """
         return all(stage.affordable(client, context, ledger) for stage in self.stages)
 
     def spent(self, ledger: Ledger) -> dict[str, dict[Unit, float]]:
@@ -207,34 +180,9 @@ class Pipeline:
                 found.setdefault(client, {})[unit] = value
         return found
 
-    def client(
-        self,
-        client: str,
-        *,
-        round_id: int,
-        branch: str,
-        attempt: int = 0,
-        secret: bytes | None = None,
-        memory: bytes = b"",
-        generator: np.random.Generator | None = None,
-        planned_weight: float | None = None,
-        ledger: Ledger | None = None,
-        state: Mapping[str, float] | None = None,
-    ) -> ClientParty:
+    def client(self, context: ClientContext) -> ClientParty:
         """One client's party; rebuilt from its ``memory`` (see `ClientParty.memory`) after a message."""
-        context = ClientContext(
-            client=client,
-            round_id=round_id,
-            branch=branch,
-            attempt=attempt,
-            session=self.nominal.session,
-            secret=secret,
-            memory=memory,
-            generator=generator,
-            planned_weight=planned_weight,
-            ledger=ledger,
-            state=dict(state or {}),
-        )
+        context = replace(context, session=self.nominal.session)
         return ClientParty(
             stages=self.stages,
             nominal=self.nominal,
@@ -243,64 +191,37 @@ class Pipeline:
             channel=self.channel.client(context),
         )
 
-    def open_round(
-        self,
-        *,
-        round_id: int,
-        branch: str,
-        cohort: Sequence[str],
-        attempt: int = 0,
-        planned_weights: Mapping[str, float] | None = None,
-        normalise: bool = True,
-        ledger: Ledger | None = None,
-        generator: np.random.Generator | None = None,
-        roster: Sequence[str] = (),
-        invited: Sequence[str] = (),
-        draw: Draw | None = None,
-        planned_total: float | None = None,
-        largest_weight: float | None = None,
-        state: Mapping[str, float] | None = None,
-        counts: Mapping[str, float] | None = None,
-    ) -> ServerRound:
+    def open_round(self, context: RoundContext, *, normalise: bool = True) -> ServerRound:
         """The server's party for one attempt.
 
-        ``roster``, ``draw``, ``invited`` say from whom the cohort was drawn and how (see `RoundContext`).
-        ``largest_weight`` bounds planned weights by a number that does not depend on who was drawn.
+        Under "examples" any weight but a client's ``counts`` is its sender's fault, or under masks makes the
+        sum unusable. ``planned_weights`` replace the pipeline's weighting (an unlearning round's gamma for
+        the target and alpha/n for each helper); clients must be given the same as ``planned_weight``.
+        ``normalise=False`` gives the weighted sum, not the mean.
 
-        ``counts`` are the examples that the server knows each client of the cohort to train on; under
-        "examples" any other weight is its sender's fault, or under masks makes the sum unusable.
-
-        ``planned_weights`` are public weights by client that replace the pipeline's weighting (an
-        unlearning round's gamma for the target and alpha/n for each helper); clients must be given
-        the same as ``planned_weight``. ``normalise=False`` gives the weighted sum, not the mean.
+        Raises:
+            ValueError: a client is named twice, or planned weights are not those of the cohort.
+            CohortTooSmall: planned weights leave fewer than ``min_cohort`` clients in the sum.
         """
-        if len(set(cohort)) != len(cohort):
-            raise ValueError(f"cohort={list(cohort)} names a client twice")
-        if planned_weights is not None and set(planned_weights) != set(cohort):
-            raise ValueError(f"planned_weights for {sorted(planned_weights)} must cover {sorted(cohort)}")
-        if planned_weights is not None:
-            heard = sum(weight != 0 for weight in planned_weights.values())
+        planned = context.planned_weights
+        if len(set(context.cohort)) != len(context.cohort):
+            raise ValueError(f"cohort={list(context.cohort)} names a client twice")
+        if planned is not None and set(planned) != set(context.cohort):
+            raise ValueError(f"planned_weights for {sorted(planned)} must cover {sorted(context.cohort)}")
+        if planned is not None:
+            heard = sum(weight != 0 for weight in planned.values())
             if heard < self.min_cohort:
                 raise CohortTooSmall(
-                    f"planned_weights={dict(planned_weights)} leave {heard} clients in the sum, fewer than "
+                    f"planned_weights={dict(planned)} leave {heard} clients in the sum, fewer than "
                     f"min_cohort={self.min_cohort}"
                 )
-        context = RoundContext(
-            round_id=round_id,
-            branch=branch,
-            attempt=attempt,
+        context = replace(
+            context,
             session=self.nominal.session,
-            cohort=tuple(sorted(cohort)),
-            ledger=ledger,
-            generator=generator,
-            roster=tuple(sorted(roster)),
-            invited=tuple(sorted(invited)),
-            draw=Draw() if draw is None else draw,
-            planned_weights=None if planned_weights is None else dict(planned_weights),
-            counts=counts if self.weighting == "examples" and planned_weights is None else None,
-            planned_total=planned_total,
-            largest_weight=_largest(planned_weights) if largest_weight is None else largest_weight,
-            state=dict(state or {}),
+            cohort=tuple(sorted(context.cohort)),
+            roster=tuple(sorted(context.roster)),
+            invited=tuple(sorted(context.invited)),
+            counts=context.counts if self.weighting == "examples" and planned is None else None,
         )
         return ServerRound(
             stages=self.stages,
@@ -311,7 +232,3 @@ class Pipeline:
             normalise=normalise,
             longest=self.l2_bound if self._sums_updates else None,
         )
-
-
-def _largest(weights: Mapping[str, float] | None) -> float:
-    return max(map(abs, weights.values()), default=1.0) if weights is not None else 1.0

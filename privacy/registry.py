@@ -18,13 +18,14 @@ from pydantic import Field
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
-from privacy.contexts import Nominal, Weighting
+from privacy.contexts import Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 from privacy.stage import Stage
+from privacy.units import Weighting
 
 AnyConfig = (
     ExampleDpConfig
@@ -81,20 +82,5 @@ def build_pipeline(
     public_counts: bool = False,
 ) -> Pipeline:
     """A checked pipeline; `PipelineError` says what does not fit. ``nominal`` holds the worst cases."""
-    worst = nominal if nominal is not None else Nominal()
-    return Pipeline(
-        [build_stage(config) for config in configs],
-        weighting=weighting,
-        max_weight=worst.max_weight,
-        max_cohort=worst.max_cohort,
-        dimension=worst.dimension,
-        min_cohort=worst.min_cohort,
-        metrics=worst.metrics,
-        public_counts=public_counts,
-        session=worst.session,
-        rounds=worst.rounds,
-        draws=worst.draws,
-        invitations=worst.invitations,
-        cohort_known=worst.cohort_known,
-        max_update_norm=worst.max_update_norm,
-    )
+    stages = [build_stage(config) for config in configs]
+    return Pipeline(stages, nominal=nominal, weighting=weighting, public_counts=public_counts)

@@ -2,10 +2,11 @@
 audits.
 
 >>> import numpy as np
->>> from privacy.pipeline import Pipeline
+>>> from privacy import ClientContext, Pipeline, RoundContext
 >>> pipeline, here = Pipeline(), dict(round_id=1, branch="main")
->>> server = pipeline.open_round(cohort=["a"], **here)
->>> sent, answers = rehearse(server, {"a": pipeline.client("a", **here)}, {"a": np.float32([1.0, 2.0])})
+>>> server = pipeline.open_round(RoundContext(cohort=("a",), **here))
+>>> client = pipeline.client(ClientContext(client="a", **here))
+>>> sent, answers = rehearse(server, {"a": client}, {"a": np.float32([1.0, 2.0])})
 >>> sent["a"].array.tolist(), server.aggregate(answers).update.tolist()
 ([1.0, 2.0], [1.0, 2.0])
 """

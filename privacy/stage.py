@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from privacy.accounting import Accountant
-from privacy.contexts import ClientContext, Nominal, RoundContext, Unit
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.local import LocalRule, LocalTask, Metrics
 from privacy.transport import Channel, Codec, Vector
+from privacy.units import Unit
 
 if TYPE_CHECKING:
     from privacy.ledger import Ledger, Release

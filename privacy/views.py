@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from privacy.contexts import Unit
 from privacy.errors import ViewError
 from privacy.local import LocalTask
 from privacy.pipeline import Pipeline
 from privacy.stage import acts_on_sum
+from privacy.units import Unit
 
 
 class Capability(StrEnum):

@@ -21,19 +21,27 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fedsim.attempt import Engine
-from fedsim.build import make_objective
-from fedsim.client import ClientRuntime, make_client_app, train_together
+from fedsim.assembly.build import make_objective
 from fedsim.data.records import Record
-from fedsim.federation import Federation, make_strategy
-from fedsim.grid import InProcessGrid
-from fedsim.model import AdapterModel, Arrays, load_model
-from fedsim.orders import Planner
-from fedsim.scenario import LocalConfig, LoraConfig, ModelConfig, StrategyConfig
-from fedsim.text import Pair, TextFormat, encode_pair
-from fedsim.timeline import Participant, Step, UnlearningStep
-from fedsim.training import Executor, SequentialExecutor, TrainJob, TrainResult, planned_steps, result_of
-from fedsim.unlearning.protocol import MethodConfig, Request
+from fedsim.federation.attempt import Engine
+from fedsim.federation.client import make_client_app, train_together
+from fedsim.federation.config import StrategyConfig
+from fedsim.federation.grid import InProcessGrid
+from fedsim.federation.planner import Planner
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.state import Federation
+from fedsim.federation.strategies import make_strategy
+from fedsim.life.steps import Participant, Step, UnlearningStep
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.config import LoraConfig, ModelConfig
+from fedsim.model.loading import load_model
+from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.vectors import Arrays
+from fedsim.training.config import LocalConfig
+from fedsim.training.jobs import Executor, TrainJob, TrainResult, planned_steps, result_of
+from fedsim.training.sequential import SequentialExecutor
+from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.request import Request
 from privacy import Nominal, StageConfig, build_pipeline
 
 WORDS = [f"w{number}" for number in range(40)]

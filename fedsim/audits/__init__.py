@@ -1,1 +1,1 @@
-"""Audits: attacks that are run against a model or an update, to see what it gives away."""
+"""Audits: attacks on a finished life; each owns its generators and its ledger."""

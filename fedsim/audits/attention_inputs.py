@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 
-from fedsim.forward import evaluating
-from fedsim.model import AdapterModel
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.forward import evaluating
 
 VALUES = ("v_proj", "c_attn", "qkv_proj", "query_key_value")
 """Layers that make values: alone, or with queries and keys in one."""

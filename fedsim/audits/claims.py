@@ -15,14 +15,15 @@ import numpy as np
 
 from fedsim.audits.config import CanaryAudit
 from fedsim.audits.rules import bare
-from fedsim.guarantees import life_tasks
-from fedsim.model import isolated_torch_rng
-from fedsim.progress import Progress
+from fedsim.living.context import LifeContext
+from fedsim.living.tasks import life_tasks
+from fedsim.model.adapter import isolated_torch_rng
+from fedsim.model.text import Pair
 from fedsim.rng import stream, torch_stream, uniform
-from fedsim.simulation import LifeContext
-from fedsim.text import Pair
-from fedsim.training import SampleLosses, SequentialExecutor, TrainJob
-from fedsim.unlearning.protocol import MeanNll
+from fedsim.storage.progress import Progress
+from fedsim.training.jobs import TrainJob
+from fedsim.training.objectives import MeanNll
+from fedsim.training.sequential import SampleLosses, SequentialExecutor
 from privacy import Draw, ExampleDpRule, LocalTask, build_pipeline
 from privacy.audit import AuditResult, LossGame, client_game, example_game
 
@@ -89,7 +90,7 @@ def _client_game(context: LifeContext, config: CanaryAudit) -> AuditResult:
     rounds = min(context.life.horizon, MASKED_ROUNDS) if masked else context.life.horizon
     draw = max(own.nominal.draws, key=lambda one: one.population, default=Draw())
     rate = draw.size / draw.population if draw.kind == "without_replacement" else draw.rate
-    stages = [stage for stage in context.scenario.privacy if stage.stage != "example_dp"]
+    stages = [stage for stage in context.privacy if stage.stage != "example_dp"]
     pipeline = build_pipeline(
         stages,
         nominal=replace(

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from fedsim.audits.attention_inputs import holding
 from fedsim.metrics.rouge import rouge
-from fedsim.model import AdapterModel, Arrays
-from fedsim.predictor import Predictor
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.predictor import Predictor
+from fedsim.model.vectors import Arrays
 
 
 def complete(

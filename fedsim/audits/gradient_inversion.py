@@ -38,7 +38,8 @@ from fedsim.audits.attention_inputs import Site, attention_sites, holding
 from fedsim.audits.membership import Factor, Membership, same_input
 from fedsim.audits.spans import Float64
 from fedsim.metrics.rouge import rouge
-from fedsim.model import AdapterModel, Arrays, from_vector
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.vectors import Arrays, Layout, from_vector
 
 TOLERANCE = 20.0
 WIDTH = 32
@@ -90,11 +91,7 @@ def invert(
     """
     if not tolerance > 0 or width < 1:
         raise ValueError(f"tolerance={tolerance} must be > 0 and width={width} must be >= 1")
-    size = sum(value.size for value in adapter.values())
-    if update.shape != (size,):
-        raise ValueError(f"update has shape {update.shape}, but the adapter has {size} entries")
-    if not np.isfinite(update).all():
-        raise ValueError("update is not finite; training diverged, or this is not an update")
+    _check_update(update, adapter)
     gradients = from_vector(update, adapter)
     sites = attention_sites(model)
     with holding(model, adapter):
@@ -112,6 +109,14 @@ def invert(
         ranks=(first.span.rank, second.span.rank),
         capacity=(first.capacity, second.capacity),
     )
+
+
+def _check_update(update: NDArray[np.float32], adapter: Arrays) -> None:
+    size = Layout.of(adapter).size
+    if update.shape != (size,):
+        raise ValueError(f"update has shape {update.shape}, but the adapter has {size} entries")
+    if not np.isfinite(update).all():
+        raise ValueError("update is not finite; training diverged, or this is not an update")
 
 
 def score(recovered: Recovered, truth: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -19,17 +19,18 @@ from fedsim.audits.completion import complete, match_next, secrets_told
 from fedsim.audits.config import ATTACKED, OWN, InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
 from fedsim.audits.rules import bare
-from fedsim.client import local_task
 from fedsim.data.names import ClientNames
-from fedsim.model import Arrays
-from fedsim.orders import WorkOrder
-from fedsim.predictor import predictor_of
-from fedsim.scenario import LocalConfig
-from fedsim.simulation import LifeContext
-from fedsim.training import SequentialExecutor, TrainJob
-from fedsim.trials import trial_parties
-from fedsim.unlearning.protocol import MeanNll
-from privacy import ExampleDpRule, Ledger, Pipeline, StageConfig, Update, build_pipeline
+from fedsim.federation.orders import WorkOrder
+from fedsim.federation.runtime import local_task
+from fedsim.federation.trials import trial_parties
+from fedsim.living.context import LifeContext
+from fedsim.model.predictor import predictor_of
+from fedsim.model.vectors import Arrays
+from fedsim.training.config import LocalConfig
+from fedsim.training.jobs import TrainJob
+from fedsim.training.objectives import MeanNll
+from fedsim.training.sequential import SequentialExecutor
+from privacy import ExampleDpRule, Ledger, Pipeline, RoundContext, StageConfig, Update, build_pipeline
 from privacy.rehearsal import rehearse
 
 Row = dict[str, Any]
@@ -94,7 +95,8 @@ def _seen(
     """What a curious server can make of what these clients send: an update, or the sum of several."""
     names = [str(client) for client in cohort]
     ledger = Ledger()
-    server = pipeline.open_round(round_id=0, branch="audit", cohort=names, ledger=ledger, normalise=False)
+    at_server = RoundContext(round_id=0, branch="audit", cohort=tuple(names), ledger=ledger)
+    server = pipeline.open_round(at_server, normalise=False)
     parties = trial_parties(pipeline, names, ledger, seed=context.seed, purpose="audit")
     updates = {name: _update(context, config, pipeline, int(name), adapter) for name in names}
     _, answers = rehearse(server, parties, updates)

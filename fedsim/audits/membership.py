@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fedsim.audits.attention_inputs import Site, attention_inputs
 from fedsim.audits.spans import Float64, Span
-from fedsim.model import AdapterModel, Arrays
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.vectors import Arrays
 
 Factor = Literal["A", "B"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedsim.guarantees import life_task
-from fedsim.simulation import LifeContext
+from fedsim.living.context import LifeContext
+from fedsim.living.tasks import life_task
 from privacy import ExampleDpRule
 
 

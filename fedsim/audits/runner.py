@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim.audits.claims import canary_rows
-from fedsim.audits.config import CanaryAudit
+from fedsim.audits.config import AuditConfig, CanaryAudit
 from fedsim.audits.inversion import inversion_rows
-from fedsim.progress import Progress
-from fedsim.simulation import LifeRunner
+from fedsim.living.runner import LifeRunner
+from fedsim.storage.progress import Progress
 
 
-def audits_json(runners: Sequence[LifeRunner], progress: Progress) -> dict[str, Any]:
-    """What every audit of every life found: games against claims, records read off updates."""
+def audits_json(
+    audits: Sequence[AuditConfig], runners: Sequence[LifeRunner], progress: Progress
+) -> dict[str, Any]:
+    """What each of the ``audits`` found on every life: games against claims, records read off updates."""
     found: dict[str, list[dict[str, Any]]] = {"canaries": [], "gradient_inversion": []}
     for runner in runners:
         context = runner.context
-        for config in context.scenario.audits:
+        for config in audits:
             progress.note(
                 f"{context.variant}, seed {context.seed}: audit by {config.audit.replace('_', ' ')}"
             )

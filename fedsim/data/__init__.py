@@ -1,1 +1,1 @@
-"""Data sources: each gives a Corpus of records grouped into clients, holdout and public knowledge."""
+"""Data sources: each gives a Corpus of records grouped into clients, holdout and public; knows no model."""

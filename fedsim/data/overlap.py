@@ -10,19 +10,17 @@ somebody trains on is no yardstick. Records are compared by the normalised text 
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedsim.data.names import ClientNames
 from fedsim.data.records import Corpus, Record
-from fedsim.life import Life
 
 Fingerprint = tuple[str, str]
 Place = str
 """``client:N``, ``holdout``, or the name of a public file."""
 
-_SHOWN = 3
+LISTED = 3
 """How many groups of places, and how many records of each, a sentence names."""
 
 
@@ -104,13 +102,6 @@ class Overlap:
         return tuple(repeat for repeat in self.repeats if wanted(repeat))
 
 
-def joining(life: Life) -> tuple[int, ...]:
-    """The clients that take part at some time of a life, in order of id."""
-    return tuple(
-        sorted({client for event in life.events if event.kind == "join" for client in event.clients})
-    )
-
-
 def find_overlap(corpus: Corpus, joined: Iterable[int]) -> Overlap:
     """What stands more than once in the data of the clients that join, public data and holdout together."""
     at: dict[Fingerprint, list[tuple[Place, str]]] = {}
@@ -120,9 +111,6 @@ def find_overlap(corpus: Corpus, joined: Iterable[int]) -> Overlap:
             at.setdefault(fingerprint(record), []).append((place, record.record_id))
     repeats = tuple(Repeat(found=tuple(found)) for found in at.values() if len(found) > 1)
     return Overlap(repeats=repeats, names=corpus.names)
-
-
-# ------------------------------------------------------------------------------------- sentences
 
 
 def holdout_error(overlap: Overlap) -> str | None:
@@ -159,46 +147,6 @@ def public_text(name: str) -> str:
     return "public data" if name == "public" else f"public {name}"
 
 
-def request_sentences(overlap: Overlap, life: Life) -> list[str]:
-    """What the overlap means for each request: who else holds the facts that are to be forgotten."""
-    places_of = {
-        record: repeat.found
-        for repeat in overlap.repeats
-        for place, record in repeat.found
-        if place.startswith("client:")
-    }
-    names = overlap.names
-    gone: set[str] = set()
-    sentences = []
-    for request in life.requests:
-        gone.update(request.record_ids)
-        own = f"client:{request.client}"
-        holders: Counter[str] = Counter()
-        for record in request.record_ids:
-            found = places_of.get(record, ())
-            others = {place for place, _ in found} - {own, "holdout"}
-            holders.update(
-                f"{names.text(int(place.split(':')[1]))}'s"
-                if place.startswith("client:")
-                else f"in {public_text(place)}"
-                for place in sorted(others)
-            )
-            if any(place == own and other not in gone for place, other in found):
-                holders["in records of its own that stay"] += 1
-        if holders:
-            asker, facts = names.text(request.client), len(request.record_ids)
-            listed = holders.most_common(_SHOWN)
-            also = ", ".join(f"{count} {who}" for who, count in listed[1:])
-            more = len(holders) - len(listed)
-            sentences.append(
-                f"{listed[0][1]} of {asker}'s {facts} facts are also {listed[0][0]}"
-                f"{f' ({also}' if also else ''}{f', and {more} others hold some' if more else ''}"
-                f"{')' if also else ''}: these remain in training without {asker}, so request "
-                f"{request.number} cannot show that they are forgotten."
-            )
-    return sentences
-
-
 def _listed(repeats: Iterable[Repeat], names: ClientNames) -> str:
     """Which places share how many records, and the first of these by id."""
     groups: dict[tuple[Place, ...], list[Repeat]] = {}
@@ -206,13 +154,13 @@ def _listed(repeats: Iterable[Repeat], names: ClientNames) -> str:
         groups.setdefault(repeat.places, []).append(repeat)
     ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
     parts = []
-    for places, shared in ranked[:_SHOWN]:
+    for places, shared in ranked[:LISTED]:
         called = [_called(place, names) for place in places]
-        who = " and ".join(called) if len(called) <= _SHOWN else f"{called[0]} and {len(called) - 1} others"
-        lines = ", ".join(" = ".join(record for _, record in r.found[:_SHOWN]) for r in shared[:_SHOWN])
-        more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
+        who = " and ".join(called) if len(called) <= LISTED else f"{called[0]} and {len(called) - 1} others"
+        lines = ", ".join(" = ".join(record for _, record in r.found[:LISTED]) for r in shared[:LISTED])
+        more = f" and {len(shared) - LISTED} more" if len(shared) > LISTED else ""
         parts.append(f"{len(shared)} in {who} ({lines}{more})")
-    rest = sum(len(shared) for _, shared in ranked[_SHOWN:])
+    rest = sum(len(shared) for _, shared in ranked[LISTED:])
     return "; ".join([*parts, *([f"{rest} elsewhere"] if rest else [])])
 
 

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from fedsim.build import Simulation, make_runtime
-from fedsim.engines.check import programs
+from fedsim.assembly.build import make_runtime
+from fedsim.assembly.engine_check import programs
+from fedsim.assembly.simulation import Simulation
 from fedsim.engines.control import Control
 from fedsim.engines.credentials import write_node_key, write_secret, write_tls, write_token
 from fedsim.engines.errors import EngineError
@@ -33,8 +34,8 @@ from fedsim.engines.processes import (
 )
 from fedsim.engines.relay import Replay
 from fedsim.engines.route import CLIENTS, write_nodes
-from fedsim.progress import Progress
-from fedsim.results import RunDirectory
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Progress
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
@@ -173,8 +174,8 @@ def _run_app(
     package.mkdir(parents=True)
     (folder / "app" / "pyproject.toml").write_text(APP, encoding="utf-8")
     (package / "__init__.py").touch()
-    for module, source in (("server", "server"), ("client", "node")):
-        text = f'from fedsim.engines.{source} import app\n\n__all__ = ["app"]\n'
+    for module, source in (("server", "app.server"), ("client", "engines.node")):
+        text = f'from fedsim.{source} import app\n\n__all__ = ["app"]\n'
         (package / f"{module}.py").write_text(text, encoding="utf-8")
     config = {"run": str(directory.path.absolute()), "relay": str(relay), "nodes": write_nodes(nodes)}
     run = control.start(folder / "app", config)

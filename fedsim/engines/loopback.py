@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from fedsim.scenario import RayConfig
+from fedsim.scenario.execution import RayConfig
 
 
 @contextmanager

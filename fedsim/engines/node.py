@@ -15,7 +15,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsim.engines.route import CLIENTS, ROUTE
-from fedsim.grid import QUERIES, from_bytes, to_bytes
+from fedsim.federation.grid import QUERIES, from_bytes, to_bytes
 
 app = ClientApp()
 PATIENCE_SECONDS = 60.0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedsim.progress import Progress
+from fedsim.storage.progress import Progress
 
 
 class RelayedProgress:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fedsim.engines.errors import EngineError, EngineStoppedError
 from fedsim.engines.route import ROUTE
-from fedsim.grid import RosterGrid, client_of, refusal
+from fedsim.federation.grid import RosterGrid, client_of, refusal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,16 +21,16 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.build import Simulation
-from fedsim.client import ClientRuntime
-from fedsim.engines.check import gpus_per_worker
+from fedsim.assembly.engine_check import gpus_per_worker
+from fedsim.assembly.simulation import Simulation
 from fedsim.engines.errors import EngineStoppedError
 from fedsim.engines.loopback import on_loopback
 from fedsim.engines.processes import end, signals
 from fedsim.engines.remote import Link, RemoteGrid, any_node, wait_for
 from fedsim.engines.worker import Source, make_worker_app
-from fedsim.scenario import RayConfig
-from fedsim.scenario_file import dump_scenario
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.scenario.execution import RayConfig
+from fedsim.scenario.file import dump_scenario
 
 LANES = 32
 """Flower's nodes: each takes one message every tenth of a second and speaks for any client. More nodes cost

@@ -20,11 +20,13 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.build import Simulation, make_runtime, resolve_devices
-from fedsim.client import make_client_app
+from fedsim.assembly.build import make_runtime
+from fedsim.assembly.simulation import Simulation
 from fedsim.engines.route import ROUTE
-from fedsim.grid import QUERIES, context_of, failure, from_bytes, to_bytes
-from fedsim.scenario_file import read_scenario
+from fedsim.federation.client import make_client_app
+from fedsim.federation.grid import QUERIES, context_of, failure, from_bytes, to_bytes
+from fedsim.scenario.file import read_scenario
+from fedsim.training.devices import resolve_devices
 
 
 @dataclass(frozen=True, kw_only=True)

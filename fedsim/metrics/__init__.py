@@ -1,1 +1,1 @@
-"""Metrics: pure functions on arrays, one family a file."""
+"""Metrics: arrays in, numbers out; one family a file."""

@@ -32,19 +32,16 @@ Reason = Literal["", "keep_knows_little", "nothing_gained", "holdout_known", "re
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Informativeness:
-    """The verdict and what it rests on.
+class References:
+    """What the three references know, and how they differ.
 
     Means are of per-item fact probability, in [0, 1]. ``difference`` is retrain - holdout; ``low`` and
-    ``high`` are its one-sided Welch bounds at level ``alpha`` each. ``p_value`` is of the one-sided
-    Mann-Whitney test that retrain's items rank above holdout's. ``gained`` is keep - retrain over the same
-    items, ``gained_low`` its one-sided bound. ``items_needed`` is how many items, as spread as these, would
-    show that retrain is no better than holdout; None where no number would. ``reason`` says what stands in
-    the way, ``explanation`` is one sentence.
+    ``high`` are its one-sided Welch bounds. ``p_value`` is of the one-sided Mann-Whitney test that retrain's
+    items rank above holdout's. ``gained`` is keep - retrain over the same items, ``gained_low`` its one-sided
+    bound. ``raised`` is what training added to the holdout. ``items_needed`` is how many items, as spread as
+    these, would show that retrain is no better than holdout; None where no number would.
     """
 
-    verdict: Verdict
-    reason: Reason
     keep: float
     retrain: float
     holdout: float
@@ -57,8 +54,19 @@ class Informativeness:
     n_holdout: int
     gained: float
     gained_low: float
+    raised: float
     items_needed: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Informativeness:
+    """The verdict and what it rests on. ``reason`` says what stands in the way, ``explanation`` is one
+    sentence."""
+
+    verdict: Verdict
+    reason: Reason
     explanation: str
+    references: References
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,45 +108,9 @@ def is_informative(
         raise ValueError(
             f"min_keep={min_keep} must be in (0, 1], alpha={alpha} in (0, 0.5), margin={margin} in [0, 1)"
         )
-    keep, retrain = present(keep_I, name="keep"), present(retrain_I, name="retrain")
-    gained, gained_low = _gain(np.asarray(keep_I, float), np.asarray(retrain_I, float), alpha=alpha)
-    holdout = present(holdout_J, name="holdout")
-    low, high = _welch_bounds(retrain, holdout, alpha=alpha)
-    p_value = float(stats.mannwhitneyu(retrain, holdout, alternative="greater").pvalue)
-    means = [float(values.mean()) for values in (keep, retrain, holdout)]
-    raised = 0.0 if base_holdout_J is None else means[2] - float(np.nanmean(np.asarray(base_holdout_J)))
-    needed = items_needed(retrain, holdout, alpha=alpha, margin=margin)
-    verdict, reason, explanation = _judge(
-        *means,
-        gained=gained,
-        gained_low=gained_low,
-        raised=raised,
-        high=high,
-        p_value=p_value,
-        n=retrain.size,
-        needed=needed,
-        min_keep=min_keep,
-        alpha=alpha,
-        margin=margin,
-    )
-    return Informativeness(
-        verdict=verdict,
-        reason=reason,
-        keep=means[0],
-        retrain=means[1],
-        holdout=means[2],
-        difference=means[1] - means[2],
-        low=low,
-        high=high,
-        p_value=p_value,
-        n_keep=keep.size,
-        n_retrain=retrain.size,
-        n_holdout=holdout.size,
-        gained=gained,
-        gained_low=gained_low,
-        items_needed=needed,
-        explanation=explanation,
-    )
+    found = _compared(keep_I, retrain_I, holdout_J, base_holdout_J, alpha=alpha, margin=margin)
+    verdict, reason, explanation = _judge(found, min_keep=min_keep, alpha=alpha, margin=margin)
+    return Informativeness(verdict=verdict, reason=reason, explanation=explanation, references=found)
 
 
 def discrimination(
@@ -217,56 +189,66 @@ def _welch_bounds(retrain: FloatArray, holdout: FloatArray, *, alpha: float) -> 
     return float(interval.low), float(interval.high)
 
 
-def _judge(
-    keep: float,
-    retrain: float,
-    holdout: float,
+def _compared(
+    keep_I: ArrayLike,
+    retrain_I: ArrayLike,
+    holdout_J: ArrayLike,
+    base_holdout_J: ArrayLike | None,
     *,
-    gained: float,
-    gained_low: float,
-    raised: float,
-    high: float,
-    p_value: float,
-    n: int,
-    needed: int | None,
-    min_keep: float,
     alpha: float,
     margin: float,
-) -> tuple[Verdict, Reason, str]:
+) -> References:
+    keep, retrain = present(keep_I, name="keep"), present(retrain_I, name="retrain")
+    gained, gained_low = _gain(np.asarray(keep_I, float), np.asarray(retrain_I, float), alpha=alpha)
+    holdout = present(holdout_J, name="holdout")
+    low, high = _welch_bounds(retrain, holdout, alpha=alpha)
+    before = holdout if base_holdout_J is None else np.asarray(base_holdout_J, float)
+    return References(
+        keep=float(keep.mean()),
+        retrain=float(retrain.mean()),
+        holdout=float(holdout.mean()),
+        difference=float(retrain.mean()) - float(holdout.mean()),
+        low=low,
+        high=high,
+        p_value=float(stats.mannwhitneyu(retrain, holdout, alternative="greater").pvalue),
+        n_keep=keep.size,
+        n_retrain=retrain.size,
+        n_holdout=holdout.size,
+        gained=gained,
+        gained_low=gained_low,
+        raised=float(holdout.mean()) - float(np.nanmean(before)),
+        items_needed=items_needed(retrain, holdout, alpha=alpha, margin=margin),
+    )
+
+
+def _judge(found: References, *, min_keep: float, alpha: float, margin: float) -> tuple[Verdict, Reason, str]:
+    """The first thing that stands in the way, or that nothing does."""
+    keep, retrain, holdout, n = found.keep, found.retrain, found.holdout, found.n_retrain
     compared = f"retrain knows the facts at {retrain:.2f}, holdout facts at {holdout:.2f}"
-    bound = f"the difference is at most {high:.2f} at level {alpha:g}, margin {margin:g}"
+    bound = f"the difference is at most {found.high:.2f} at level {alpha:g}, margin {margin:g}"
     if keep < min_keep:
-        return (
-            "uninformative",
-            "keep_knows_little",
-            (f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."),
+        little = f"keep knows the facts at {keep:.2f} only, below {min_keep:g}: there was little to forget."
+        return "uninformative", "keep_knows_little", little
+    if found.raised > margin:
+        told = (
+            f"training raised the holdout by {found.raised:.2f} over what the untouched base knows, to "
+            f"{holdout:.2f}, so nothing here was unseen: is it in somebody's data?"
         )
-    if raised > margin:
-        return (
-            "uninformative",
-            "holdout_known",
-            (
-                f"training raised the holdout by {raised:.2f} over what the untouched base knows, to "
-                f"{holdout:.2f}, so nothing here was unseen: is it in somebody's data?"
-            ),
-        )
-    if gained_low <= margin:
+        return "uninformative", "holdout_known", told
+    if found.gained_low <= margin:
         gap = f"keep knows the facts at {keep:.2f} and retrain at {retrain:.2f}"
-        shown = f"that keep knows more by {margin:g} is not shown (by {gained_low:.2f} at least, n = {n})"
-        if gained <= margin:
+        shown = (
+            f"that keep knows more by {margin:g} is not shown (by {found.gained_low:.2f} at least, n = {n})"
+        )
+        if found.gained <= margin:
             return "uninformative", "nothing_gained", f"{gap}; {shown}: the client's data added nothing."
         return "inconclusive", "too_few_items", f"{gap}, but {shown}."
-    if high <= margin:
+    if found.high <= margin:
         return "informative", "", f"keep knows the facts at {keep:.2f}, and {compared} ({bound}, n = {n})."
-    if p_value < alpha:
-        return (
-            "uninformative",
-            "retrain_knows",
-            (f"{compared} (Mann-Whitney p={p_value:.2g}, {bound}): the facts can be had without the client."),
-        )
-    return (
-        "inconclusive",
-        "too_few_items",
-        f"{compared}, but {bound}: {n} items are too few to call them equal"
-        + (f"; about {needed} would do." if needed is not None else ", and no number would do."),
-    )
+    if found.p_value < alpha:
+        shown = f"{compared} (Mann-Whitney p={found.p_value:.2g}, {bound})"
+        return "uninformative", "retrain_knows", f"{shown}: the facts can be had without the client."
+    needed = found.items_needed
+    more = f"; about {needed} would do." if needed is not None else ", and no number would do."
+    few = f"{compared}, but {bound}: {n} items are too few to call them equal{more}"
+    return "inconclusive", "too_few_items", few

@@ -1,1 +1,1 @@
-"""Unlearning methods: resumable iterators of round plans, one file a method."""
+"""Unlearning methods: each says what happens in its rounds, and does nothing itself; one file a method."""

@@ -9,7 +9,7 @@ request and the round's index, so a run that was killed goes on where it stopped
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -17,62 +17,15 @@ from privacy import Capability
 from privacy.config import meant
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-    from fedsim.forward import Pass
+from fedsim.training.objectives import MeanNll, Objective, ReferenceKl
+from fedsim.unlearning.request import Request
 
 VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
 ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
-
-
-class Objective(Protocol):
-    """A local loss: one value per sample, (B,), to be averaged over the batch and minimised.
-
-    Objectives that are equal compute the same, so clients that share one are computed together.
-    """
-
-    needs_reference: ClassVar[bool]
-
-    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class MeanNll:
-    """Ordinary training: each sample's own mean negative log-likelihood per token."""
-
-    needs_reference: ClassVar[bool] = False
-
-    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
-        return current.mean_nll
-
-
-@dataclass(frozen=True)
-class ReferenceKl:
-    """KL(reference || current) per answer token, the distillation form of a retain term."""
-
-    needs_reference: ClassVar[bool] = True
-
-    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
-        import torch
-
-        assert reference is not None
-        log_p = torch.log_softmax(current.logits_NV, dim=-1)
-        log_q = torch.log_softmax(reference.logits_NV, dim=-1)
-        kl_N = (log_q.exp() * (log_q - log_p)).sum(-1)
-        return current.sample_means(current.sample_sums(kl_N))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A granted request to be forgotten. ``scope`` is ``client`` (all of it) or ``records``."""
-
-    number: int
-    client: int
-    round: int
-    scope: Literal["client", "records"]
-    record_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +52,11 @@ class RoundPlan:
     helper: Work | None
     combine: Literal["sum", "mean"] = "sum"
     server_state: ServerState = "rebase"
+
+    def work(self) -> dict[Role, Work]:
+        """The roles that have something to do, with what they do."""
+        roles: tuple[tuple[Role, Work | None], ...] = (("target", self.target), ("helper", self.helper))
+        return {role: work for role, work in roles if work is not None}
 
 
 class MethodConfig(BaseModel):

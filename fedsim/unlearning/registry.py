@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.unlearning.grad_ascent import GradAscent
-from fedsim.unlearning.grad_diff import GradDiff
-from fedsim.unlearning.npo import Npo
+from fedsim.unlearning.methods.grad_ascent import GradAscent
+from fedsim.unlearning.methods.grad_diff import GradDiff
+from fedsim.unlearning.methods.npo import Npo
+from fedsim.unlearning.methods.retrain import Retrain
+from fedsim.unlearning.methods.simnpo import SimNpo
 from fedsim.unlearning.protocol import MethodConfig
-from fedsim.unlearning.retrain import Retrain
-from fedsim.unlearning.simnpo import SimNpo
 
 METHODS: dict[str, type[MethodConfig]] = {
     "retrain": Retrain,

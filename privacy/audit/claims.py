@@ -35,8 +35,8 @@ from scipy import stats
 
 from privacy.accounting import Composition, epsilon, loss_of
 from privacy.audit.bounds import LARGEST, check_confidence
-from privacy.contexts import Unit
 from privacy.ledger import Ledger
+from privacy.units import Unit
 
 RATIO = 1.01
 """Noise multipliers of neighbours in the family."""

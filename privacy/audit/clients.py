@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from privacy.audit.claims import claim_of
 from privacy.audit.result import CONFIDENCE, AuditResult, Bound, judge
-from privacy.contexts import Draw, RoundContext
+from privacy.contexts import ClientContext, Draw, RoundContext
 from privacy.errors import RoundAborted
 from privacy.ledger import Ledger
 from privacy.pipeline import Pipeline
@@ -147,19 +147,25 @@ class Dirac:
         generator: np.random.Generator,
     ) -> NDArray[np.float64]:
         """The noisy sum of a round, or each client's own coordinate of what it sends."""
-        server = self.pipeline.open_round(
+        context = RoundContext(
             round_id=round_id,
             branch=BRANCH,
-            cohort=list(updates),
-            roster=self.names,
+            cohort=tuple(updates),
+            roster=tuple(self.names),
             draw=self.draw,
             ledger=ledger,
             generator=_fresh(generator),
-            normalise=False,
         )
+        server = self.pipeline.open_round(context, normalise=False)
         parties = {
             name: self.pipeline.client(
-                name, round_id=round_id, branch=BRANCH, generator=_fresh(generator), ledger=ledger
+                ClientContext(
+                    client=name,
+                    round_id=round_id,
+                    branch=BRANCH,
+                    generator=_fresh(generator),
+                    ledger=ledger,
+                )
             )
             for name in updates
         }
@@ -181,7 +187,9 @@ class Dirac:
 
         ``ValueError`` if what stands before the noise wipes canaries out (compression by deviation does).
         """
-        context = self.pipeline.client("canary-000000", round_id=0, branch=BRANCH).context
+        context = self.pipeline.client(
+            ClientContext(client="canary-000000", round_id=0, branch=BRANCH)
+        ).context
         silent = [stage for stage in self.pipeline.stages if stage.facts.charges is None]
         value = self._update(0, np.ones(self.canaries, dtype=np.bool_)).astype(np.float64)
         for stage in silent:

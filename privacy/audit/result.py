@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from privacy.audit import bounds
 from privacy.audit.claims import Claim
 from privacy.audit.planning import planned_guesses
-from privacy.contexts import Unit
+from privacy.units import Unit
 
 Bound = Literal["accuracy", "one_run"]
 CONFIDENCE = 0.99
@@ -94,21 +94,15 @@ def judge(
             raise ValueError(f"guesses={guesses}: bound='accuracy' names all canaries; leave guesses out")
         named = canaries
         correct = int(((scores_M > threshold) == included_M).sum())
-        audited, most = (
-            claim.audited_epsilon(guesses=named, correct=right, confidence=confidence)
-            for right in (correct, named)
-        )
     elif bound == "one_run":
         named = planned_guesses(claim, canaries) if guesses is None else guesses
         correct = tails_correct(scores_M, included_M, named)
-        audited, most = (
-            bounds.audited_epsilon(
-                canaries=canaries, guesses=named, correct=right, delta=claim.delta, confidence=confidence
-            )
-            for right in (correct, named)
-        )
     else:
         raise ValueError(f"bound={bound!r} is unknown; choose 'accuracy' or 'one_run'")
+    audited, most = (
+        _audited(claim, bound, canaries=canaries, guesses=named, correct=right, confidence=confidence)
+        for right in (correct, named)
+    )
     return AuditResult(
         level=level,
         bound=bound,
@@ -120,4 +114,15 @@ def judge(
         audited_epsilon=audited,
         claimed_epsilon=claim.epsilon,
         certifiable_epsilon=most,
+    )
+
+
+def _audited(
+    claim: Claim, bound: Bound, *, canaries: int, guesses: int, correct: int, confidence: float
+) -> float:
+    """The epsilon that so many correct guesses prove."""
+    if bound == "accuracy":
+        return claim.audited_epsilon(guesses=guesses, correct=correct, confidence=confidence)
+    return bounds.audited_epsilon(
+        canaries=canaries, guesses=guesses, correct=correct, delta=claim.delta, confidence=confidence
     )

@@ -5,11 +5,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsim import runs
-from fedsim.build import Simulation
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.scenario_file import load_scenario
+from fedsim.app import runs
+from fedsim.assembly.simulation import Simulation
+from fedsim.scenario.file import load_scenario
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Quiet
 
 TABLES = ("metrics.parquet", "items.parquet", "trajectories.parquet", "costs.parquet")
 RESULTS = (*TABLES, "verdict.json", "privacy.json", "ledger.json", "life.json", "scenario.yaml")

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedsim import runs
-from fedsim.cli import app
-from fedsim.client import ClientRuntime
+from fedsim.app import runs
+from fedsim.app.cli import app
 from fedsim.data.authors import load_authors
-from fedsim.data.holdings import Holdings
-from fedsim.life import Life
-from fedsim.manifest import damage, seal
-from fedsim.orders import WorkOrder
-from fedsim.results import RunDirectory, folder_name
-from fedsim.scenario_file import ScenarioError, load_scenario
-from fedsim.writer import collect_leftovers, only_writer
+from fedsim.federation.orders import WorkOrder
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.life.holdings import Holdings
+from fedsim.life.script import Life
+from fedsim.scenario.file import ScenarioError, load_scenario
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.manifest import damage, seal
+from fedsim.storage.whole import folder_name
+from fedsim.storage.writer import collect_leftovers, only_writer
 from tests.e2e.runs import BRIEF, LIFE, differences, finish, merged, run, write_scenario
 
 pytestmark = pytest.mark.slow
@@ -137,7 +138,7 @@ def test_other_settings_in_one_directory_are_named(copy: RunDirectory, tmp_path:
 HOLD = """
 import sys, time
 from pathlib import Path
-from fedsim.writer import only_writer
+from fedsim.storage.writer import only_writer
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -262,7 +263,7 @@ def test_what_stops_a_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.
         def stopping(*_: object, error: BaseException = raised) -> None:
             raise error
 
-        monkeypatch.setattr("fedsim.runs.live", stopping)
+        monkeypatch.setattr("fedsim.app.runs.live", stopping)
         result = CliRunner().invoke(app, ["run", str(file), "--out", str(out)])
         assert result.exit_code == code, result.output
         assert said in result.stderr

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedsim.results import RunDirectory
+from fedsim.storage.directory import RunDirectory
 from tests.e2e.runs import FEW_PROBES, SMALL, finish, merged, run, write_scenario
 
 pytestmark = pytest.mark.slow
@@ -146,9 +146,9 @@ RUN = """
 import sys
 from pathlib import Path
 from fedsim import runs
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.scenario_file import load_scenario
+from fedsim.storage.progress import Quiet
+from fedsim.storage.directory import RunDirectory
+from fedsim.scenario.file import load_scenario
 directory = RunDirectory(Path(sys.argv[2]))
 runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
 """

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from fedsim.cli import app
-from fedsim.training import SequentialExecutor
-from fedsim.unlearning.grad_ascent import GradAscent
+from fedsim.app.cli import app
+from fedsim.training.sequential import SequentialExecutor
+from fedsim.unlearning.methods.grad_ascent import GradAscent
 from privacy.clipping import ClipStage
 from tests.e2e.runs import BRIEF, merged, write_scenario
 from tests.world import WORDS, save_base
@@ -124,7 +124,7 @@ def test_a_probe_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 128 is out of range")
 
-    monkeypatch.setattr("fedsim.predictor.CausalPredictor.generate", broken)
+    monkeypatch.setattr("fedsim.model.predictor.CausalPredictor.generate", broken)
     said = refused(tmp_path, merged(BRIEF, probes__generate="events"))
     assert "model: a probe of the longest and the shortest record fails on this base (IndexError:" in said
     assert call(tmp_path / "other", BRIEF).exit_code == 0  # it generates nothing

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from dp_accounting.pld import pld_privacy_accountant
 
-from fedsim import runs
-from fedsim.client import ClientRuntime
-from fedsim.model import to_vector
-from fedsim.orders import WorkOrder
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.scenario_file import load_scenario
-from fedsim.training import SequentialExecutor, TrainJob, TrainResult
+from fedsim.app import runs
+from fedsim.federation.orders import WorkOrder
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.model.vectors import to_vector
+from fedsim.scenario.file import load_scenario
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Quiet
+from fedsim.training.jobs import TrainJob, TrainResult
+from fedsim.training.sequential import SequentialExecutor
 from privacy import Ledger, Release
 from tests.e2e.runs import BRIEF, LIFE, RESULTS, adapter, differences, finish, merged, run, write_scenario
 
@@ -39,7 +40,7 @@ def note_training(monkeypatch: pytest.MonkeyPatch) -> TRAINED:
 
     def noting(self: SequentialExecutor, job: TrainJob) -> TrainResult:
         result = train(self, job)
-        start = hashlib.sha256(to_vector(job.adapter, sorted(job.adapter)).tobytes()).hexdigest()
+        start = hashlib.sha256(to_vector(job.adapter).tobytes()).hexdigest()
         key = (job.client, job.round, start, job.record_ids, type(job.objective).__name__)
         assert trained.setdefault(key, result.update.tobytes()) == result.update.tobytes()
         return result
@@ -159,10 +160,10 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fedsim import runs
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.scenario_file import load_scenario
+from fedsim.app import runs
+from fedsim.storage.progress import Quiet
+from fedsim.storage.directory import RunDirectory
+from fedsim.scenario.file import load_scenario
 directory = RunDirectory(Path(sys.argv[2]))
 runs.execute(runs.prepare(load_scenario(Path(sys.argv[1])), directory), directory, Quiet())
 """

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.model import AdapterModel, Arrays
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.vectors import Arrays
 from tests.world import make_model, random_arrays
 
 

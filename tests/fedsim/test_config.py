@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from fedsim.config import Config
-from fedsim.scenario import Scenario
+from fedsim.scenario.scenario import Scenario
 from fedsim.unlearning.protocol import MethodConfig
 from privacy.config import Config as StageBase
 

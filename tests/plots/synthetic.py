@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.judgements import summaries
+from fedsim.evidence.judgements import summaries
 from fedsim.metrics.judgement import FEW, Comparison, judge
-from fedsim.results import RunDirectory
+from fedsim.storage.directory import RunDirectory
 
 HORIZON = 36
 REQUESTS = ((1, 15, 3), (2, 24, 11))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.text import Text
 
-from fedsim.results import RunDirectory
+from fedsim.storage.directory import RunDirectory
 from plots import clients, epsilon, tables, timeline
 from plots.data import RunData
 from tests.plots.synthetic import Plan, build

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from privacy.clipping import ClipConfig, ClipStage
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.pipeline import Pipeline
 from privacy.secagg import SecureAggregationConfig, SecureAggregationStage
 
@@ -16,10 +17,14 @@ def secret(*keys):
     return hashlib.sha256(repr(keys).encode()).digest()
 
 
+def plain_pipeline(stages=(), *, weighting="uniform", **nominal):
+    return Pipeline(stages, nominal=Nominal(**nominal), weighting=weighting)
+
+
 def masked_pipeline(*, norm=1.0, max_cohort=8, max_weight=1.0, threshold=0.6, neighbours=None, **rest):
     config = SecureAggregationConfig(threshold=threshold, neighbours=neighbours)
     stages = [ClipStage(ClipConfig(norm=norm)), SecureAggregationStage(config)]
-    return Pipeline(stages, max_cohort=max_cohort, max_weight=max_weight, **rest)
+    return plain_pipeline(stages, max_cohort=max_cohort, max_weight=max_weight, **rest)
 
 
 def random_updates(count, size, *, seed=0, scale=0.05):
@@ -51,18 +56,20 @@ class Round:
         self.weights, self.metrics, self.planned = weights, metrics, planned
         self.drops, self.generators = drops or {}, generators or {}
         self.server = pipeline.open_round(
-            cohort=list(updates), planned_weights=planned, normalise=normalise, **self.here
+            RoundContext(cohort=list(updates), planned_weights=planned, **self.here), normalise=normalise
         )
         self.memory = {}
 
     def client(self, name):
         return self.pipeline.client(
-            name,
-            secret=secret(name, *self.here.values()),
-            memory=self.memory.get(name, b""),
-            planned_weight=None if self.planned is None else self.planned[name],
-            generator=self.generators.get(name),
-            **self.here,
+            ClientContext(
+                client=name,
+                secret=secret(name, *self.here.values()),
+                memory=self.memory.get(name, b""),
+                planned_weight=None if self.planned is None else self.planned[name],
+                generator=self.generators.get(name),
+                **self.here,
+            )
         )
 
     def here_at(self, step):

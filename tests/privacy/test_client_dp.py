@@ -1,5 +1,7 @@
 """Noise on the sum at the server: its scale, what it is charged, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -8,7 +10,7 @@ from privacy.accounting import Mechanism, epsilon
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
-from privacy.contexts import Draw
+from privacy.contexts import Draw, Nominal, RoundContext
 from privacy.errors import PipelineError
 from privacy.ledger import Ledger
 from privacy.local_dp import LocalDpConfig, LocalDpStage
@@ -23,21 +25,34 @@ POISSON = Draw(kind="poisson", rate=0.5, population=8)
 def noisy(noise=2.0, *, target=None, rest=(), **fields):
     config = ClientDpConfig(noise_multiplier=None if target else noise, target_epsilon=target, delta=1e-5)
     fields = {"dimension": 4000, "max_cohort": 8, "draws": (POISSON,)} | fields
-    return Pipeline([CLIP, ClientDpStage(config), *rest], **fields)
+    return Pipeline([CLIP, ClientDpStage(config), *rest], nominal=Nominal(**fields))
 
 
-def run(pipeline, updates, *, ledger=None, seed=0, draw=POISSON, roster=tuple("abcdefgh"), **fields):
+def run(
+    pipeline,
+    updates,
+    *,
+    ledger=None,
+    seed=0,
+    draw=POISSON,
+    roster=tuple("abcdefgh"),
+    normalise=True,
+    **fields,
+):
     """One round; (result, ledger)."""
     ledger = Ledger() if ledger is None else ledger
     running = Round(pipeline, updates, planned=fields.get("planned_weights"))
     running.server = pipeline.open_round(
-        cohort=list(updates),
-        ledger=ledger,
-        generator=np.random.default_rng(seed),
-        draw=draw,
-        roster=roster,
-        **HERE,
-        **fields,
+        RoundContext(
+            cohort=list(updates),
+            ledger=ledger,
+            generator=np.random.default_rng(seed),
+            draw=draw,
+            roster=roster,
+            **HERE,
+            **fields,
+        ),
+        normalise=normalise,
     )
     return running.result(), ledger
 
@@ -153,10 +168,11 @@ def test_noise_is_for_the_largest_weight_of_the_plan_and_not_of_those_who_came()
 
 def test_an_invited_client_is_charged_for_both_at_once():
     pipeline = noisy(target=5.0, rounds=1)
-    check = {"ledger": Ledger(), "round_id": 1, "branch": "main", "draw": POISSON}
-    assert pipeline.affordable("a", **check)
-    assert not pipeline.affordable("a", invited=True, **check)
-    assert noisy(target=5.0, rounds=1, invitations=1).affordable("a", invited=True, **check)
+    sampled = RoundContext(round_id=1, branch="main", roster=("a",), draw=POISSON)
+    asked = replace(sampled, invited=("a",))
+    assert pipeline.affordable("a", sampled, Ledger())
+    assert not pipeline.affordable("a", asked, Ledger())
+    assert noisy(target=5.0, rounds=1, invitations=1).affordable("a", asked, Ledger())
 
 
 @pytest.mark.parametrize("behind", ["compression", "local"])
@@ -183,19 +199,27 @@ def test_a_cap_is_sized_for_every_roster_there_will_be():
 def test_a_target_is_met_over_the_whole_life_and_not_exceeded():
     pipeline = noisy(target=2.0, rounds=6, dimension=3)
     ledger = Ledger()
+    sampled = RoundContext(round_id=7, branch="main", roster=("a",), draw=POISSON)
     for round_id in range(6):
         here = {**HERE, "round_id": round_id}
-        assert pipeline.affordable("a", ledger=ledger, round_id=round_id, branch="main", draw=POISSON)
+        assert pipeline.affordable("a", replace(sampled, round_id=round_id), ledger)
         running = pipeline.open_round(
-            cohort=[], ledger=ledger, generator=np.random.default_rng(0), draw=POISSON, roster=["a"], **here
+            RoundContext(
+                cohort=[],
+                ledger=ledger,
+                generator=np.random.default_rng(0),
+                draw=POISSON,
+                roster=["a"],
+                **here,
+            )
         )
         running.receive({})
         running.aggregate({})
     spent = ledger.epsilon("a", unit="client", delta=1e-5)
     assert 1.9 < spent <= 2.0
     before = ledger.to_json()
-    assert not pipeline.affordable("a", ledger=ledger, round_id=7, branch="main", draw=POISSON)
-    assert pipeline.affordable("b", ledger=ledger, round_id=7, branch="main", draw=POISSON)
+    assert not pipeline.affordable("a", sampled, ledger)
+    assert pipeline.affordable("b", replace(sampled, roster=("b",)), ledger)
     assert ledger.to_json() == before
 
 
@@ -214,7 +238,7 @@ def test_what_cannot_be_built():
         noisy(target=1.0)
     with pytest.raises(ValueError, match="exactly one"):
         ClientDpConfig(delta=1e-5)
-    server = noisy().open_round(cohort=[], **HERE)
+    server = noisy().open_round(RoundContext(cohort=[], **HERE))
     server.receive({})
     with pytest.raises(ValueError, match="generator"):
         server.aggregate({})

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, clip
-from privacy.contexts import Draw, Nominal
+from privacy.contexts import ClientContext, Draw, Nominal, RoundContext
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ClientUpdateError, PipelineError
 from privacy.ledger import Ledger
@@ -71,15 +71,19 @@ def follow(lengths, *, start, rounds, noise=0.0, quantile=0.5, seed=0):
     if noise:
         stages.append(ClientDpStage(ClientDpConfig(noise_multiplier=noise, delta=1e-5)))
     draw = Draw(kind="poisson", rate=1.0, population=len(lengths))
-    pipeline = Pipeline(stages, dimension=2, draws=(draw,))
+    pipeline = Pipeline(stages, nominal=Nominal(dimension=2, draws=(draw,)))
     updates = {f"c{i:03d}": np.float32([length, 0.0]) for i, length in enumerate(lengths)}
     generator, ledger, state, norms = np.random.default_rng(seed), Ledger(), {}, [start]
     for _ in range(rounds):
         running = Round(pipeline, updates)
         running.server = pipeline.open_round(
-            cohort=list(updates), state=state, generator=generator, ledger=ledger, draw=draw, **HERE
+            RoundContext(
+                cohort=list(updates), state=state, generator=generator, ledger=ledger, draw=draw, **HERE
+            )
         )
-        running.client = lambda name, state=state: pipeline.client(name, state=state, **HERE)
+        running.client = lambda name, state=state: pipeline.client(
+            ClientContext(client=name, state=state, **HERE)
+        )
         state = dict(running.result().state)
         norms.append(state["clip.norm"])
     return norms
@@ -105,11 +109,11 @@ def test_the_norm_finds_the_quantile_under_noise(quantile):
 
 
 def test_updates_come_back_in_their_own_units():
-    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], dimension=2)
+    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], nominal=Nominal(dimension=2))
     updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
     running = Round(pipeline, updates)
     assert running.result().update.tolist() == pytest.approx([0.6, 0.8])
-    payload = pipeline.client("a", **HERE).prepare(updates["a"]).payload
+    payload = pipeline.client(ClientContext(client="a", **HERE)).prepare(updates["a"]).payload
     assert np.linalg.norm(payload.array) <= pipeline.l2_bound + 1e-7
     assert pipeline.l2_bound == pytest.approx((1 + 0.1**2) ** 0.5)
 
@@ -120,7 +124,7 @@ def test_zero_updates_make_the_norm_fall_and_nothing_fail():
 
 
 def test_planned_rounds_leave_the_norm():
-    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], dimension=2)
+    pipeline = Pipeline([AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))], nominal=Nominal(dimension=2))
     updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
     result = Round(pipeline, updates, planned={"a": -1.0, "b": 1.0}, normalise=False).result()
     assert result.state == {"clip.norm": 2.0}
@@ -130,10 +134,10 @@ def test_an_adaptive_norm_under_masks_and_noise_of_clients():
     dp = DistributedDpStage(DistributedDpConfig(noise_multiplier=1e-3, delta=1e-5, min_survivors=2))
     masks = SecureAggregationStage(SecureAggregationConfig())
     stages = [AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5)), dp, masks]
-    pipeline = Pipeline(stages, dimension=2, max_cohort=4)
+    pipeline = Pipeline(stages, nominal=Nominal(dimension=2, max_cohort=4))
     updates = {"a": np.float32([3.0, 4.0]), "b": np.float32([0.0, 0.0])}
     running = Round(pipeline, updates, generators={n: np.random.default_rng(0) for n in updates})
-    running.server = pipeline.open_round(cohort=list(updates), ledger=Ledger(), **HERE)
+    running.server = pipeline.open_round(RoundContext(cohort=list(updates), ledger=Ledger(), **HERE))
     assert running.result().update.tolist() == pytest.approx([0.6, 0.8], abs=0.02)
 
 

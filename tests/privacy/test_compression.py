@@ -12,7 +12,7 @@ from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage, clip, l2_norm
 from privacy.codecs import GridCodec, SignCodec, ValueCodec, levels, pack
 from privacy.compression import CompressionConfig, CompressionStage, coarse_step, quantise, ternary, top_k
-from privacy.contexts import Draw, Nominal
+from privacy.contexts import ClientContext, Draw, Nominal, RoundContext
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError
 from privacy.ledger import Ledger
@@ -56,7 +56,9 @@ def generators(updates, seed=0):
 
 
 def prepared(pipeline, update, seed=0):
-    return pipeline.client("a", generator=np.random.default_rng(seed), **HERE).prepare(update)
+    return pipeline.client(ClientContext(client="a", generator=np.random.default_rng(seed), **HERE)).prepare(
+        update
+    )
 
 
 # ----------------------------------------------------------------------------------- by hand
@@ -125,12 +127,12 @@ def test_grids_of_the_smallest_numbers_arrive(bits):
 @given(update=modest, norm=st.sampled_from([None, 1e-3, 1.0, 1e4]), seed=st.integers(0, 99))
 def test_what_is_sent_arrives_bit_by_bit_and_within_the_bound(name, update, norm, seed):
     stages = [stage(name)] if norm is None else [clipped(norm), stage(name)]
-    pipeline = Pipeline(stages, dimension=update.size)
+    pipeline = Pipeline(stages, nominal=Nominal(dimension=update.size))
     payload = prepared(pipeline, update, seed).payload
     assert payload.array.dtype == np.uint8
     arrived = pipeline.channel.codec.decode(payload.array)
     start = update if norm is None else clip(update, norm=norm)[0]
-    party = pipeline.client("a", generator=np.random.default_rng(seed), **HERE)
+    party = pipeline.client(ClientContext(client="a", generator=np.random.default_rng(seed), **HERE))
     sent, metrics = pipeline.stages[-1].client(start.astype(np.float64), party.context)
     assert arrived.tobytes() == sent.astype(np.float32).tobytes()
     assert metrics["error"] >= 0
@@ -247,7 +249,7 @@ def test_damaged_bytes_never_crash(codec, size, data):
 @EACH
 def test_a_round_gives_the_mean_of_what_was_sent(name):
     updates = random_updates(5, 200)
-    pipeline = Pipeline([clipped(), stage(name)], dimension=200)
+    pipeline = Pipeline([clipped(), stage(name)], nominal=Nominal(dimension=200))
     running = Round(pipeline, updates, generators=generators(updates))
     result = running.result()
     sent = [
@@ -319,22 +321,24 @@ def test_a_vector_of_another_length_is_left_out():
 def test_the_noise_of_client_dp_is_sized_for_what_arrives():
     for name in CONFIGS:
         noise = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-5))
-        pipeline = Pipeline([clipped(2.0), stage(name), noise], dimension=100)
+        pipeline = Pipeline([clipped(2.0), stage(name), noise], nominal=Nominal(dimension=100))
         assert noise.sensitivity == pipeline.wires[2].l2_bound == pipeline.l2_bound
         assert pipeline.wires[-1].codec is not None
     ternary_noise = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-5))
-    Pipeline([clipped(2.0), stage("ternary"), ternary_noise], dimension=100)
+    Pipeline([clipped(2.0), stage("ternary"), ternary_noise], nominal=Nominal(dimension=100))
     assert ternary_noise.sensitivity == pytest.approx(2.0 * math.sqrt(0.2))
 
 
 def test_a_private_round_travels_packed():
     updates = random_updates(4, 50)
     noise = ClientDpStage(ClientDpConfig(noise_multiplier=1e-6, delta=1e-5))
-    pipeline = Pipeline([clipped(), stage("ternary"), noise], dimension=50)
+    pipeline = Pipeline([clipped(), stage("ternary"), noise], nominal=Nominal(dimension=50))
     draw = Draw(kind="poisson", rate=1.0, population=4)
     running = Round(pipeline, updates)
     running.server = pipeline.open_round(
-        cohort=list(updates), draw=draw, ledger=Ledger(), generator=np.random.default_rng(0), **HERE
+        RoundContext(
+            cohort=list(updates), draw=draw, ledger=Ledger(), generator=np.random.default_rng(0), **HERE
+        )
     )
     expected = np.mean([ternary(clip(u, norm=1.0)[0], density=0.2) for u in updates.values()], axis=0)
     np.testing.assert_allclose(running.result().update, expected, atol=1e-5)
@@ -343,18 +347,18 @@ def test_a_private_round_travels_packed():
 @pytest.mark.parametrize("name", ["ternary", "top_k"])
 def test_masks_refuse_what_depends_on_the_data(name):
     with pytest.raises(PipelineError, match="depends on the data, and the masked vector is as long"):
-        Pipeline([clipped(), stage(name), MASK], dimension=10, max_cohort=5)
+        Pipeline([clipped(), stage(name), MASK], nominal=Nominal(dimension=10, max_cohort=5))
 
 
 def test_masks_refuse_a_grid_of_ones_own_and_take_a_public_one():
     own = Wire(kind="float", l2_bound=1.0, dimension=4, codec=GridCodec(bits=4, step=None))
     with pytest.raises(PipelineError, match="depends on the data"):
         MASK.wire(own, Nominal(max_cohort=5, max_weight=1.0))
-    pipeline = Pipeline([clipped(), stage("4 bits"), MASK], dimension=30, max_cohort=5)
+    pipeline = Pipeline([clipped(), stage("4 bits"), MASK], nominal=Nominal(dimension=30, max_cohort=5))
     assert pipeline.wires[-1].codec is None
     updates = random_updates(3, 30)
     found = Round(pipeline, updates, generators=generators(updates))
-    plain = Pipeline([clipped(), stage("4 bits")], dimension=30)
+    plain = Pipeline([clipped(), stage("4 bits")], nominal=Nominal(dimension=30))
     expected = Round(plain, updates, generators=generators(updates)).result()
     result = found.result()
     np.testing.assert_allclose(result.update, expected.update, atol=result.metrics["quantisation_error"])
@@ -376,25 +380,25 @@ def test_masks_refuse_a_grid_of_ones_own_and_take_a_public_one():
 @EACH
 def test_noise_at_the_client_undoes_compression(name, after, message):
     with pytest.raises(PipelineError, match=message):
-        Pipeline([clipped(), stage(name), after], dimension=10, max_cohort=5)
+        Pipeline([clipped(), stage(name), after], nominal=Nominal(dimension=10, max_cohort=5))
 
 
 def test_clips_come_first_and_compression_once():
     for late in (clipped(), AdaptiveClipStage(ClipConfig(norm=1.0, quantile=0.5))):
         with pytest.raises(PipelineError, match="clip after compression undoes it"):
-            Pipeline([stage("ternary"), late], dimension=10)
+            Pipeline([stage("ternary"), late], nominal=Nominal(dimension=10))
     with pytest.raises(PipelineError, match="appears 2 times"):
         Pipeline([stage("ternary"), stage("top_k")])
     with pytest.raises(PipelineError, match="compression after secure_aggregation"):
-        Pipeline([clipped(), MASK, stage("8 bits")], dimension=10, max_cohort=5)
+        Pipeline([clipped(), MASK, stage("8 bits")], nominal=Nominal(dimension=10, max_cohort=5))
 
 
 def test_a_clip_that_follows_a_quantile_keeps_its_bit():
     adaptive = AdaptiveClipStage(ClipConfig(norm=2.0, quantile=0.5))
     for name in ("ternary", "top_k"):
         with pytest.raises(PipelineError, match="would lose the bit"):
-            Pipeline([adaptive, stage(name)], dimension=10)
-    pipeline = Pipeline([adaptive, stage("8 bits")], dimension=2)
+            Pipeline([adaptive, stage(name)], nominal=Nominal(dimension=10))
+    pipeline = Pipeline([adaptive, stage("8 bits")], nominal=Nominal(dimension=2))
     updates = {f"c{i}": np.float32([3.0, 4.0]) for i in range(200)}
     result = Round(pipeline, updates, generators=generators(updates)).result()
     assert result.update.tolist() == pytest.approx([1.2, 1.6], abs=0.01)
@@ -403,7 +407,7 @@ def test_a_clip_that_follows_a_quantile_keeps_its_bit():
 
 def test_a_grid_needs_a_generator():
     with pytest.raises(ValueError, match="needs a generator"):
-        Pipeline([stage("8 bits")]).client("a", **HERE).prepare(np.ones(3, np.float32))
+        Pipeline([stage("8 bits")]).client(ClientContext(client="a", **HERE)).prepare(np.ones(3, np.float32))
 
 
 def test_unknown_dimension():

@@ -18,6 +18,7 @@ from privacy import (
     build_pipeline,
 )
 from privacy.codecs import pack
+from privacy.contexts import ClientContext, RoundContext
 from privacy.errors import ClientUpdateError, PipelineError
 
 SIZE = 12
@@ -46,13 +47,17 @@ def built(stages: Sequence[dict], weighting: str = "uniform", **nominal) -> Pipe
 
 def sent(pipeline: Pipeline, name: str, update: np.ndarray, seed: int, weight: float = 1.0) -> Payload:
     """What an honest client sends."""
-    party = pipeline.client(name, generator=np.random.default_rng(seed), ledger=Ledger(), **HERE)
+    party = pipeline.client(
+        ClientContext(client=name, generator=np.random.default_rng(seed), ledger=Ledger(), **HERE)
+    )
     return party.prepare(update, weight=weight).payload
 
 
 def received(pipeline: Pipeline, payloads: dict[str, Payload], **more):
     server = pipeline.open_round(
-        cohort=sorted(payloads), ledger=Ledger(), generator=np.random.default_rng(0), **HERE, **more
+        RoundContext(
+            cohort=sorted(payloads), ledger=Ledger(), generator=np.random.default_rng(0), **HERE, **more
+        )
     )
     server.receive(payloads)
     return server.aggregate({})
@@ -102,13 +107,13 @@ def test_a_longer_update_is_its_senders_failure(name: str, factor: float) -> Non
 @pytest.mark.parametrize(("norm", "taken"), [(5.0, True), (4.9, False)])
 def test_max_update_norm_by_hand(norm: float, taken: bool) -> None:
     """|(3, 4)| = 5."""
-    pipeline = Pipeline(max_update_norm=norm)
+    pipeline = Pipeline(nominal=Nominal(max_update_norm=norm))
     update = np.float32([3.0, 4.0])
     payloads = {
-        name: pipeline.client(name, **HERE).prepare(update * scale).payload
+        name: pipeline.client(ClientContext(client=name, **HERE)).prepare(update * scale).payload
         for name, scale in (("a", np.float32(1.0)), ("b", np.float32(0.1)))
     }
-    server = pipeline.open_round(cohort=["a", "b"], **HERE)
+    server = pipeline.open_round(RoundContext(cohort=["a", "b"], **HERE))
     server.receive(payloads)
     result = server.aggregate({})
     assert result.contributors == (("a", "b") if taken else ("b",))
@@ -135,10 +140,11 @@ def test_weights_are_the_counts_that_the_server_holds(claimed: float) -> None:
 def masked_round(scale: float, weights: dict[str, float], counts: dict[str, float]):
     """A round under masks in which client b's update is ``scale`` times as long as it may be."""
     pipeline = built([CLIP, {"stage": "secure_aggregation"}], weighting="examples")
-    server = pipeline.open_round(cohort=list("abc"), counts=counts, **HERE)
+    server = pipeline.open_round(RoundContext(cohort=list("abc"), counts=counts, **HERE))
     honest = np.ones(SIZE, np.float32) * np.float32(0.5 / np.sqrt(SIZE))
     parties = {
-        name: pipeline.client(name, secret=bytes([place]) * 32, **HERE) for place, name in enumerate("abc")
+        name: pipeline.client(ClientContext(client=name, secret=bytes([place]) * 32, **HERE))
+        for place, name in enumerate("abc")
     }
     roster = server.collect({name: party.advertise() for name, party in parties.items()})
     deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})

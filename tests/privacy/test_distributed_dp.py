@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.clipping import ClipConfig, ClipStage
-from privacy.contexts import ClientContext, Nominal
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import PipelineError, RoundAborted, SumUnusable
 from privacy.ledger import Ledger
@@ -27,7 +27,7 @@ def distributed(noise=1.0, *, survivors=3, cohort=8, norm=1.0, target=None, dime
     )
     masks = SecureAggregationStage(SecureAggregationConfig())
     stages = [ClipStage(ClipConfig(norm=norm)), DistributedDpStage(config), masks]
-    return Pipeline(stages, max_cohort=cohort, dimension=dimension, **fields)
+    return Pipeline(stages, nominal=Nominal(max_cohort=cohort, dimension=dimension, **fields))
 
 
 def run(pipeline, updates, *, seed=0, **fields):
@@ -40,7 +40,7 @@ def run(pipeline, updates, *, seed=0, **fields):
         **fields,
     )
     running.server = pipeline.open_round(
-        cohort=list(updates), ledger=ledger, planned_weights=fields.get("planned"), **HERE
+        RoundContext(cohort=list(updates), ledger=ledger, planned_weights=fields.get("planned"), **HERE)
     )
     # A client's generator goes on from message to message, while parties are rebuilt.
     return running.result(), ledger
@@ -136,7 +136,7 @@ def charged_without_a_result(**fields):
     generators = {n: np.random.default_rng(i) for i, n in enumerate(updates)}
     running = Round(pipeline, updates, generators=generators, **fields)
     running.server = pipeline.open_round(
-        cohort=list(updates), ledger=ledger, planned_weights=fields.get("planned"), **HERE
+        RoundContext(cohort=list(updates), ledger=ledger, planned_weights=fields.get("planned"), **HERE)
     )
     if running.planned:
         running.planned = {**running.planned, "c003": 2.0}
@@ -177,7 +177,7 @@ def test_a_target_is_met(target):
     ledger = Ledger()
     for round_id in range(5):
         stage = pipeline.stages[1]
-        here = pipeline.open_round(cohort=list("abc"), **{**HERE, "round_id": round_id}).context
+        here = pipeline.open_round(RoundContext(cohort=list("abc"), **{**HERE, "round_id": round_id})).context
         ledger.append(stage._release(("a", "b", "c"), here, stage.noise_multiplier))
     assert 0.95 * target < ledger.epsilon("a", unit="client", delta=1e-5) <= target
 
@@ -186,14 +186,14 @@ def test_what_cannot_be_built():
     config = DistributedDpConfig(noise_multiplier=1.0, delta=1e-5, min_survivors=3)
     stage, clip = DistributedDpStage(config), ClipStage(ClipConfig(norm=1.0))
     with pytest.raises(PipelineError, match="put clip before"):
-        Pipeline([stage], max_cohort=5, dimension=4)
+        Pipeline([stage], nominal=Nominal(max_cohort=5, dimension=4))
     with pytest.raises(PipelineError, match="without secure_aggregation"):
-        Pipeline([clip, stage], max_cohort=5, dimension=4)
+        Pipeline([clip, stage], nominal=Nominal(max_cohort=5, dimension=4))
     with pytest.raises(PipelineError, match="dimension=None"):
-        Pipeline([clip, stage], max_cohort=5)
+        Pipeline([clip, stage], nominal=Nominal(max_cohort=5))
     masks = SecureAggregationStage(SecureAggregationConfig())
     with pytest.raises(PipelineError, match="takes float, but gets grid"):
-        Pipeline([_renamed(clip), stage, clip, masks], max_cohort=5, dimension=4)
+        Pipeline([_renamed(clip), stage, clip, masks], nominal=Nominal(max_cohort=5, dimension=4))
 
 
 def _renamed(clip):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from privacy.clipping import ClipConfig, ClipStage
-from privacy.contexts import Draw
+from privacy.contexts import ClientContext, Nominal, RoundContext
 from privacy.errors import BudgetExceededError, PipelineError
 from privacy.ledger import Ledger
 from privacy.local_dp import LocalDpConfig, LocalDpStage
@@ -15,12 +15,17 @@ CLIP = ClipStage(ClipConfig(norm=0.5))
 
 
 def local(rounds=None, **config):
-    return Pipeline([CLIP, LocalDpStage(LocalDpConfig(delta=1e-5, **config))], dimension=4000, rounds=rounds)
+    return Pipeline(
+        [CLIP, LocalDpStage(LocalDpConfig(delta=1e-5, **config))],
+        nominal=Nominal(dimension=4000, rounds=rounds),
+    )
 
 
 def send(pipeline, *, ledger, seed=0, round_id=1):
     here = {**HERE, "round_id": round_id}
-    party = pipeline.client("a", ledger=ledger, generator=np.random.default_rng(seed), **here)
+    party = pipeline.client(
+        ClientContext(client="a", ledger=ledger, generator=np.random.default_rng(seed), **here)
+    )
     return party.prepare(np.zeros(4000, np.float32)).payload.array
 
 
@@ -40,7 +45,7 @@ def test_a_target_over_the_life_and_nothing_beyond():
         send(pipeline, ledger=ledger, round_id=round_id)
     assert 2.9 < ledger.epsilon("a", unit="client", delta=1e-5) <= 3.0
     before = ledger.to_json()
-    assert not pipeline.affordable("a", ledger=ledger, round_id=5, branch="main", draw=Draw())
+    assert not pipeline.affordable("a", RoundContext(round_id=5, branch="main", roster=("a",)), ledger)
     with pytest.raises(BudgetExceededError, match="sits round 5 out"):
         send(pipeline, ledger=ledger, round_id=5)
     assert ledger.to_json() == before
@@ -52,6 +57,6 @@ def test_unbounded_updates_before_and_after():
         Pipeline([stage])
     masks = SecureAggregationStage(SecureAggregationConfig())
     with pytest.raises(PipelineError, match="nothing bounds"):
-        Pipeline([CLIP, stage, masks], max_cohort=5)
+        Pipeline([CLIP, stage, masks], nominal=Nominal(max_cohort=5))
     with pytest.raises(ValueError, match="generator"):
-        Pipeline([CLIP, stage]).client("a", **HERE).prepare(np.zeros(2, np.float32))
+        Pipeline([CLIP, stage]).client(ClientContext(client="a", **HERE)).prepare(np.zeros(2, np.float32))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
-from privacy.contexts import Metric
+from privacy.contexts import ClientContext, Metric, Nominal, RoundContext
 from privacy.errors import ClientUpdateError, CohortTooSmall, PipelineError, RoundAborted, ViewError
 from privacy.example_dp import ExampleDpConfig, ExampleDpStage
 from privacy.pipeline import Pipeline
@@ -15,6 +15,7 @@ from tests.privacy.rounds import (
     HERE,
     Round,
     masked_pipeline,
+    plain_pipeline,
     random_updates,
     run_round,
     weighted_mean,
@@ -24,7 +25,9 @@ CLIP = ClipStage(ClipConfig(norm=1.0))
 DP = ExampleDpStage(ExampleDpConfig(noise_multiplier=1.0, delta=1e-5, clip_norm=1.0))
 MASK = SecureAggregationStage(SecureAggregationConfig())
 BOTH = pytest.mark.parametrize(
-    "pipeline", [Pipeline(max_weight=9.0), masked_pipeline(max_weight=9.0)], ids=["plain", "masked"]
+    "pipeline",
+    [Pipeline(nominal=Nominal(max_weight=9.0)), masked_pipeline(max_weight=9.0)],
+    ids=["plain", "masked"],
 )
 
 
@@ -80,14 +83,14 @@ def test_a_sum_gives_no_single_update():
 )
 def test_order_of_stages(stages, message):
     with pytest.raises(PipelineError, match=message):
-        Pipeline(stages, max_cohort=10)
+        Pipeline(stages, nominal=Nominal(max_cohort=10))
 
 
 def test_a_modular_stage_needs_the_worst_case():
     with pytest.raises(PipelineError, match="max_cohort=None"):
         Pipeline([CLIP, MASK])
     with pytest.raises(PipelineError, match="max_weight=None"):
-        Pipeline([CLIP, MASK], max_cohort=10, weighting="examples")
+        Pipeline([CLIP, MASK], nominal=Nominal(max_cohort=10), weighting="examples")
 
 
 @pytest.mark.parametrize(
@@ -95,20 +98,20 @@ def test_a_modular_stage_needs_the_worst_case():
 )
 def test_bad_numbers(wrong):
     with pytest.raises(PipelineError, match=next(iter(wrong))):
-        Pipeline(**wrong)
+        plain_pipeline(**wrong)
 
 
 def test_unaccounted_numbers_beside_dp_are_construction_errors():
     loss, steps = Metric(name="loss", bound=10.0), Metric(name="steps", bound=100.0, public=True)
     with pytest.raises(PipelineError, match="loss"):
-        Pipeline([DP, CLIP], metrics=[loss])
-    Pipeline([DP, CLIP], metrics=[steps])
-    Pipeline([CLIP], metrics=[loss])
+        Pipeline([DP, CLIP], nominal=Nominal(metrics=[loss]))
+    Pipeline([DP, CLIP], nominal=Nominal(metrics=[steps]))
+    Pipeline([CLIP], nominal=Nominal(metrics=[loss]))
     with pytest.raises(PipelineError, match=r"number of records.*use weighting='uniform'$"):
         Pipeline([DP], weighting="examples")
     Pipeline([DP], weighting="examples", public_counts=True)
     with pytest.raises(PipelineError, match="twice"):
-        Pipeline(metrics=[loss, loss])
+        Pipeline(nominal=Nominal(metrics=[loss, loss]))
 
 
 class _Noise(Stage):
@@ -147,7 +150,7 @@ def test_facts_are_derived():
     assert (masked.reveals, masked.interactive) == ("sum", True)
     assert plain.local_rule() is None
     assert Pipeline([DP]).local_rule() is not None
-    assert plain.client("a", **HERE).advertise() == b""
+    assert plain.client(ClientContext(client="a", **HERE)).advertise() == b""
 
 
 @pytest.mark.parametrize(
@@ -163,22 +166,26 @@ def test_facts_are_derived():
     ],
     ids=["nan", "inf", "size", "matrix", "empty", "float64", "list"],
 )
-@pytest.mark.parametrize("make", [Pipeline, masked_pipeline], ids=["plain", "masked"])
+@pytest.mark.parametrize("make", [plain_pipeline, masked_pipeline], ids=["plain", "masked"])
 def test_unusable_updates_fail_at_the_client(make, update):
     """No broadcast is needed to see it: the check comes before masking."""
     with pytest.raises(ClientUpdateError, match="update"):
-        make(dimension=2).client("a", **HERE).prepare(update)
+        make(dimension=2).client(ClientContext(client="a", **HERE)).prepare(update)
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1.5, np.nan, np.inf, 11])
 def test_weights_are_counts_within_the_bound(weight):
-    party = Pipeline(weighting="examples", max_weight=10).client("a", **HERE)
+    party = Pipeline(nominal=Nominal(max_weight=10), weighting="examples").client(
+        ClientContext(client="a", **HERE)
+    )
     with pytest.raises(ClientUpdateError, match="weight="):
         party.prepare(np.zeros(2, np.float32), weight=weight)
 
 
 def test_metrics_must_be_the_declared_ones():
-    party = Pipeline(metrics=[Metric(name="loss", bound=2.0)]).client("a", **HERE)
+    party = Pipeline(nominal=Nominal(metrics=[Metric(name="loss", bound=2.0)])).client(
+        ClientContext(client="a", **HERE)
+    )
     update = np.zeros(2, np.float32)
     for wrong in ({}, {"loss": 1.0, "extra": 2.0}, {"loss": np.nan}):
         with pytest.raises(ClientUpdateError, match="metrics"):
@@ -188,7 +195,7 @@ def test_metrics_must_be_the_declared_ones():
 
 def test_stage_metrics_stay_at_the_client_and_inputs_stay_as_they_are():
     update = np.float32([3.0, 4.0])
-    prepared = Pipeline([CLIP]).client("a", **HERE).prepare(update)
+    prepared = Pipeline([CLIP]).client(ClientContext(client="a", **HERE)).prepare(update)
     assert prepared.metrics == {"clip.norm": 5.0, "clip.clipped": 1.0}
     assert set(prepared.payload.fields) == {"client", "round", "branch", "attempt", "weight"}
     assert update.tolist() == [3.0, 4.0]
@@ -257,9 +264,9 @@ def test_a_signed_sum_is_possible_and_a_mean_without_weight_is_not(pipeline):
 def test_planned_weights_are_checked():
     pipeline = masked_pipeline(max_weight=2.0)
     with pytest.raises(ValueError, match="must cover"):
-        pipeline.open_round(cohort=["a", "b"], planned_weights={"a": 1.0}, **HERE)
+        pipeline.open_round(RoundContext(cohort=["a", "b"], planned_weights={"a": 1.0}, **HERE))
     with pytest.raises(CohortTooSmall, match="leave 1 clients"):
-        pipeline.open_round(cohort=["a", "b"], planned_weights={"a": 1.0, "b": 0.0}, **HERE)
+        pipeline.open_round(RoundContext(cohort=["a", "b"], planned_weights={"a": 1.0, "b": 0.0}, **HERE))
     with pytest.raises(ClientUpdateError, match="max_weight"):
         run_round(pipeline, random_updates(2, 3), planned={"c000": 2.5, "c001": 1.0})
     updates = random_updates(2, 3)
@@ -291,11 +298,11 @@ def test_one_bad_plain_payload_is_that_clients_failure():
 
 def test_cohort_names_nobody_twice():
     with pytest.raises(ValueError, match="twice"):
-        Pipeline().open_round(cohort=["a", "a"], **HERE)
+        Pipeline().open_round(RoundContext(cohort=["a", "a"], **HERE))
 
 
 def test_example_dp_clip_and_masks_build_together():
-    pipeline = Pipeline([DP, CLIP, MASK], max_cohort=5)
+    pipeline = Pipeline([DP, CLIP, MASK], nominal=Nominal(max_cohort=5))
     assert [fact.name for fact in pipeline.facts] == ["example_dp", "clip", "secure_aggregation"]
     assert pipeline.protects == {"example"}
     assert run_round(pipeline, random_updates(3, 4)).metrics["contributors"] == 3.0

@@ -2,7 +2,7 @@ import pytest
 
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import ClipConfig, ClipStage
-from privacy.contexts import Draw
+from privacy.contexts import Draw, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.errors import ViewError
 from privacy.local_dp import LocalDpConfig, LocalDpStage
@@ -53,7 +53,7 @@ def promised(pipeline, unit="client"):
 
 def test_noise_of_the_server_holds_against_readers_alone():
     stage = ClientDpStage(ClientDpConfig(target_epsilon=3.0, delta=1e-5))
-    found = promised(Pipeline([CLIP, stage], rounds=10, dimension=4))
+    found = promised(Pipeline([CLIP, stage], nominal=Nominal(rounds=10, dimension=4)))
     assert found == {
         "reader of the models": 3.0,
         "honest server": None,
@@ -64,12 +64,14 @@ def test_noise_of_the_server_holds_against_readers_alone():
 
 def test_noise_of_each_client_holds_against_everybody():
     stage = LocalDpStage(LocalDpConfig(target_epsilon=3.0, delta=1e-5))
-    assert set(promised(Pipeline([CLIP, stage], rounds=10)).values()) == {3.0}
+    assert set(promised(Pipeline([CLIP, stage], nominal=Nominal(rounds=10))).values()) == {3.0}
 
 
 def test_shared_noise_is_less_for_those_who_know_shares():
     config = DistributedDpConfig(target_epsilon=3.0, delta=1e-5, min_survivors=9)
-    pipeline = Pipeline([CLIP, DistributedDpStage(config), MASKS], rounds=10, dimension=8, max_cohort=12)
+    pipeline = Pipeline(
+        [CLIP, DistributedDpStage(config), MASKS], nominal=Nominal(rounds=10, dimension=8, max_cohort=12)
+    )
     found = promised(pipeline)
     assert found["honest server"] == 3.0
     assert found["server and colluders"] > 3.5
@@ -80,9 +82,9 @@ def test_shared_noise_is_less_for_those_who_know_shares():
 def test_a_known_multiplier_promises_what_the_whole_life_costs():
     stage = ClientDpStage(ClientDpConfig(noise_multiplier=1.0, delta=1e-3))
     draw = Draw(kind="poisson", rate=0.1, population=100)
-    pipeline = Pipeline([CLIP, stage], rounds=50, draws=(draw,), dimension=4)
+    pipeline = Pipeline([CLIP, stage], nominal=Nominal(rounds=50, draws=(draw,), dimension=4))
     assert promised(pipeline)["reader of the models"] == pytest.approx(3.31, abs=0.01)
-    assert promised(Pipeline([CLIP, stage], dimension=4))["reader of the models"] is None
+    assert promised(Pipeline([CLIP, stage], nominal=Nominal(dimension=4)))["reader of the models"] is None
 
 
 def test_requirements_are_refused_with_the_reason():

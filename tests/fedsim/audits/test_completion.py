@@ -1,19 +1,17 @@
 """Completing recovered prefixes: by the model, and by which token's loss the update looks like."""
 
-import doctest
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from fedsim.audits import completion
 from fedsim.audits.completion import complete, match_next, secrets_told
 from fedsim.audits.gradient_inversion import invert
 from fedsim.data.authors import load_authors
-from fedsim.model import load_model
-from fedsim.predictor import CausalPredictor
-from fedsim.scenario import LoraConfig, ModelConfig
+from fedsim.model.config import LoraConfig, ModelConfig
+from fedsim.model.loading import load_model
+from fedsim.model.predictor import CausalPredictor
 from tests.fedsim.audits.test_gradient_inversion import noisy, pairs_of, update_of
 from tests.world import make_model, random_arrays
 
@@ -28,10 +26,6 @@ class Counting:
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         return [[prompt[-1] + step for step in range(1, max_new_tokens + 1)] for prompt in prompts]
-
-
-def test_example():
-    assert doctest.testmod(completion) == (0, 1)
 
 
 def test_prefixes_are_completed_and_searched_for_secrets_by_hand():

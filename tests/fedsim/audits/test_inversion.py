@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from fedsim.assembly.build import check
 from fedsim.audits.config import OWN, InversionAudit
 from fedsim.audits.inversion import in_place_of, victims_of
-from fedsim.build import check
 from fedsim.data.names import ClientNames
-from fedsim.scenario_file import ScenarioError, load_scenario
+from fedsim.scenario.file import ScenarioError, load_scenario
 from privacy import Draw, Nominal, build_pipeline
 from tests.e2e.runs import BRIEF, merged, write_scenario
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.basemodel import authors_tokenizer
+from fedsim.bases.tiny_authors import authors_tokenizer
 from fedsim.data.authors import (
     ANSWER_FORMS,
     MAX_HOLDOUT_AUTHORS,

@@ -7,18 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.data.holdings import Holdings
 from fedsim.data.names import ClientNames
-from fedsim.data.overlap import (
-    find_overlap,
-    fingerprint,
-    holdout_error,
-    overlap_sentences,
-    request_sentences,
-)
+from fedsim.data.overlap import find_overlap, fingerprint, holdout_error, overlap_sentences
 from fedsim.data.records import Corpus, Record
-from fedsim.life import Life, LifeEvent
-from fedsim.unlearning.protocol import Request
+from fedsim.life.holdings import Holdings
+from fedsim.life.script import Life, LifeEvent
+from fedsim.life.shared_records import request_sentences
+from fedsim.unlearning.request import Request
 
 
 def record(name, answer, question="Q?"):

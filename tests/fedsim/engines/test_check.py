@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsim import runs
-from fedsim.build import Simulation, check
-from fedsim.engines.check import check_engine, gpus_per_worker
-from fedsim.progress import Quiet
-from fedsim.results import RunDirectory
-from fedsim.scenario import ExecutionConfig, RayConfig
-from fedsim.scenario_file import ScenarioError, load_scenario
+from fedsim.app import runs
+from fedsim.assembly.build import check
+from fedsim.assembly.engine_check import check_engine, gpus_per_worker
+from fedsim.assembly.simulation import Simulation
+from fedsim.scenario.execution import ExecutionConfig, RayConfig
+from fedsim.scenario.file import ScenarioError, load_scenario
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Quiet
 from tests.e2e.runs import BRIEF, merged, write_scenario
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from fedsim.engines.loopback import on_loopback
-from fedsim.scenario import RayConfig
+from fedsim.scenario.execution import RayConfig
 
 LISTENING = """
 import sys
 from pathlib import Path
 from contextlib import nullcontext
 from fedsim.engines.loopback import on_loopback
-from fedsim.scenario import RayConfig
+from fedsim.scenario.execution import RayConfig
 
 def addresses():
     # Local addresses, in hexadecimal, of sockets in the state LISTEN that processes of this session hold.
@@ -79,7 +79,7 @@ import os, sys
 if sys.argv[1] == "before":
     import ray
 from fedsim.engines.loopback import on_loopback
-from fedsim.scenario import RayConfig
+from fedsim.scenario.execution import RayConfig
 names = ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"]
 before = [os.environ.get(name) for name in names]
 for _ in range(2):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedsim.engines.errors import EngineError, EngineStoppedError
 from fedsim.engines.remote import Link, OwnNodes, RemoteGrid, any_node, wait_for
 from fedsim.engines.route import ROUTE
-from fedsim.grid import InProcessGrid, client_of, node_of
+from fedsim.federation.grid import InProcessGrid, client_of, node_of
 
 Answer = Callable[[Message], Message | None]
 

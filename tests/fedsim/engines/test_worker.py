@@ -9,9 +9,9 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from fedsim.engines import node, worker
 from fedsim.engines.route import ROUTE
 from fedsim.engines.worker import Source, answer, make_worker_app
-from fedsim.grid import CLIENT_FAILED, InProcessGrid
-from fedsim.scenario_errors import Source as Place
-from fedsim.scenario_file import check_scenario, dump_scenario
+from fedsim.federation.grid import CLIENT_FAILED, InProcessGrid
+from fedsim.places import Source as Place
+from fedsim.scenario.file import check_scenario, dump_scenario
 from tests.e2e.runs import BRIEF, merged
 
 SWEPT = merged(BRIEF, sweep={"federation.weighting": ["examples", "uniform"]}, seeds=[1, 2])

@@ -16,8 +16,8 @@ def beta(mean: float, n: int, seed: int) -> np.ndarray:
 def test_a_clean_run_is_informative() -> None:
     found = is_informative(KNOWN, beta(0.1, 20, 0), beta(0.1, 80, 1))
     assert found.verdict == "informative"
-    assert found.low < found.difference < found.high <= 0.2
-    assert (found.n_keep, found.n_retrain, found.n_holdout) == (20, 20, 80)
+    assert found.references.low < found.references.difference < found.references.high <= 0.2
+    assert (found.references.n_keep, found.references.n_retrain, found.references.n_holdout) == (20, 20, 80)
     assert "keep knows the facts at 0.95" in found.explanation
 
 
@@ -33,7 +33,7 @@ def test_nothing_to_forget() -> None:
 def test_facts_that_leak_into_retrain() -> None:
     found = is_informative(KNOWN, beta(0.6, 20, 0), beta(0.1, 80, 1))
     assert found.verdict == "uninformative"
-    assert found.p_value < 1e-4
+    assert found.references.p_value < 1e-4
     assert "without the client" in found.explanation
 
 
@@ -41,7 +41,7 @@ def test_too_few_items_are_inconclusive() -> None:
     found = is_informative(KNOWN, [0.05, 0.6], [0.1, 0.2, 0.05, 0.1])
     assert found.verdict == "inconclusive"
     alone = is_informative(KNOWN, [0.1], [0.1, 0.1])
-    assert (alone.verdict, alone.high) == ("inconclusive", np.inf)
+    assert (alone.verdict, alone.references.high) == ("inconclusive", np.inf)
 
 
 def test_constant_values_need_no_spread() -> None:
@@ -95,8 +95,8 @@ def test_what_keep_gains_must_be_shown() -> None:
     spread = [0.1, 0.9, 0.2, 1.0, 0.0, 0.8]
     found = is_informative([0.9] * 6, spread, [0.5, 0.5])
     assert found.reason == "too_few_items"
-    assert found.gained == pytest.approx(0.4)
-    assert found.gained_low < 0.2
+    assert found.references.gained == pytest.approx(0.4)
+    assert found.references.gained_low < 0.2
     many = is_informative([0.9] * 120, spread * 20, spread * 20)
     assert many.verdict == "informative"
 
@@ -106,13 +106,13 @@ def test_the_items_that_would_do_do() -> None:
     draws = np.random.default_rng(3)
     retrain, holdout = draws.uniform(0.0, 0.4, 6), draws.uniform(0.0, 0.4, 60)
     found = is_informative([0.95] * 6, retrain, holdout)
-    assert found.items_needed is not None
+    assert found.references.items_needed is not None
 
     def bound(n: int) -> float:
         spread = retrain.std(ddof=1)
         shaped = stats.zscore(draws.normal(size=n), ddof=1) * spread + retrain.mean()
-        return is_informative([0.95] * n, shaped, holdout).high
+        return is_informative([0.95] * n, shaped, holdout).references.high
 
-    assert bound(found.items_needed) <= 0.2 + 1e-9
-    assert found.items_needed == 2 or bound(found.items_needed - 1) > 0.2
-    assert is_informative([0.95] * 6, retrain + 0.5, holdout).items_needed is None
+    assert bound(found.references.items_needed) <= 0.2 + 1e-9
+    assert found.references.items_needed == 2 or bound(found.references.items_needed - 1) > 0.2
+    assert is_informative([0.95] * 6, retrain + 0.5, holdout).references.items_needed is None

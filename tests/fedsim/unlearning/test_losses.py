@@ -6,22 +6,17 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fedsim.build import make_objective
-from fedsim.forward import Pass
-from fedsim.unlearning.grad_ascent import GradAscent, NegatedNll
-from fedsim.unlearning.grad_diff import GradDiff
-from fedsim.unlearning.npo import Npo, NpoLoss
-from fedsim.unlearning.protocol import (
-    LossMethodConfig,
-    MeanNll,
-    MethodConfig,
-    ReferenceKl,
-    Request,
-    Work,
-)
+from fedsim.assembly.build import make_objective
+from fedsim.model.forward import Pass
+from fedsim.training.objectives import MeanNll, ReferenceKl
+from fedsim.unlearning.methods.grad_ascent import GradAscent, NegatedNll
+from fedsim.unlearning.methods.grad_diff import GradDiff
+from fedsim.unlearning.methods.npo import Npo, NpoLoss
+from fedsim.unlearning.methods.retrain import Retrain
+from fedsim.unlearning.methods.simnpo import SimNpo, SimNpoLoss
+from fedsim.unlearning.protocol import LossMethodConfig, MethodConfig, Work
 from fedsim.unlearning.registry import METHODS, MethodChoice
-from fedsim.unlearning.retrain import Retrain
-from fedsim.unlearning.simnpo import SimNpo, SimNpoLoss
+from fedsim.unlearning.request import Request
 from privacy import Capability
 
 REQUEST = Request(number=1, client=3, round=5, scope="client", record_ids=("a", "b"))

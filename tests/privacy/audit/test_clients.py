@@ -9,7 +9,7 @@ from privacy.audit import client_game
 from privacy.client_dp import ClientDpConfig, ClientDpStage
 from privacy.clipping import AdaptiveClipStage, ClipConfig, ClipStage
 from privacy.compression import CompressionConfig, CompressionStage
-from privacy.contexts import Draw
+from privacy.contexts import Draw, Nominal
 from privacy.distributed_dp import DistributedDpConfig, DistributedDpStage
 from privacy.local_dp import LocalDpConfig, LocalDpStage
 from privacy.pipeline import Pipeline
@@ -52,7 +52,9 @@ def play(
     epsilon, *, drawn=1.0, rate=RATE, clip=ClipStage, checked=True, canaries=1000, seeds=range(3), **rest
 ):
     """Unless ``checked``, the server takes updates of any length."""
-    pipeline = Pipeline([clip(ClipConfig(norm=NORM)), stage(NOISE[epsilon], drawn)], dimension=canaries)
+    pipeline = Pipeline(
+        [clip(ClipConfig(norm=NORM)), stage(NOISE[epsilon], drawn)], nominal=Nominal(dimension=canaries)
+    )
     if not checked:
         pipeline.channel = replace(pipeline.channel, max_norm=None)
     return [
@@ -106,7 +108,8 @@ def test_a_rate_above_the_claimed_one_is_caught():
 
 def game(stages, *, canaries, seed=0, noise=None, **fields):
     pipeline = Pipeline(
-        [ClipStage(ClipConfig(norm=NORM)), *stages], dimension=canaries, max_cohort=canaries, **fields
+        [ClipStage(ClipConfig(norm=NORM)), *stages],
+        nominal=Nominal(dimension=canaries, max_cohort=canaries, **fields),
     )
     return client_game(
         pipeline,
@@ -152,7 +155,7 @@ def test_noise_shared_under_masks_is_audited_in_the_sum():
 @pytest.mark.parametrize("drawn", [1.0, 0.5])
 def test_under_a_clip_that_adapts(norm, drawn):
     clip = AdaptiveClipStage(ClipConfig(norm=norm, quantile=0.5))
-    pipeline = Pipeline([clip, stage(NOISE[4.0], drawn)], dimension=1000, max_cohort=1000)
+    pipeline = Pipeline([clip, stage(NOISE[4.0], drawn)], nominal=Nominal(dimension=1000, max_cohort=1000))
     told = client_game(
         pipeline,
         poisson(RATE, 0),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.contexts import ClientContext, RoundContext
 from privacy.errors import MalformedMessage, RoundAborted, SumUnusable
 from privacy.secagg.messages import encode, pack, rows, unpack
 from privacy.secagg.protocol import ALIVE, DROPPED, REQUEST, SHARES, checksum
@@ -47,7 +48,9 @@ DAMAGE = [lambda m: m[:-1], lambda m: m + b"x", lambda m: b"", lambda m: b"X" + 
 def later(name, where):
     """What the same client says elsewhere."""
     return (
-        masked_pipeline().client(name, secret=secret(name, *HERE.values()), **{**HERE, **where}).advertise()
+        masked_pipeline()
+        .client(ClientContext(client=name, secret=secret(name, *HERE.values()), **{**HERE, **where}))
+        .advertise()
     )
 
 
@@ -79,7 +82,7 @@ def test_swapped_messages_are_refused(running, step):
 
 
 def test_strangers_are_not_heard(running):
-    stranger = masked_pipeline().client("zed", **HERE)
+    stranger = masked_pipeline().client(ClientContext(client="zed", **HERE))
     result = finish(
         running,
         adverts=lambda said: said | {"zed": stranger.advertise()},
@@ -366,7 +369,7 @@ def test_a_client_goes_by_one_roster_and_masks_one_update(running):
     shares = running.shares(roster)
     deliveries = running.server.deliver(shares)
     few = {n: m for n, m in running.adverts().items() if n != "c004"}
-    other = running.pipeline.open_round(cohort=list(running.updates), **HERE).collect(few)
+    other = running.pipeline.open_round(RoundContext(cohort=list(running.updates), **HERE)).collect(few)
     with pytest.raises(MalformedMessage, match="another roster"):
         running.client("c000").share(other)
     running.payloads(deliveries)
@@ -378,8 +381,8 @@ def test_a_client_goes_by_one_roster_and_masks_one_update(running):
 def test_a_roster_without_me_or_with_a_foreign_key(running):
     roster = running.server.collect(running.adverts())
     with pytest.raises(MalformedMessage, match="does not list"):
-        running.pipeline.client("c000", secret=bytes(32), **HERE).share(roster)
-    late = running.pipeline.client("c000", secret=secret("x"), **{**HERE, "attempt": 1})
+        running.pipeline.client(ClientContext(client="c000", secret=bytes(32), **HERE)).share(roster)
+    late = running.pipeline.client(ClientContext(client="c000", secret=secret("x"), **{**HERE, "attempt": 1}))
     with pytest.raises(MalformedMessage, match="round, attempt"):
         late.share(roster)
 
@@ -422,7 +425,9 @@ def test_a_client_on_other_terms_has_other_keys_and_is_left_out(running, other):
     """A server that asks for fewer shares than its clients agreed to finds no keys of theirs."""
 
     def swapped(adverts):
-        party = masked_pipeline(**other).client("c001", secret=secret("c001", *HERE.values()), **HERE)
+        party = masked_pipeline(**other).client(
+            ClientContext(client="c001", secret=secret("c001", *HERE.values()), **HERE)
+        )
         assert set(party.advertise().split(b"c001")).isdisjoint(adverts["c001"].split(b"c001"))
         return adverts | {"c001": party.advertise()}
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.contexts import Metric, Nominal
+from privacy.contexts import ClientContext, Metric, Nominal, RoundContext
 from privacy.errors import (
     ClientUpdateError,
     CohortTooSmall,
@@ -56,7 +56,7 @@ def test_masked_sum_is_the_sum_of_quantised_vectors_exactly(count, size, seed, d
     expected = np.zeros(size, dtype=np.int64)
     for name, update in updates.items():
         norm = np.linalg.norm(update.astype(np.float64))
-        party = pipeline.client(name, **HERE)
+        party = pipeline.client(ClientContext(client=name, **HERE))
         clipped = party.stages[0].client(update.astype(np.float64), party.context)[0] if norm > 1 else update
         units = clipped.astype(np.float64) * weights[name] / step
         longer = np.linalg.norm(np.rint(units)) * step > weights[name]
@@ -176,7 +176,9 @@ def test_operating_system_keys_give_the_same_sum():
     pipeline = masked_pipeline()
     updates = random_updates(3, 10)
     running = Round(pipeline, updates)
-    running.client = lambda name: pipeline.client(name, memory=running.memory.get(name, b""), **HERE)
+    running.client = lambda name: pipeline.client(
+        ClientContext(client=name, memory=running.memory.get(name, b""), **HERE)
+    )
     assert running.result().update.tobytes() == run_round(pipeline, updates).update.tobytes()
     assert len({memory[:41] for memory in running.memory.values()}) == 3
 
@@ -208,7 +210,7 @@ def masks(pipeline, here, secrets):
     """Masked zeros minus encoded zeros: the mask that each client added."""
     running = Round(pipeline, {n: np.zeros(64, dtype=np.float32) for n in secrets}, here=here)
     running.client = lambda name: pipeline.client(
-        name, secret=secrets[name], memory=running.memory.get(name, b""), **here
+        ClientContext(client=name, secret=secrets[name], memory=running.memory.get(name, b""), **here)
     )
     return [payload.array[:64] for payload in running.payloads(running.delivered()).values()]
 
@@ -285,11 +287,11 @@ def test_metrics_travel_inside_the_sum():
 
 def test_cohort_sizes():
     with pytest.raises(CohortTooSmall, match="min_cohort=2"):
-        masked_pipeline().open_round(cohort=["a"], **HERE)
+        masked_pipeline().open_round(RoundContext(cohort=["a"], **HERE))
     with pytest.raises(CohortTooSmall, match="min_cohort=4"):
-        masked_pipeline(min_cohort=4).open_round(cohort=["a", "b", "c"], **HERE)
+        masked_pipeline(min_cohort=4).open_round(RoundContext(cohort=["a", "b", "c"], **HERE))
     with pytest.raises(OverflowRiskError, match="max_cohort=8"):
-        masked_pipeline().open_round(cohort=[str(i) for i in range(9)], **HERE)
+        masked_pipeline().open_round(RoundContext(cohort=[str(i) for i in range(9)], **HERE))
     for drop, did in (("before_keys", "advertised"), ("after_keys", "shared"), ("after_masking", "reported")):
         with pytest.raises(CohortTooSmall, match=f"1 clients {did}"):
             run_round(masked_pipeline(), random_updates(2, 3), drops={"c000": drop})
@@ -300,16 +302,18 @@ def test_a_client_refuses_a_roster_with_too_few():
     running = Round(small, random_updates(2, 3))
     broadcast = running.server.collect(running.adverts())
     with pytest.raises(CohortTooSmall, match="min_cohort=3"):
-        pipeline.client("c000", secret=secret("c000", *HERE.values()), **HERE).share(broadcast)
+        pipeline.client(ClientContext(client="c000", secret=secret("c000", *HERE.values()), **HERE)).share(
+            broadcast
+        )
 
 
 def test_secret_must_have_32_bytes():
     with pytest.raises(ValueError, match="32"):
-        masked_pipeline().client("a", secret=b"short", **HERE).advertise()
+        masked_pipeline().client(ClientContext(client="a", secret=b"short", **HERE)).advertise()
 
 
 def test_secrets_do_not_show_in_repr():
-    party = masked_pipeline().client("a", secret=b"s" * 32, **HERE)
+    party = masked_pipeline().client(ClientContext(client="a", secret=b"s" * 32, **HERE))
     assert "ssss" not in repr(party)
 
 

@@ -1,0 +1,1 @@
+"""What users call: the command line, a run from scenario to report."""

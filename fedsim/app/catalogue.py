@@ -1,0 +1,105 @@
+"""What ``fedsim list`` and ``fedsim validate`` print."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fedsim.assembly.build import check, make_context, rounds_over_seeds
+from fedsim.assembly.estimate import effort_sentence
+from fedsim.assembly.token_facts import token_sentences
+from fedsim.data.config import AuthorsData, JsonlData, TofuData
+from fedsim.evidence.differencing import differencing_rows, differencing_sentences
+from fedsim.evidence.sight import view_sentences
+from fedsim.federation.strategies import STRATEGIES
+from fedsim.living.context import LifeContext
+from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
+from fedsim.scenario.variants import Variant
+from fedsim.unlearning.registry import METHODS
+from privacy import summaries
+
+
+def describe(loaded: LoadedScenario) -> list[str]:
+    """What a scenario would do, after checking it with its data and its base model."""
+    simulation = check(loaded)
+    lines = []
+    for variant in loaded.variants:
+        context = make_context(simulation, variant, variant.scenario.seeds[0])
+        dimension = sum(p.numel() for p in context.model.parameters().values())
+        requests = len(context.life.requests)
+        lines.append(
+            f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
+            f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
+            f"{_to_run(variant, context)}, {dimension:,} trained parameters, "
+            f"device {', '.join(simulation.devices)}"
+        )
+        lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
+        lines.extend(_filled("data", context.holdings.sentences()))
+        lines.extend(_filled("warning", context.holdings.repeated()))
+        pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
+        lines.extend(
+            _filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names))
+        )
+        lost = sum(probe.left_out for _, _, probe in context.probes.named())
+        if lost:
+            said = f"{lost} wrong answers are the right one once cut at model.max_tokens={longest}; left out."
+            lines.extend(_filled("tokens", [said]))
+        lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
+        lines.extend(_filled("privacy", view_sentences(context)))
+        rows = differencing_rows(context)
+        lines.extend(_filled("warning", differencing_sentences(rows)))
+    return lines
+
+
+def _to_run(variant: Variant, context: LifeContext) -> str:
+    seeds = len(variant.scenario.seeds)
+    if seeds == 1:
+        return f"{context.rounds()} rounds to run over all branches"
+    return f"{rounds_over_seeds(variant)} rounds to run over all branches and {seeds} seeds"
+
+
+def _filled(title: str, sentences: Iterable[str]) -> Iterator[str]:
+    """Sentences under a title, in lines that fit a terminal."""
+    for sentence in sentences:
+        yield textwrap.fill(sentence, 100, initial_indent=f"  {title}: ", subsequent_indent=" " * 11)
+
+
+def catalogue() -> dict[str, list[tuple[str, str]]]:
+    """All that scenarios can name, with a line on each."""
+    scenarios = []
+    for path in sorted(Path("scenarios").glob("*.yaml")):
+        try:
+            scenarios.append((str(path), load_scenario(path).scenario.description.strip().split("\n")[0]))
+        except ScenarioError as error:
+            scenarios.append((str(path), f"(not valid: {str(error).splitlines()[0]})"))
+    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData}
+    return {
+        "Scenarios": scenarios,
+        "Methods": [(name, method.summary) for name, method in METHODS.items()],
+        "Privacy stages": list(summaries().items()),
+        "Strategies": [
+            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in STRATEGIES.items()
+        ],
+        "Metrics": METRIC_SUMMARIES,
+        "Data sources": [
+            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()
+        ],
+    }
+
+
+METRIC_SUMMARIES = [
+    ("fact_probability", "geometric mean per token over the tokens that carry the fact"),
+    ("probability", "geometric mean per token over the answer"),
+    ("nll", "nats per answer token"),
+    ("paraphrase_probability", "probability of the answer to the paraphrased question"),
+    ("truth_ratio", "wrong answers against the paraphrase; forget: min(R, 1/R), retain: max(0, 1 - R)"),
+    ("choice_probability", "the right answer's share among right and wrong ones"),
+    ("exact_memorisation", "share of answer tokens that are the argmax"),
+    ("extraction_strength", "how much of the answer follows from its beginning"),
+    ("rouge_l_recall", "ROUGE-L recall of the greedy answer"),
+    ("min_k", "mean log-probability of the least likely tokens"),
+    ("membership_auc", "loss attack, forgotten records against holdout"),
+    ("forget_quality_p", "Kolmogorov-Smirnov p-value of truth ratios against retrain"),
+    ("model_utility", "harmonic mean over retain and public sets"),
+]

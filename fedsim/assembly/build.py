@@ -1,0 +1,237 @@
+"""Composition root: configuration in, objects out; the only module that knows concrete classes.
+
+``check`` looks at everything that can be wrong (data, base model, life, privacy pipeline, what methods
+need against what the pipeline shows) before any run directory is touched.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fedsim.assembly.checks import (
+    blamed_on,
+    check_anybody,
+    check_audits,
+    check_holdout,
+    check_methods,
+    check_one_life,
+    check_strategy,
+)
+from fedsim.assembly.engine_check import check_engine
+from fedsim.assembly.pipeline import make_pipeline
+from fedsim.assembly.rehearsal import rehearse
+from fedsim.assembly.simulation import Connect, Simulation, in_process
+from fedsim.data.config import AuthorsData
+from fedsim.data.loading import load_corpus
+from fedsim.data.records import Corpus
+from fedsim.federation.attempt import Engine
+from fedsim.federation.planner import Planner
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.strategies import make_strategy
+from fedsim.federation.trials import check_per_sample
+from fedsim.federation.worst_cases import most_steps
+from fedsim.life.branches import unroll
+from fedsim.life.holdings import Holdings
+from fedsim.life.reading import read_life
+from fedsim.life.roster import Participation
+from fedsim.life.schedule import probe_rounds, replay_from
+from fedsim.life.script import Life
+from fedsim.life.steps import Branch
+from fedsim.life.tree import build_tree
+from fedsim.living.context import LifeContext
+from fedsim.measuring.probes import build_probes
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.text import TextFormat, encode_pair
+from fedsim.scenario.file import LoadedScenario
+from fedsim.scenario.scenario import Scenario
+from fedsim.scenario.variants import Variant
+from fedsim.training.cohorts import UNLIMITED, CohortLimit, tokens_per_step
+from fedsim.training.devices import resolve_devices
+from fedsim.training.executors import make_executor
+from fedsim.training.objectives import Objective
+from fedsim.training.sequential import SequentialExecutor
+from fedsim.unlearning.protocol import Role
+from fedsim.unlearning.registry import METHODS
+
+
+def make_objective(settings: str, role: Role) -> Objective:
+    """The local loss of a role under a method that travelled as JSON."""
+    data = json.loads(settings)
+    return METHODS[data["method"]].model_validate(data).objective(role)
+
+
+def _record_ids(corpus: Corpus) -> dict[int, tuple[str, ...]]:
+    return {client: tuple(record.record_id for record in held) for client, held in corpus.clients.items()}
+
+
+def _life(variant: Variant, corpus: Corpus, seed: int) -> Life:
+    scenario, records = variant.scenario, _record_ids(corpus)
+    return read_life(
+        scenario.timeline, scenario.compare, records, seed=seed, source=variant.source, names=corpus.names
+    )
+
+
+def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tuple[Branch, ...]:
+    participation = Participation(seed=seed, rule=scenario.federation.participation)
+    return unroll(life, _record_ids(corpus), participation, scenario.compare)
+
+
+def rounds_over_seeds(variant: Variant) -> int:
+    """Rounds to run for all seeds of a variant; which rounds branches share depends on the seed."""
+    scenario, rounds = variant.scenario, 0
+    dealt = isinstance(scenario.data, AuthorsData) and scenario.data.partition != "by-author"
+    corpus = load_corpus(scenario.data, seed=scenario.seeds[0])
+    for seed in scenario.seeds:
+        if dealt:
+            corpus = load_corpus(scenario.data, seed=seed)
+        life = _life(variant, corpus, seed)
+        tree = build_tree(_unrolled(scenario, life, corpus, seed))
+        rounds += sum(len(segment.steps) for segment, _ in tree.walk())
+    return rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a life's server and its clients both stand on."""
+
+    corpus: Corpus
+    life: Life
+    branches: tuple[Branch, ...]
+    model: AdapterModel
+    fmt: TextFormat
+    runtime: ClientRuntime
+
+
+def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
+    """Load data and base model, and put together what clients need."""
+    scenario, source = variant.scenario, variant.source
+    with blamed_on(source, "data"):
+        corpus = load_corpus(scenario.data, seed=seed)
+    life = _life(variant, corpus, seed)
+    branches = _unrolled(scenario, life, corpus, seed)
+    with blamed_on(source, "model"):
+        models = simulation.replicas(scenario.model)
+    model = models[0]
+    fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
+    dimension = sum(parameter.numel() for parameter in model.parameters().values())
+    with blamed_on(source, "privacy"):
+        session = f"{scenario.name}/{variant.name}/{seed}"
+        sized = partial(make_pipeline, scenario, corpus, life, branches, dimension=dimension, session=session)
+        pipeline = sized()
+    if scenario.federation.max_update_norm is not None:
+        with blamed_on(source, "federation", "max_update_norm"):
+            pipeline = sized(max_update_norm=scenario.federation.max_update_norm)
+    pairs = {
+        client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
+        for client, held in corpus.clients.items()
+    }
+    runtime = ClientRuntime(
+        executor=make_executor(
+            models, simulation.limit(variant.name, model), optimizer=scenario.federation.local.optimizer
+        ),
+        records=corpus.clients,
+        pairs=pairs,
+        pipeline=pipeline,
+        objective=make_objective,
+        simulated=scenario.execution.engine != "deployment",
+    )
+    return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)
+
+
+def make_runtime(simulation: Simulation, variant: Variant, seed: int) -> ClientRuntime:
+    """What the clients of one variant and seed share, for a process that only plays clients."""
+    return _load_parts(simulation, variant, seed).runtime
+
+
+def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
+    """Everything one variant and seed needs; loads data and base model."""
+    scenario = variant.scenario
+    parts = _load_parts(simulation, variant, seed)
+    corpus, life, model, runtime = parts.corpus, parts.life, parts.model, parts.runtime
+    branches = parts.branches
+    holdings = Holdings.of(corpus, life)
+    check_holdout(scenario, holdings.overlap, variant.source)
+    if seed == scenario.seeds[0]:
+        check_anybody(branches, variant.source)
+    check_strategy(scenario, branches, runtime.pipeline, variant.source)
+    check_methods(scenario, life, runtime.pipeline, variant.source)
+    check_audits(scenario, runtime, model, variant.source, corpus.names)
+    tree = build_tree(branches)
+    return LifeContext(
+        variant=variant.name,
+        seed=seed,
+        federation=scenario.federation,
+        methods=tuple(scenario.compare),
+        probing=scenario.probes,
+        privacy=tuple(scenario.privacy),
+        checkpoint_every=scenario.execution.checkpoint_every,
+        life=life,
+        branches=branches,
+        tree=tree,
+        probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
+        replay_from=replay_from(branches, life),
+        engine=Engine(
+            grid=simulation.connect(runtime, variant.name, seed),
+            runtime=runtime,
+            planner=_planner(scenario, corpus, life, branches, seed),
+        ),
+        model=model,
+        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
+        make_strategy=lambda: make_strategy(scenario.federation.strategy),
+        together=len(simulation.devices)
+        * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
+        holdings=holdings,
+        epsilon=runtime.pipeline.spent,
+    )
+
+
+def _planner(
+    scenario: Scenario, corpus: Corpus, life: Life, branches: tuple[Branch, ...], seed: int
+) -> Planner:
+    strategy = scenario.federation.strategy
+    return Planner(
+        seed=seed,
+        local=scenario.federation.local,
+        methods={method.branch: method for method in scenario.compare},
+        requests={request.number: request for request in life.requests},
+        proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
+        planned_steps=most_steps(branches, scenario.federation.local, scenario.compare, life, corpus),
+        rosters={branch.name: branch.rosters for branch in branches},
+        participation=scenario.federation.participation,
+    )
+
+
+def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimit) -> int:
+    """Clients that fill a cohort, by the one with most tokens in a step; no bound where others train."""
+    if scenario.execution.engine != "in-process":
+        return UNLIMITED
+    if isinstance(runtime.executor, SequentialExecutor):
+        return 1
+    size = scenario.federation.local.batch_size
+    return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
+
+
+def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
+    """Load and check everything once, for every variant's first seed."""
+    execution = loaded.scenario.execution
+    with blamed_on(loaded.source, "execution", "device"):
+        devices = resolve_devices(execution.device)
+    simulation = Simulation(loaded=loaded, devices=devices, connect=connect)
+    with blamed_on(loaded.source, "execution", "engine"):
+        check_engine(execution, devices[0])
+    contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
+    for variant, context in zip(loaded.variants, contexts, strict=True):
+        with blamed_on(variant.source, "model", "lora"):
+            check_per_sample(context.engine.runtime, context.model.arrays())
+        rehearse(context, variant)
+    private = any(context.engine.runtime.pipeline.protects for context in contexts)
+    if private and execution.engine == "deployment":
+        lives = [
+            sum(not segment.children for segment, _ in context.tree.walk()) * len(variant.scenario.seeds)
+            for variant, context in zip(loaded.variants, contexts, strict=True)
+        ]
+        check_one_life(sum(lives), loaded.source)
+    threads = None if execution.threads == "auto" else execution.threads
+    return replace(simulation, threads=threads, private=private)

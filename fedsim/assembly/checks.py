@@ -1,0 +1,139 @@
+"""What a scenario asks for against what its data hold and its privacy pipeline allows.
+
+Each check raises `ScenarioError` with the place of what cannot be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fedsim.audits.attention_inputs import attention_sites
+from fedsim.audits.config import InversionAudit
+from fedsim.audits.inversion import in_place_of, victims_of
+from fedsim.config import ConfigError
+from fedsim.data.config import JsonlData
+from fedsim.data.names import ClientNames
+from fedsim.data.overlap import Overlap, holdout_error
+from fedsim.federation.robust import needs_individuals, too_few
+from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.strategies import make_strategy
+from fedsim.federation.trials import check_per_sample
+from fedsim.life.config import FixedCohort
+from fedsim.life.script import Life
+from fedsim.life.steps import Branch
+from fedsim.model.adapter import AdapterModel
+from fedsim.scenario.file import ScenarioError, Source
+from fedsim.scenario.scenario import Scenario
+from privacy import Pipeline, require, require_individuals
+
+
+@contextmanager
+def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
+    """What cannot be used is reported with the place of the key that asked for it, or of one below it."""
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except (ValueError, OSError) as error:
+        below = error.key if isinstance(error, ConfigError) else ()
+        raise source.error((*key, *below), str(error)) from error
+
+
+def check_audits(
+    scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source, names: ClientNames
+) -> None:
+    """Refuse attacks that would fail once the life is over: on clients that hold nothing, through a model or
+    behind a pipeline that cannot be attacked."""
+    held = sorted(client for client, records in runtime.records.items() if records)
+    for index, audit in enumerate(scenario.audits):
+        if not isinstance(audit, InversionAudit):
+            continue
+        with blamed_on(source, "audits", index, "clients"):
+            victims = victims_of(audit, names, held)
+        unknown = [client for client in victims if client not in held]
+        if unknown:
+            near = min(held, key=lambda other: abs(other - unknown[0]))
+            raise source.error(
+                ("audits", index, "clients"),
+                f"{names.text(unknown[0])} holds no records to attack; "
+                f"nearest that does is {names.name(near)}",
+            )
+        with blamed_on(source, "audits", index):
+            attention_sites(model)
+        for name, stages in audit.under.items():
+            with blamed_on(source, "audits", index, "under", name):
+                other = in_place_of(runtime.pipeline, stages)
+                check_per_sample(replace(runtime, pipeline=other), model.arrays())
+
+
+def check_anybody(branches: Sequence[Branch], source: Source) -> None:
+    """Refuse a life in whose rounds nobody ever takes part, though somebody is there."""
+    kept = branches[0]
+    if kept.steps and any(kept.rosters) and not any(step.cohort for step in kept.steps):
+        raise source.error(
+            ("federation", "participation"),
+            f"nobody is drawn in any of {len(kept.steps)} rounds with the first seed, so nothing is trained; "
+            "raise it",
+        )
+
+
+def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
+    """Refuse methods that need more than the pipeline lets a server see or add up."""
+    for index, method in enumerate(scenario.compare):
+        try:
+            require(pipeline, method.needs, method=method.branch)
+        except ValueError as error:
+            raise source.error(("compare", index), str(error)) from None
+        if method.unlearning_rounds and life.requests:
+            plan = method.plan(life.requests[0], 0)
+            if plan.helper is None and pipeline.min_cohort > 1:
+                raise source.error(
+                    ("compare", index),
+                    f"{method.branch} sends the forgetting client's update alone, and a masked round with "
+                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
+                    "set alpha > 0 so that the others take part",
+                )
+
+
+def check_strategy(
+    scenario: Scenario, branches: Sequence[Branch], pipeline: Pipeline, source: Source
+) -> None:
+    """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
+    config, rule = scenario.federation.strategy, scenario.federation.participation
+    strategy = make_strategy(config)
+    if not needs_individuals(strategy):
+        return
+    with blamed_on(source, "federation", "strategy"):
+        require_individuals(pipeline, method=config.name)
+        most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
+        if isinstance(rule, FixedCohort):
+            most = min(most, rule.cohort)
+        reason = too_few(strategy, most)
+        if reason is not None:
+            raise ValueError(
+                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
+            )
+
+
+def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:
+    """Refuse a holdout with records that clients of the life train on."""
+    reason = holdout_error(overlap)
+    if reason is not None:
+        key = ("data", "holdout") if isinstance(scenario.data, JsonlData) else ("data",)
+        raise source.error(key, reason)
+
+
+def check_one_life(lives: int, source: Source) -> None:
+    """Refuse a deployment with differential privacy that lives more than once.
+
+    A simulation repeats the same noise. Deployed clients draw new noise in every branch, seed and variant,
+    each of which is another release of the same data, while a ledger knows its own branch alone."""
+    if lives > 1:
+        raise source.error(
+            ("execution", "engine"),
+            f"a deployment draws new noise in each of {lives} branches, seeds and variants, and no single "
+            "epsilon covers them; leave one of each (a life without forget, compare: [keep]), or use "
+            "in-process or ray",
+        )

@@ -1,0 +1,1 @@
+"""Small base models, trained once and offline from data that anybody may have."""

@@ -1,0 +1,54 @@
+"""From the data part of a scenario to its records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedsim.data.authors import load_authors
+from fedsim.data.config import AuthorsData, DataChoice, JsonlData, TofuData
+from fedsim.data.jsonl import load_jsonl
+from fedsim.data.names import ClientNames
+from fedsim.data.partition import dirichlet, iid
+from fedsim.data.records import Corpus
+from fedsim.data.tofu import load_tofu
+
+
+def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
+    """The records of a scenario; ValueError says which file, line or value cannot be used.
+
+    Sources without names call their clients by number.
+    """
+    corpus = _read_corpus(data, seed)
+    if corpus.names.by_id:
+        return corpus
+    return replace(corpus, names=ClientNames.of(str(client) for client in corpus.clients))
+
+
+def _read_corpus(data: DataChoice, seed: int) -> Corpus:
+    if isinstance(data, TofuData):
+        return load_tofu(path=data.path, hub=data.hub)
+    if isinstance(data, JsonlData):
+        return load_jsonl(
+            data.path,
+            client_column=data.client_column,
+            question_column=data.question_column,
+            answer_column=data.answer_column,
+            ignore_columns=data.ignore_columns,
+            holdout=data.holdout,
+            public=data.public,
+        )
+    assert isinstance(data, AuthorsData)
+    corpus = load_authors(
+        clients=data.clients,
+        authors_per_client=data.authors_per_client,
+        facts_per_author=data.facts_per_author,
+        holdout_authors=data.holdout_authors,
+        public_authors=data.public_authors,
+    )
+    if data.partition == "by-author":
+        return corpus
+    every = [record for held in corpus.clients.values() for record in held]
+    if data.partition == "iid":
+        return replace(corpus, clients=iid(every, clients=data.clients, seed=seed))
+    parts = dirichlet(every, clients=data.clients, alpha=data.dirichlet_alpha, seed=seed)
+    return replace(corpus, clients=parts)

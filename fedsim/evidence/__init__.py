@@ -1,0 +1,1 @@
+"""Rows in; rows, verdicts and sentences out."""

@@ -1,0 +1,71 @@
+"""A life as data, for figures and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedsim.life.schedule import unlearning_spans
+from fedsim.life.script import Life
+from fedsim.scenario.scenario import Scenario
+from fedsim.scenario.variants import Variant
+from fedsim.unlearning.protocol import MethodConfig
+
+
+def life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> dict[str, Any]:
+    """The life as figures need it; see ``plots``."""
+    return {
+        "name": scenario.name,
+        "description": scenario.description,
+        "horizon": life.horizon,
+        "seeds": list(scenario.seeds),
+        "headline": scenario.probes.headline,
+        "tolerance": scenario.probes.tolerance,
+        "variants": [{"name": variant.name, "overrides": dict(variant.overrides)} for variant in variants],
+        "events": [
+            {
+                "round": event.round,
+                "kind": event.kind,
+                "clients": list(event.clients),
+                "client": event.client,
+                "request": event.request,
+                "text": event.text,
+            }
+            for event in life.events
+        ],
+        "requests": [
+            {
+                "request": request.number,
+                "round": request.round,
+                "client": request.client,
+                "scope": request.scope,
+                "records": len(request.record_ids),
+                "text": next(e.text for e in life.events if e.request == request.number),
+            }
+            for request in life.requests
+        ],
+        "branches": [*_references(), *(_branch(m, life) for m in scenario.compare if m.unlearning_rounds)],
+    }
+
+
+def _references() -> list[dict[str, Any]]:
+    """The branches that every run has."""
+    fixed = [("keep", "Keep", "ignored"), ("leave", "Leave", "natural"), ("retrain", "Retrain", "exact")]
+    return [
+        {"name": name, "method": name, "title": title, "class": kind, "unlearning": []}
+        for name, title, kind in fixed
+    ]
+
+
+def _branch(method: MethodConfig, life: Life) -> dict[str, Any]:
+    """A method's branch, with the rounds that it takes for each request."""
+    spans = unlearning_spans(life, method.unlearning_rounds)
+    return {
+        "name": method.branch,
+        "method": method.method,
+        "title": method.title if method.label is None else f"{method.title} ({method.label})",
+        "class": method.verdict,
+        "unlearning": [
+            {"request": number, "first": first, "last": last} for number, (first, last) in spans.items()
+        ],
+    }

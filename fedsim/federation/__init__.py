@@ -1,0 +1,1 @@
+"""One round of one branch; knows no probe, and no file but its state's own."""

@@ -1,0 +1,104 @@
+"""Who does what in a round: a timeline step becomes one work order per client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fedsim.federation.draws import draw_of
+from fedsim.federation.orders import Assignment, PlannedWeights, Sampling, WorkOrder
+from fedsim.life.config import FixedCohort
+from fedsim.life.steps import Participant, Step, UnlearningStep
+from fedsim.training.config import LocalConfig
+from fedsim.unlearning.protocol import MethodConfig, Role, Work
+from fedsim.unlearning.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Writes the orders of one life's rounds; holds what is the same in all of them.
+
+    ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
+    ``rosters`` says who is there in each round of each branch, and ``participation`` how cohorts are drawn of
+    them."""
+
+    seed: int
+    local: LocalConfig
+    methods: Mapping[str, MethodConfig]
+    requests: Mapping[int, Request]
+    proximal_mu: float
+    planned_steps: Mapping[int, int]
+    rosters: Mapping[str, Sequence[tuple[int, ...]]] = field(default_factory=dict)
+    participation: float | FixedCohort = 1.0
+
+    def assign(self, step: Step, branch: str, version: int) -> Assignment:
+        """The orders of a step for clients that start from adapter ``version``."""
+        if step.unlearning is not None:
+            return self._unlearning(step, step.unlearning, branch, version)
+        orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
+        return Assignment(orders=orders, sampling=self._sampling(step, branch))
+
+    def _unlearning(self, step: Step, unlearning: UnlearningStep, branch: str, version: int) -> Assignment:
+        """The orders of a round that follows a method's plan."""
+        method, request = self.methods[unlearning.branch], self.requests[unlearning.request]
+        plan = method.plan(request, unlearning.index)
+        work_of = plan.work()
+        settings = method.model_dump_json()
+        orders = {}
+        if "helper" in work_of:
+            for helper in step.cohort:
+                if "target" not in work_of or helper.client != request.client:
+                    order = self._ordinary(step, branch, version, helper)
+                    orders[helper.client] = self._in_role(order, work_of["helper"], settings, "helper")
+        if "target" in work_of:
+            order = self._ordinary(step, branch, version, Participant(client=request.client))
+            order = order.model_copy(update={"only": request.record_ids})
+            orders[request.client] = self._in_role(order, work_of["target"], settings, "target")
+        weights = {role: work.weight for role, work in work_of.items()}
+        invited = (request.client,) if "target" in work_of else ()
+        return Assignment(
+            orders=orders,
+            sampling=replace(self._sampling(step, branch), invited=invited),
+            weights=PlannedWeights(by_role=weights, normalise=plan.combine == "mean"),
+            compares=frozenset(role for role in work_of if method.objective(role).needs_reference),
+            server_state=plan.server_state,
+            kind="unlearn",
+            request=request.number,
+        )
+
+    def _sampling(self, step: Step, branch: str) -> Sampling:
+        roster = self._roster(step, branch)
+        draw = draw_of(self.participation, here=len(roster), nominal=step.nominal_size)
+        return Sampling(roster=roster, draw=draw)
+
+    def _roster(self, step: Step, branch: str) -> tuple[int, ...]:
+        if branch in self.rosters:
+            return tuple(self.rosters[branch][step.round - 1])
+        return tuple(participant.client for participant in step.cohort)
+
+    def is_last(self, step: Step) -> bool:
+        """Whether a step is the last unlearning round for its request."""
+        unlearning = step.unlearning
+        return (
+            unlearning is not None
+            and unlearning.index == self.methods[unlearning.branch].unlearning_rounds - 1
+        )
+
+    def _ordinary(self, step: Step, branch: str, version: int, participant: Participant) -> WorkOrder:
+        return WorkOrder(
+            round=step.round,
+            seed=self.seed,
+            branch=branch,
+            version=version,
+            local=self.local,
+            without=participant.without,
+            proximal_mu=self.proximal_mu,
+            planned_steps=self.planned_steps.get(participant.client, 0),
+            drop=dict(step.drops).get(participant.client),
+        )
+
+    def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role) -> WorkOrder:
+        overrides = {"lr": work.lr, "epochs": work.epochs}
+        local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        changes = {"method": settings, "role": role, "weight": work.weight, "local": local}
+        return order.model_copy(update=changes)

@@ -1,0 +1,74 @@
+"""Jobs and parties that no life knows of: to time an executor with, and to see whether private work works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedsim.federation.orders import WorkOrder
+from fedsim.federation.runtime import ClientRuntime, local_task
+from fedsim.model.vectors import Arrays
+from fedsim.rng import stream
+from fedsim.training.config import LocalConfig
+from fedsim.training.jobs import TrainJob
+from fedsim.training.objectives import MeanNll
+from privacy import ClientContext, ClientParty, Ledger, Pipeline
+
+
+def trial_jobs(
+    runtime: ClientRuntime, adapter: Arrays, local: LocalConfig, *, clients: int, private: bool
+) -> list[TrainJob]:
+    """Jobs that no life knows of: passes of the first clients over one batch each."""
+    jobs = []
+    size = local.batch_size
+    for client in sorted(runtime.records)[:clients]:
+        order = WorkOrder(round=0, seed=0, branch="trial", version=0, local=local, planned_steps=1)
+        nominal = min(size, len(runtime.records[client]))
+        jobs.append(
+            TrainJob(
+                client=client,
+                round=0,
+                seed=0,
+                adapter=adapter,
+                pairs=runtime.pairs[client][:size],
+                record_ids=tuple(record.record_id for record in runtime.records[client][:size]),
+                local=local,
+                objective=MeanNll(),
+                rule=runtime.pipeline.local_rule() if private else None,
+                task=local_task(client, order, nominal_records=nominal) if private else None,
+                ledger=Ledger(),
+            )
+        )
+    return jobs
+
+
+def trial_parties(
+    pipeline: Pipeline, names: Sequence[str], ledger: Ledger, *, seed: int, purpose: str
+) -> dict[str, ClientParty]:
+    """Clients' ends of a round 0 that no life has; ``purpose`` is its branch, and keys what they draw."""
+    return {
+        name: pipeline.client(
+            ClientContext(
+                client=name,
+                round_id=0,
+                branch=purpose,
+                generator=stream(seed, purpose, "stage", name),
+                secret=stream(seed, purpose, "mask", name).bytes(32),
+                ledger=ledger,
+            )
+        )
+        for name in names
+    }
+
+
+def check_per_sample(runtime: ClientRuntime, adapter: Arrays) -> None:
+    """Train on one record if a privacy stage owns local training; ValueError when it cannot.
+
+    Not every layer gives per-sample gradients (DoRA and adapted embeddings do not), and each client would
+    fail alike.
+    """
+    if runtime.pipeline.local_rule() is None:
+        return
+    jobs = trial_jobs(runtime, adapter, LocalConfig(batch_size=1), clients=1, private=True)
+    error = runtime.executor.train_clients(jobs)[0].error
+    if error is not None:
+        raise ValueError(f"example_dp cannot take per-sample gradients of this model ({error})")

@@ -1,0 +1,81 @@
+"""What a life may ask of a client at most: the weights and steps that privacy is sized for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from fedsim.data.records import Corpus
+from fedsim.federation.draws import draw_of
+from fedsim.life.config import FixedCohort
+from fedsim.life.script import Life
+from fedsim.life.steps import Branch
+from fedsim.training.config import LocalConfig
+from fedsim.training.jobs import planned_steps
+from fedsim.unlearning.protocol import MethodConfig
+from privacy import Draw
+
+
+def planned_weights(methods: Sequence[MethodConfig], life: Life) -> Iterator[float]:
+    """Every weight that an unlearning round of this life may give to one client."""
+    for method in methods:
+        for request in life.requests:
+            for index in range(method.unlearning_rounds):
+                plan = method.plan(request, index)
+                yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
+
+
+def most_invitations(methods: Sequence[MethodConfig], life: Life) -> int:
+    """To how many unlearning rounds a method may ask one client whatever the draw."""
+    most: Counter[tuple[str, int]] = Counter()
+    for method in methods:
+        for request in life.requests:
+            rounds = (method.plan(request, index) for index in range(method.unlearning_rounds))
+            most[method.branch, request.client] += sum(plan.target is not None for plan in rounds)
+    return max(most.values(), default=0)
+
+
+def draws_of(rule: float | FixedCohort, branches: Sequence[Branch]) -> tuple[Draw, ...]:
+    """Every way in which cohorts are drawn in a life, as rosters grow and shrink."""
+    sizes = {
+        (len(here), step.nominal_size)
+        for branch in branches
+        for here, step in zip(branch.rosters, branch.steps, strict=True)
+        if here
+    }
+    return tuple(dict.fromkeys(draw_of(rule, here=here, nominal=nominal) for here, nominal in sorted(sizes)))
+
+
+def most_steps(
+    branches: Sequence[Branch],
+    local: LocalConfig,
+    methods: Sequence[MethodConfig],
+    life: Life,
+    corpus: Corpus,
+) -> dict[int, int]:
+    """The most local steps each client takes in any branch, unlearning included: what noise is sized for."""
+    steps_of = {client: planned_steps(len(held), local) for client, held in corpus.clients.items()}
+    by_branch = {method.branch: method for method in methods}
+    most: Counter[int] = Counter()
+    for branch in branches:
+        taken: Counter[int] = Counter()
+        for step in branch.steps:
+            for participant in step.cohort:
+                taken[participant.client] += steps_of[participant.client]
+        if branch.name in by_branch:
+            taken.update(_target_steps(by_branch[branch.name], life, corpus, local))
+        most |= taken
+    return dict(most)
+
+
+def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
+    """Local steps of each forgetting client in a method's unlearning rounds."""
+    taken: Counter[int] = Counter()
+    for request in life.requests:
+        size = len(corpus.clients[request.client])
+        for index in range(method.unlearning_rounds):
+            target = method.plan(request, index).target
+            if target is not None:
+                own = local.model_copy(update={"epochs": target.epochs or local.epochs})
+                taken[request.client] += planned_steps(size, own)
+    return taken

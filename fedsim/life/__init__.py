@@ -1,0 +1,1 @@
+"""What is scripted to happen: pure functions of events, records and seed; no torch."""

@@ -1,0 +1,110 @@
+"""Who is there with which data, and who of them takes part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.life.config import FixedCohort
+from fedsim.life.script import Life, RecordIds
+from fedsim.life.steps import Participant, UnlearningStep
+from fedsim.rng import uniform
+from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participation:
+    """How each round's cohort is drawn."""
+
+    seed: int
+    rule: float | FixedCohort
+
+    def cohort(self, round_: int, roster: Sequence[int], nominal: Sequence[int]) -> list[int]:
+        """The clients of ``roster`` that take part, in order of id.
+
+        ``nominal`` are the clients that would be there had nobody been forgotten: a fixed cohort
+        keeps the place of one that is gone empty (``replacement: none``) or gives it to the next.
+        """
+        rate = self.rule.rate if isinstance(self.rule, FixedCohort) else self.rule
+        if rate is not None:
+            drawn = [client for client in roster if self._draw("participation", round_, client) < rate]
+            if isinstance(self.rule, FixedCohort):
+                drawn = self._ordered(round_, drawn)[: self.rule.cohort]
+            return sorted(drawn)
+        assert isinstance(self.rule, FixedCohort), "a rule without a rate"
+        order = self._ordered(round_, nominal if self.rule.replacement == "none" else roster)
+        present = set(roster)
+        return sorted(client for client in order[: self.rule.cohort] if client in present)
+
+    def _ordered(self, round_: int, clients: Sequence[int]) -> list[int]:
+        return sorted(sorted(clients), key=lambda client: self._draw("priority", round_, client))
+
+    def _draw(self, name: str, round_: int, client: int) -> float:
+        return uniform(self.seed, name, round_, client)
+
+
+class Roster:
+    """Who is there with which data, in one branch."""
+
+    def __init__(self, records: RecordIds, granted: Sequence[Request] = ()) -> None:
+        self.records = records
+        self.present: dict[int, set[str]] = {}
+        self.granted = list(granted)
+        """Requests still to come that this branch obeys from the start: it never uses their data."""
+
+    def enter(self, client: int, brings: Sequence[str]) -> None:
+        """Join with these records, save those that a granted request will ask to forget."""
+        barred = {name for request in self.granted if request.client == client for name in request.record_ids}
+        self.present[client] = set(brings) - barred
+
+    def forget(self, request: Request) -> None:
+        """From now on without these records; data that come again later are new."""
+        if request.client in self.present:
+            self.present[request.client] -= set(request.record_ids)
+        if request in self.granted:
+            self.granted.remove(request)
+
+    def participants(self, clients: Sequence[int]) -> tuple[Participant, ...]:
+        return tuple(
+            Participant(
+                client=client,
+                without=tuple(name for name in self.records[client] if name not in self.present[client]),
+            )
+            for client in clients
+        )
+
+    def active(self) -> list[int]:
+        return sorted(client for client, held in self.present.items() if held)
+
+
+def apply_events(
+    roster: Roster,
+    life: Life,
+    after: int,
+    branch: str,
+    pending: list[UnlearningStep],
+    method: MethodConfig | None,
+) -> None:
+    """Let the events between round ``after`` and the next change a branch's roster."""
+    for event in life.at(after):
+        if event.kind == "join":
+            for client in event.clients:
+                roster.enter(client, roster.records[client])
+        elif event.kind == "leave":
+            roster.present.pop(event.clients[0], None)
+        elif event.kind == "rejoin":
+            assert event.brings is not None
+            client = event.clients[0]
+            # Where its request was ignored it never went, and loses nothing by coming back.
+            kept = roster.present.get(client, set()) if branch == "keep" else set()
+            roster.enter(client, [name for name in roster.records[client] if name in {*event.brings, *kept}])
+        elif event.kind == "forget" and branch != "keep":
+            assert event.request is not None
+            request = life.request(event.request)
+            roster.forget(request)
+            if method is not None:
+                pending.extend(
+                    UnlearningStep(branch=method.branch, request=request.number, index=index)
+                    for index in range(method.unlearning_rounds)
+                )

@@ -1,0 +1,69 @@
+"""Rounds that matter: of unlearning, of measuring, of replaying."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedsim.life.script import Life
+from fedsim.life.steps import Branch, retrain_name
+from fedsim.unlearning.protocol import MethodConfig
+
+
+def unlearning_spans(life: Life, rounds: int) -> dict[int, tuple[int, int]]:
+    """For each request, the first and last of the ``rounds`` rounds a method takes; requests wait in line."""
+    spans, busy = {}, 0
+    for request in life.requests:
+        first = max(busy, request.round) + 1
+        busy = first + rounds - 1
+        spans[request.number] = (first, busy)
+    return spans
+
+
+def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
+    """For each request, the first round that retraining for it must replay.
+
+    That is where its reference parts from the reference before it; one past the request when the client
+    had not taken part yet.
+    """
+    steps = {branch.name: branch.steps for branch in branches}
+    first = {}
+    for request in life.requests:
+        before = steps[retrain_name(request.number - 1) if request.number > 1 else "keep"]
+        own = steps[retrain_name(request.number)]
+        shared = (a == b for a, b in zip(own, before, strict=False))
+        parted = next((index + 1 for index, same in enumerate(shared) if not same), request.round + 1)
+        first[request.number] = min(parted, request.round + 1)
+    return first
+
+
+def milestones(life: Life, methods: Sequence[MethodConfig]) -> frozenset[int]:
+    """The rounds that matter: the first and last, around requests and probe events, ends of unlearning."""
+    marks = {0, life.horizon}
+    for event in life.events:
+        if event.kind in ("forget", "probe"):
+            marks |= {event.round, event.round + 1}
+        elif event.kind == "rejoin":  # what was forgotten is judged before it comes back
+            marks.add(event.round)
+    for method in methods:
+        marks |= {last for _, last in unlearning_spans(life, method.unlearning_rounds).values()}
+    return frozenset(marks)
+
+
+def probe_rounds(
+    branches: Sequence[Branch], life: Life, methods: Sequence[MethodConfig], every: int
+) -> Mapping[str, frozenset[int]]:
+    """The rounds after which each branch is measured: every ``every``, around events, and milestones."""
+    marks = set(milestones(life, methods))
+    marks.update(round_ for round_ in range(life.horizon + 1) if round_ % every == 0)
+    for event in life.events:
+        marks.update({event.round, event.round + 1})
+    chosen = {}
+    for branch in branches:
+        last = len(branch.steps)
+        if branch.name.startswith("retrain#"):
+            ends_at_request = last < life.horizon
+            wanted = {r for r in marks if branch.observed_from <= r and (r < last or not ends_at_request)}
+        else:
+            wanted = marks
+        chosen[branch.name] = frozenset(round_ for round_ in wanted if round_ <= last)
+    return chosen

@@ -1,0 +1,1 @@
+"""All branches through all rounds, with checkpoints; nothing is judged here."""

@@ -1,0 +1,55 @@
+"""One variant and seed of a run, ready to live: everything but the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flwr.serverapp.strategy import FedAvg
+
+from fedsim.federation.attempt import Engine
+from fedsim.federation.config import FederationConfig
+from fedsim.life.holdings import Holdings
+from fedsim.life.script import Life
+from fedsim.life.steps import Branch
+from fedsim.life.tree import Segment
+from fedsim.measuring.config import ProbesConfig
+from fedsim.measuring.probes import ProbeSet
+from fedsim.model.adapter import AdapterModel
+from fedsim.unlearning.protocol import MethodConfig
+from privacy import Ledger, StageConfig, Unit
+
+EPSILON_OF: Mapping[Unit, str] = {"example": "epsilon", "client": "client_epsilon"}
+"""Names of the metrics that say what was spent, by what it protects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifeContext:
+    """One variant and seed, ready to run: everything but the state."""
+
+    variant: str
+    seed: int
+    federation: FederationConfig
+    methods: tuple[MethodConfig, ...]
+    probing: ProbesConfig
+    privacy: tuple[StageConfig, ...]
+    checkpoint_every: int
+    life: Life
+    branches: tuple[Branch, ...]
+    tree: Segment
+    probe_rounds: Mapping[str, frozenset[int]]
+    replay_from: Mapping[int, int]
+    engine: Engine
+    model: AdapterModel
+    probes: ProbeSet
+    make_strategy: Callable[[], FedAvg]
+    together: int
+    """Clients of several branches that train together: branches are joined until so many are there for each
+    core, or in all if on GPUs."""
+    holdings: Holdings
+    epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
+    """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""
+
+    def rounds(self) -> int:
+        """Rounds over all segments of the tree."""
+        return sum(len(segment.steps) for segment, _ in self.tree.walk())

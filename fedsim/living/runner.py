@@ -1,0 +1,139 @@
+"""Runs a life: all branches side by side, round by round.
+
+What branches have in common runs once, as a segment of their tree. Segments that are at the same round train
+together as far as that fills a cohort. A killed run goes on from its checkpoints (see ``lanes``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from fedsim.federation.rounds import run_rounds
+from fedsim.federation.state import Federation
+from fedsim.life.schedule import milestones
+from fedsim.living.checkpoints import SCHEMAS, Rows
+from fedsim.living.context import LifeContext
+from fedsim.living.lanes import Lane, Lanes, Measured
+from fedsim.living.recorder import Recorder
+from fedsim.measuring.measure import Measurement, measure
+from fedsim.measuring.scoring import DivergedError
+from fedsim.model.predictor import predictor_of
+from fedsim.storage.directory import RunDirectory
+from fedsim.storage.progress import Progress
+from fedsim.storage.tables import Row
+
+
+class LifeRunner:
+    """Runs one life of a run directory to its end, from wherever it stands."""
+
+    def __init__(self, context: LifeContext, directory: RunDirectory, progress: Progress) -> None:
+        self.context = context
+        self.recorder = Recorder(context, directory, progress)
+        self.lanes = Lanes(context, directory, self.recorder)
+        self.milestones = milestones(context.life, context.methods)
+        longest = max(probe.ids_ST.shape[1] for _, _, probe in context.probes.named())
+        self.shares_prefixes = longest <= context.model.packs_up_to
+
+    def run(self) -> None:
+        """Live every round that is not on disk."""
+        reached = self.lanes.reached()
+        going = self.lanes.resumed(reached) if reached is not None else self._begun()
+        for round_ in itertools.count((reached or 0) + 1):
+            if not going:
+                break
+            for group in self._groups(going, round_):
+                self._rounds(group, round_)
+            going = self.lanes.saved(going, round_)
+
+    def rows(self) -> Iterator[Rows]:
+        """The rows of every segment of a finished life, parents first."""
+        return self.lanes.rows()
+
+    def final_federation(self, branch: str) -> Federation:
+        """The state at the end of a branch."""
+        return self.lanes.final_federation(branch)
+
+    def _begun(self) -> list[Lane]:
+        """The lanes of a new life, measured before its first round."""
+        lane = self.lanes.first()
+        self._probe(lane, 0)
+        return self.lanes.parted([lane], 0)
+
+    def _groups(self, lanes: Sequence[Lane], round_: int) -> Iterator[list[Lane]]:
+        """Lanes that train together: neighbours, until their clients fill the cohorts that train at once."""
+        workers = torch.get_num_threads() if self.context.model.device == "cpu" else 1
+        group: list[Lane] = []
+        clients = 0
+        for lane in lanes:
+            size = len(lane.step(round_).cohort)
+            if group and clients + size > workers * self.context.together:
+                yield group
+                group, clients = [], 0
+            group.append(lane)
+            clients += size
+        if group:
+            yield group
+
+    def _rounds(self, group: Sequence[Lane], round_: int) -> None:
+        """Live one round of each lane of a group; joint time is shared out by trainings."""
+        started = time.perf_counter()
+        rounds = [(lane.federation, lane.step(round_), lane.segment.owner) for lane in group]
+        outcomes = run_rounds(rounds, self.context.engine)
+        seconds = time.perf_counter() - started
+        trainings = sum(outcome.taken.clients for outcome in outcomes)
+        for lane, outcome in zip(group, outcomes, strict=True):
+            segment, rows = lane.segment, lane.rows
+            share = outcome.taken.clients / trainings if trainings else 1 / len(group)
+            self.recorder.faults(outcome, segment, round_)
+            self.recorder.costs(outcome, segment, lane.federation, rows, round_)
+            self.recorder.model_metrics(outcome, segment, lane.federation, rows, round_)
+            before_probe = time.perf_counter()
+            self._probe(lane, round_)
+            self.recorder.seconds("round", seconds * share, segment, rows, round_)
+            self.recorder.seconds("probe", time.perf_counter() - before_probe, segment, rows, round_)
+            self.recorder.progress.round(segment.owner, round_, len(outcome.contributors))
+
+    def _probe(self, lane: Lane, round_: int) -> None:
+        """Measure the adapter, if any branch of the segment is due."""
+        if not any(round_ in self.context.probe_rounds[branch] for branch in lane.segment.branches):
+            return
+        config = self.context.probing
+        detailed = round_ in self.milestones
+        generate = config.generate == "always" or (config.generate == "events" and detailed)
+        key = (lane.federation.version, detailed, generate)
+        try:
+            if lane.measured is None or lane.measured.of != key:
+                found = self._measure(lane.federation, detailed=detailed, generate=generate)
+                lane.measured = Measured(of=key, found=found)
+        except DivergedError as error:
+            self.recorder.not_measured(lane.segment, round_, error)
+            return
+        self.recorder.measured(lane.measured.found, lane.segment, lane.rows, round_)
+
+    def _measure(self, federation: Federation, *, detailed: bool, generate: bool) -> Measurement:
+        self.context.model.load(federation.adapter)
+        with self.context.model.measuring() as module:
+            return measure(
+                predictor_of(self.context.model, module, shares_prefixes=self.shares_prefixes),
+                self.context.model.tokenizer,
+                self.context.probes,
+                config=self.context.probing,
+                detail="event" if detailed else "round",
+                generate=generate,
+            )
+
+
+def assemble(runners: Sequence[LifeRunner], directory: RunDirectory) -> None:
+    """Write the run's tables from the rows of all segments."""
+    tables: dict[str, list[Row]] = {name: [] for name in SCHEMAS}
+    for runner in runners:
+        for rows in runner.rows():
+            for name, part in rows.tables.items():
+                tables[name].extend(part)
+    for name, collected in tables.items():
+        collected.sort(key=lambda row: (row["variant"], row["seed"], row["branch"], row["round"]))
+        directory.write_rows(name, collected)

@@ -1,0 +1,1 @@
+"""A predictor in, rows out."""

@@ -1,0 +1,40 @@
+"""The probes' part of a scenario."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedsim.config import Config, Float, Int
+
+
+class ProbesConfig(Config):
+    """What is measured, and how often."""
+
+    every: Int = Field(default=1, ge=1)
+    """Rounds between two probes; rounds with events and the last are always probed."""
+    records_per_client: Int = Field(default=2, ge=1)
+    """Records of each retained client in the retain probe."""
+    max_retain: Int = Field(default=40, ge=2)
+    """Most records in the retain probe."""
+    max_holdout: Int = Field(default=24, ge=2)
+    """Most records in the holdout probe."""
+    max_public: Int = Field(default=24, ge=2)
+    """Most records in each public probe."""
+    generate: Literal["always", "events", "never"] = "always"
+    """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
+    max_new_tokens: Int = Field(default=64, ge=1)
+    """Longest generated answer, in tokens; never longer than the longest answer probed."""
+    headline: Literal[
+        "fact_probability",
+        "probability",
+        "paraphrase_probability",
+        "exact_memorisation",
+        "extraction_strength",
+    ] = "fact_probability"
+    """The metric that titles and verdicts quote."""
+    tolerance: Float = Field(default=0.05, gt=0)
+    """Excess within which a branch counts as having reached the reference."""
+    window: Int = Field(default=2, ge=1)
+    """Rounds in a row that the excess must stay within the tolerance."""

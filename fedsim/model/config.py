@@ -1,0 +1,63 @@
+"""The model's part of a scenario."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fedsim.config import Config, Float, Int
+from fedsim.model.lora_options import check_option
+
+
+class LoraConfig(Config):
+    """Low-rank adapters, by PEFT."""
+
+    r: Int = Field(default=8, ge=1, le=1024)
+    """Rank."""
+    alpha: Float = Field(default=16.0, gt=0)
+    """Scale: the delta is alpha / r * B A."""
+    dropout: Float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input, drawn from a keyed stream."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Layers to adapt: names, a regular expression, or ``all-linear``."""
+    train: Literal["AB", "B"] = "AB"
+    """Which factors clients train; with ``B`` the average of the factors is the average of the deltas."""
+    peft: dict[str, Any] = Field(default_factory=dict)
+    """Other options of PEFT's LoraConfig, passed on as they are; listed in `fedsim.model.lora_options`."""
+
+    @model_validator(mode="after")
+    def _options_work(self) -> LoraConfig:
+        for name, value in self.peft.items():
+            check_option(name, value)
+        return self
+
+
+MOST_QUESTIONS = 4
+"""How often a prompt may repeat the question."""
+
+
+def _with_placeholder(prompt: str) -> str:
+    count = prompt.count("{question}")
+    if count == 0:
+        raise ValueError(f"found {prompt!r}; must contain the placeholder {{question}}")
+    if count > MOST_QUESTIONS:
+        raise ValueError(f"repeats {{question}} {count:,} times; at most {MOST_QUESTIONS}")
+    return prompt
+
+
+class ModelConfig(Config):
+    """The frozen base and what is trained on it."""
+
+    base: str = "tiny-authors"
+    """An embedded base, a Hugging Face model directory, or a name on the hub."""
+    revision: str | None = None
+    """Revision on the hub."""
+    lora: LoraConfig | None = LoraConfig()
+    """Adapters; null trains all parameters."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the base's weights; what is trained is always float32."""
+    prompt: Annotated[str, AfterValidator(_with_placeholder)] = "{question}"
+    """How a question becomes a prompt."""
+    max_tokens: Int = Field(default=128, ge=8, le=8192)
+    """Longest prompt with its answer; longer ones are cut."""

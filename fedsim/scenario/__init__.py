@@ -1,0 +1,1 @@
+"""Composes the rooms' configurations; the only reader of YAML."""

@@ -1,0 +1,1 @@
+"""Jobs in, results out: local training, one at a time or batched; knows no server, round or branch."""

@@ -1,0 +1,290 @@
+"""Trains many clients at once over one frozen base; equal to one at a time up to rounding.
+
+The clients of a cohort go through their local steps side by side. Nothing ties them together: the loss is
+the sum of the clients' own means, each has its own factors, optimiser state, gradient norm and noise. Clients
+stand in order of their steps, longest first, so that whoever has finished is cut off the end of the stack
+and neither moves nor is computed. Legend: K clients still training, R rows of a step, D trained
+parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.forward import Pass, forward
+from fedsim.model.packing import Packing, Padded
+from fedsim.model.text import Batch, collate
+from fedsim.model.vectors import Arrays, to_vector
+from fedsim.training.cohorts import CohortLimit, plan_cohorts, steps_of
+from fedsim.training.jobs import (
+    TrainJob,
+    TrainResult,
+    make_optimizer,
+    noise_generator,
+    private_draws,
+    result_of,
+    shuffled_batches,
+)
+from fedsim.training.sample_gradients import LayeredGradients
+from fedsim.training.sequential import SequentialExecutor
+from fedsim.training.stacked import StackedLora
+from privacy import DenseGradients, Ledger, LocalSession, SampleGradients
+
+log = logging.getLogger(__name__)
+Positions = NDArray[np.int64]
+"""Which of a client's records are in a step."""
+
+
+class BatchedExecutor:
+    """Trains jobs in cohorts of clients that can go side by side.
+
+    Cohorts depend on the jobs alone, so equal jobs give equal bytes. Should a cohort fail, its halves are
+    tried apart and in the end each client alone: a fault stays with the client that has it.
+
+    Raises:
+        NotStackableError: the model's clients must train one at a time.
+    """
+
+    def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
+        self.model, self.limit = model, limit
+        self._lora = StackedLora(model)
+        self._alone = SequentialExecutor(model=model)
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        results = self.train_planned(jobs, plan_cohorts(jobs, self.limit))
+        return [results[index] for index in range(len(jobs))]
+
+    def train_planned(
+        self, jobs: Sequence[TrainJob], cohorts: Iterable[Sequence[int]]
+    ) -> dict[int, TrainResult]:
+        """Train cohorts of jobs, named by position, one after another; results by position."""
+        results: dict[int, TrainResult] = {}
+        for cohort in cohorts:
+            results |= dict(zip(cohort, self.train_cohort([jobs[index] for index in cohort]), strict=True))
+        return results
+
+    def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        """Train jobs of one cohort; one at a time by SPSA, which takes no gradients."""
+        if jobs[0].local.optimizer == "spsa":
+            return self._alone.train_clients(jobs)
+        trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
+        results = self._tried(trial)
+        if results is None and len(jobs) == 1:
+            return self._alone.train_clients(jobs)
+        if results is None:
+            middle = len(jobs) // 2
+            return self.train_cohort(jobs[:middle]) + self.train_cohort(jobs[middle:])
+        for job, tried in zip(jobs, trial, strict=True):
+            if job.ledger is not None and tried.ledger is not None:
+                _write_down(job.ledger, tried.ledger)
+        return results
+
+    def _tried(self, jobs: Sequence[TrainJob]) -> list[TrainResult] | None:
+        """The results of a joint training, or None if it failed; what it held is free again afterwards."""
+        longest = max((len(pair.input_ids) for job in jobs for pair in job.pairs), default=0)
+        try:
+            return _Cohort(self._lora, jobs, packs=longest <= self.model.packs_up_to).train()
+        except Exception as error:
+            if len(jobs) > 1:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("a cohort of %d clients failed (%s); its halves train apart", len(jobs), reason)
+            return None
+
+
+def _write_down(ledger: Ledger, later: Ledger) -> None:
+    """Add to a ledger the releases that its fork has made since."""
+    ledger.extend(later.since(frozenset(ledger.releases())))
+
+
+class _Cohort:
+    """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
+
+    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob], *, packs: bool) -> None:
+        self.lora, self.jobs, self.model, self.packs = lora, jobs, lora.model, packs
+        self.records = collate([pair for job in jobs for pair in job.pairs], pad_id=self.model.pad_id)
+        self.first = [0, *itertools.accumulate(len(job.pairs) for job in jobs)]
+        self.start_KD = self._stack([job.adapter for job in jobs])
+        self.references_KD: torch.Tensor | None = None
+        if jobs[0].objective.needs_reference:
+            self.references_KD = self._stack([_reference(job) for job in jobs])
+        self.vectors_KD = torch.nn.Parameter(self.start_KD.clone())
+        self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)
+        self.sessions: list[LocalSession] = [_open(job) for job in jobs if job.rule is not None]
+        self.batches = [] if self.sessions else [shuffled_batches(job) for job in jobs]
+        self.losses: list[tuple[torch.Tensor, list[int]]] = []
+        self.tokens = np.zeros(len(jobs), dtype=np.int64)
+
+    def train(self) -> list[TrainResult]:
+        """Take all steps of all jobs."""
+        trained_KD = torch.empty_like(self.start_KD)
+        with self.model.training():
+            for step in itertools.count():
+                clients = sum(planned > step for planned in map(steps_of, self.jobs))
+                trained_KD[clients : len(self.vectors_KD)] = self.vectors_KD.detach()[clients:]
+                self._keep(clients)
+                if not clients:
+                    break
+                self.vectors_KD.grad = self._private(step) if self.sessions else self._plain(step)
+                self.optimizer.step()
+        updates = (trained_KD - self.start_KD).cpu().numpy()
+        losses = [_means(values_R, sizes) for values_R, sizes in self.losses]
+        return [
+            result_of(
+                job,
+                update=update.copy(),
+                losses=[column[client] for column in losses if client < len(column)],
+                tokens=int(self.tokens[client]),
+            )
+            for client, (job, update) in enumerate(zip(self.jobs, updates, strict=True))
+        ]
+
+    def _keep(self, clients: int) -> None:
+        """Go on with the first clients only: their parameters, moments and nothing else."""
+        if clients == len(self.vectors_KD):
+            return
+        self.vectors_KD.grad = None
+        self.vectors_KD.data = self.vectors_KD.data[:clients]
+        state = self.optimizer.state[self.vectors_KD]
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dim() == 2:
+                state[name] = value[:clients]
+
+    # ----------------------------------------------------------------------- gradients (K, D)
+
+    def _plain(self, step: int) -> torch.Tensor:
+        """Gradients of the clients' own mean losses, with FedProx's pull, each clipped to its norm."""
+        clients, local = len(self.vectors_KD), self.jobs[0].local
+        positions = [self.batches[client][step] for client in range(clients)]
+        counts = [len(chosen) for chosen in positions]
+        batch, layout = self._lay_out(positions)
+        leaves = self.lora.leaves(self.vectors_KD.detach()[layout.order])
+        losses_R = self._losses(leaves, batch, layout, positions)
+        share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
+        gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
+        gradient_KD = torch.empty_like(self.vectors_KD)
+        gradient_KD[layout.order] = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        gradient_KD = self._with_pull(gradient_KD)
+        if local.max_grad_norm is not None:
+            norms_K = torch.linalg.vector_norm(gradient_KD, dim=1)
+            gradient_KD *= (local.max_grad_norm / (norms_K + 1e-6)).clamp(max=1.0)[:, None]
+        return gradient_KD
+
+    def _private(self, step: int) -> torch.Tensor:
+        """Private gradients, by the privacy rule from those of single records."""
+        jobs, sessions = self.jobs[: len(self.vectors_KD)], self.sessions[: len(self.vectors_KD)]
+        drawn = zip(jobs, sessions, strict=True)
+        positions = [session.batch(private_draws(job, step)) for job, session in drawn]
+        counts = [len(chosen) for chosen in positions]
+        gradients: SampleGradients
+        if any(counts):
+            batch, layout = self._lay_out(positions)
+            clients = np.flatnonzero(counts)[layout.order]
+            gradients = LayeredGradients(
+                names=self.model.names, layout=layout, clients=clients, total=len(jobs)
+            )
+            leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
+            losses_R = self._losses(leaves, batch, layout, positions, gradients)
+            torch.autograd.backward(losses_R.sum())
+        else:
+            gradients = DenseGradients(self.vectors_KD.new_zeros(0, self.lora.dimension), counts)
+            self._note(positions, self.vectors_KD.new_zeros(0))
+        assert jobs[0].rule is not None
+        generators = [noise_generator(job, step, self.model.device) for job in jobs]
+        return self._with_pull(jobs[0].rule.privatise(sessions, gradients, counts, generators))
+
+    def _with_pull(self, gradient_KD: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of mu / 2 |w - w_start|^2 (FedProx; Li et al., 2018, arXiv:1812.06127)."""
+        mu = self.jobs[0].proximal_mu
+        if mu > 0:
+            gradient_KD += mu * (self.vectors_KD.detach() - self.start_KD[: len(gradient_KD)])
+        return gradient_KD
+
+    # --------------------------------------------------------------------------- losses (R,)
+
+    def _lay_out(self, positions: Sequence[Positions]) -> tuple[Batch, Packing | Padded]:
+        """The records of a step, client by client, and how those of clients that have any will lie."""
+        rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
+        batch = self.records.take(torch.from_numpy(rows))
+        counts = [len(chosen) for chosen in positions if len(chosen)]
+        layout: Packing | Padded
+        if self.packs:
+            layout = Packing.of(batch.lengths_B - 1, counts, self.model.device)
+        else:
+            layout = Padded.of(counts, batch.input_ids_BT.shape[1] - 1)
+        return batch.to(self.model.device), layout
+
+    def _losses(
+        self,
+        leaves: Mapping[str, torch.Tensor],
+        batch: Batch,
+        layout: Packing | Padded,
+        positions: Sequence[Positions],
+        samples: LayeredGradients | None = None,
+    ) -> torch.Tensor:
+        """Each client's own loss of each of its records, under factors in the order of the layout."""
+        packing = layout if isinstance(layout, Packing) else None
+        with self.lora.applied(leaves, layout.blocks, samples) as module:
+            current = forward(module, batch, packing)
+        reference = None
+        if self.references_KD is not None:
+            present = np.flatnonzero([len(chosen) for chosen in positions])[layout.order]
+            frozen = self.lora.factors(self.references_KD[present])
+            with torch.no_grad(), self.lora.applied(frozen, layout.blocks) as module:
+                reference = forward(module, batch, packing)
+        losses_R = self._judged(current, reference, positions)
+        self._note(positions, losses_R.detach())
+        return losses_R
+
+    def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
+        """Apply each client's objective to its rows; neighbours with equal objectives at once."""
+        if all(job.objective == self.jobs[0].objective for job in self.jobs[: len(positions)]):
+            return self.jobs[0].objective(current, reference)
+        parts, begin = [], 0
+        sized = zip(self.jobs, map(len, positions), strict=False)
+        for objective, group in itertools.groupby(sized, key=lambda item: item[0].objective):
+            end = begin + sum(count for _, count in group)
+            compared = None if reference is None else reference.samples(begin, end)
+            parts.append(objective(current.samples(begin, end), compared))
+            begin = end
+        return torch.cat(parts)
+
+    def _note(self, positions: Sequence[Positions], losses_R: torch.Tensor) -> None:
+        """Keep the losses of this step and count each client's tokens."""
+        self.losses.append((losses_R, [len(chosen) for chosen in positions]))
+        passes = 1 if self.references_KD is None else 2
+        for client, chosen in enumerate(positions):
+            lengths = self.records.lengths_B[self.first[client] + chosen]
+            self.tokens[client] += passes * int(lengths.sum())
+
+    def _stack(self, adapters: Sequence[Arrays]) -> torch.Tensor:
+        """Adapters as vectors (K, D) on the device; one that several clients share is read once."""
+        shared = {id(arrays): arrays for arrays in adapters}
+        vectors = {key: torch.from_numpy(to_vector(arrays)) for key, arrays in shared.items()}
+        stacked = torch.stack([vectors[id(arrays)] for arrays in adapters])
+        return stacked.to(self.model.device, self.lora.dtype)
+
+
+def _reference(job: TrainJob) -> Arrays:
+    assert job.reference is not None, "the objective needs a reference adapter"
+    return job.reference
+
+
+def _open(job: TrainJob) -> LocalSession:
+    assert job.rule is not None
+    assert job.task is not None
+    assert job.ledger is not None
+    return job.rule.open(job.task, job.ledger)
+
+
+def _means(losses_R: torch.Tensor, sizes: Sequence[int]) -> list[float]:
+    """Each client's mean loss; 0 for an empty batch."""
+    parts = torch.split(losses_R.cpu(), list(sizes))
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]

@@ -1,0 +1,145 @@
+"""What executors of local training share: the job, its result, and how a job's batches are made.
+
+Every draw is keyed by seed, round, client and record id, so a client's result depends on its job alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.model.text import Pair
+from fedsim.model.vectors import Arrays
+from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
+from fedsim.training.config import LocalConfig
+from fedsim.training.objectives import Objective
+from privacy import Ledger, LocalRule, LocalTask
+
+NO_GRADIENTS = "example_dp clips gradients, and optimizer: spsa takes none; choose adamw or sgd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One client's work in one round.
+
+    ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
+    needs one. ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage
+    owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
+    sampling are keyed if ``simulated``, else they are the operating system's.
+    """
+
+    client: int
+    round: int
+    seed: int
+    adapter: Arrays
+    pairs: tuple[Pair, ...]
+    record_ids: tuple[str, ...]
+    local: LocalConfig
+    objective: Objective
+    reference: Arrays | None = None
+    proximal_mu: float = 0.0
+    rule: LocalRule | None = None
+    task: LocalTask | None = None
+    ledger: Ledger | None = None
+    simulated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What training gave: the update (d,), fp32, and what it took. ``error`` says why there is none.
+
+    ``codes`` are the bytes that replay to the update, if it was made of them."""
+
+    client: int
+    update: NDArray[np.float32] = field(repr=False)
+    examples: int
+    loss: float
+    steps: int
+    tokens: int
+    error: str | None = None
+    codes: bytes = field(default=b"", repr=False)
+
+
+class Executor(Protocol):
+    """Trains clients; the order of results is that of the jobs."""
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]: ...
+
+
+def result_of(
+    job: TrainJob,
+    *,
+    update: NDArray[np.float32] | None = None,
+    losses: Sequence[float] = (),
+    tokens: int = 0,
+    error: str | None = None,
+    codes: bytes = b"",
+) -> TrainResult:
+    """What came of a job; an update that is not finite is a failure."""
+    if update is not None and not np.isfinite(update).all():
+        error = f"training diverged: the update is not finite after {len(losses)} steps"
+    return TrainResult(
+        client=job.client,
+        update=np.zeros(0, dtype=np.float32) if update is None or error is not None else update,
+        examples=len(job.pairs),
+        loss=float(np.mean(losses)) if losses else float("nan"),
+        steps=len(losses),
+        tokens=tokens,
+        error=error,
+        codes=codes,
+    )
+
+
+def make_optimizer(
+    local: LocalConfig, parameters: Sequence[torch.nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """A fresh optimiser for one round; element-wise, so that stacked clients do not touch each other.
+
+    SPSA has none: it takes no gradients.
+    """
+    if local.optimizer == "spsa":
+        raise ValueError("optimizer='spsa' takes no gradients; train with a SequentialExecutor")
+    if local.optimizer == "sgd":
+        return torch.optim.SGD(
+            list(parameters),
+            lr=local.lr,
+            momentum=local.momentum,
+            weight_decay=local.weight_decay,
+            fused=fused,
+        )
+    return torch.optim.AdamW(list(parameters), lr=local.lr, weight_decay=local.weight_decay, fused=fused)
+
+
+def planned_steps(examples: int, local: LocalConfig) -> int:
+    """Optimiser steps of one local training."""
+    return local.epochs * -(-examples // local.batch_size)
+
+
+def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
+    """Positions of the records in each step: shuffled without replacement, anew in each epoch."""
+    size = job.local.batch_size
+    batches = []
+    for epoch in range(job.local.epochs):
+        order = ordering(job.seed, "batch", job.round, job.client, epoch, ids=job.record_ids)
+        batches += [np.array(order[first : first + size]) for first in range(0, len(order), size)]
+    return batches
+
+
+def private_draws(job: TrainJob, step: int) -> NDArray[np.float64]:
+    """One draw from [0, 1) for each record, by which a privacy stage samples a step's batch."""
+    if not job.simulated:
+        return secret_stream().random(len(job.record_ids))
+    return uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
+
+
+def noise_generator(job: TrainJob, step: int, device: str) -> torch.Generator:
+    """The client's noise in one step."""
+    if not job.simulated:
+        return secret_torch_stream(device)
+    attempt = job.task.attempt if job.task is not None else 0
+    return torch_stream(job.seed, "noise", job.round, job.client, attempt, step, device=device)

@@ -1,0 +1,48 @@
+"""Local losses: a value per sample, from one forward pass or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.model.forward import Pass
+
+
+class Objective(Protocol):
+    """A local loss: one value per sample, (B,), to be averaged over the batch and minimised.
+
+    Objectives that are equal compute the same, so clients that share one are computed together.
+    """
+
+    needs_reference: ClassVar[bool]
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class MeanNll:
+    """Ordinary training: each sample's own mean negative log-likelihood per token."""
+
+    needs_reference: ClassVar[bool] = False
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        return current.mean_nll
+
+
+@dataclass(frozen=True)
+class ReferenceKl:
+    """KL(reference || current) per answer token, the distillation form of a retain term."""
+
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
+        import torch
+
+        assert reference is not None
+        log_p = torch.log_softmax(current.logits_NV, dim=-1)
+        log_q = torch.log_softmax(reference.logits_NV, dim=-1)
+        kl_N = (log_q.exp() * (log_q - log_p)).sum(-1)
+        return current.sample_means(current.sample_sums(kl_N))

@@ -1,0 +1,175 @@
+"""Local training, one client at a time over the shared model.
+
+A client's fault is its own result, never an exception of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.model.adapter import AdapterModel, isolated_torch_rng
+from fedsim.model.forward import Pass, evaluating, forward
+from fedsim.model.text import Batch, collate
+from fedsim.model.vectors import from_vector, to_vector
+from fedsim.rng import torch_stream
+from fedsim.training.jobs import (
+    NO_GRADIENTS,
+    TrainJob,
+    TrainResult,
+    make_optimizer,
+    noise_generator,
+    private_draws,
+    result_of,
+    shuffled_batches,
+)
+from fedsim.training.spsa import Address, Update, descend
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialExecutor:
+    """One client at a time; the reference for every faster executor.
+
+    ``why_alone`` says why clients that were to train together cannot.
+    """
+
+    model: AdapterModel
+    why_alone: str | None = None
+
+    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+        return [self._guarded(job) for job in jobs]
+
+    def _guarded(self, job: TrainJob) -> TrainResult:
+        try:
+            return _one_byte(self, job) if job.local.optimizer == "spsa" else self._train(job)
+        except Exception as error:
+            return result_of(job, error=f"{type(error).__name__}: {error}")
+
+    def _train(self, job: TrainJob) -> TrainResult:
+        model = self.model
+        model.load(job.adapter)
+        start = {name: value.detach().clone() for name, value in model.parameters().items()}
+        optimizer = make_optimizer(job.local, list(model.parameters().values()))
+        try:
+            dropout = torch_stream(job.seed, "dropout", job.round, job.client)
+            with isolated_torch_rng(dropout), model.training():
+                steps = _private_steps(self, job) if job.rule is not None else _plain_steps(self, job)
+                losses, tokens = [], 0
+                for loss, used in steps:
+                    if job.proximal_mu > 0:
+                        _add_proximal(model, start, job.proximal_mu)
+                    if job.local.max_grad_norm is not None and job.rule is None:
+                        torch.nn.utils.clip_grad_norm_(
+                            list(model.parameters().values()), job.local.max_grad_norm
+                        )
+                    optimizer.step()
+                    losses.append(loss)
+                    tokens += used
+        finally:
+            model.module.zero_grad(set_to_none=True)
+        update = to_vector(model.arrays()) - to_vector(job.adapter)
+        return result_of(job, update=update, losses=losses, tokens=tokens)
+
+    def reference_pass(self, job: TrainJob, batch: Batch) -> Pass | None:
+        """The batch under the reference adapter, without gradients or dropout.
+
+        The model is left as it was.
+        """
+        if not job.objective.needs_reference:
+            return None
+        assert job.reference is not None, "the objective needs a reference adapter"
+        parameters = self.model.parameters()
+        current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.model.load(job.reference)
+        try:
+            with torch.no_grad(), evaluating(self.model.module):
+                return forward(self.model.module, batch)
+        finally:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(current[name])
+
+
+def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
+    """Ordinary steps; leaves gradients in place and yields (loss, tokens)."""
+    loss_of = SampleLosses(executor, job)
+    for positions in shuffled_batches(job):
+        executor.model.module.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_of(executor.model.module, positions).mean())
+        yield loss_of.mean, loss_of.tokens
+
+
+def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
+    """Steps whose batches and gradients belong to a privacy stage; each step's noise is one release."""
+    assert job.rule is not None
+    assert job.task is not None
+    assert job.ledger is not None
+    model = executor.model
+    session = job.rule.open(job.task, job.ledger)
+    parameters = model.parameters()
+    for step in range(job.task.steps):
+        loss_of = SampleLosses(executor, job)
+        generator = noise_generator(job, step, model.device)
+        positions = session.batch(private_draws(job, step))
+        gradients, _ = session.gradients(model.module, positions, loss_of, generator)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name].to(parameter.dtype)
+        yield loss_of.mean, loss_of.tokens
+
+
+def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
+    """Training by SPSA: two passes a step without dropout, which would differ between them; no gradients.
+
+    FedProx's term is part of the loss.
+    """
+    if job.rule is not None:
+        raise ValueError(NO_GRADIENTS)
+    model, loss_of = executor.model, SampleLosses(executor, job)
+    start_D, batches, tokens = to_vector(job.adapter), shuffled_batches(job), 0
+
+    def loss(update_D: Update, step: int) -> float:
+        nonlocal tokens
+        model.load(from_vector(start_D + update_D, job.adapter))
+        found = float(loss_of(model.module, batches[step]).double().mean())
+        tokens += loss_of.tokens
+        return found + job.proximal_mu / 2 * float(np.square(update_D, dtype=np.float64).sum())
+
+    with torch.no_grad(), evaluating(model.module):
+        address = Address(seed=job.seed, round=job.round, client=job.client)
+        descent = descend(loss, address, dimension=start_D.size, lr=job.local.lr, steps=len(batches))
+        model.load(from_vector(start_D + descent.update_D, job.adapter))
+    return result_of(job, update=descent.update_D, losses=descent.losses, tokens=tokens, codes=descent.codes)
+
+
+@dataclass
+class SampleLosses:
+    """A job's loss of each record in a batch; remembers the last batch's mean and the tokens it took.
+
+    A pass under the reference adapter is work too: its tokens count.
+    """
+
+    executor: SequentialExecutor
+    job: TrainJob
+    mean: float = 0.0
+    tokens: int = 0
+
+    def __call__(self, module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
+        model = self.executor.model
+        batch = collate([self.job.pairs[position] for position in positions], pad_id=model.pad_id)
+        batch = batch.to(model.device)
+        reference = self.executor.reference_pass(self.job, batch)
+        losses = self.job.objective(forward(module, batch), reference)
+        self.mean = float(losses.detach().mean())
+        self.tokens = int(batch.lengths_B.sum()) * (1 if reference is None else 2)
+        return losses
+
+
+def _add_proximal(model: AdapterModel, start: dict[str, torch.Tensor], mu: float) -> None:
+    """Add the gradient of mu / 2 |w - w_start|^2 (Li et al., 2018, arXiv:1812.06127)."""
+    for name, parameter in model.parameters().items():
+        pull = mu * (parameter.detach() - start[name])
+        parameter.grad = pull if parameter.grad is None else parameter.grad + pull

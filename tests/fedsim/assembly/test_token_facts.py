@@ -1,0 +1,95 @@
+"""What is said of texts before a run, and which of them are refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from fedsim.assembly.token_facts import check_tokens, token_facts, token_sentences
+from fedsim.config import ConfigError
+from fedsim.data.names import ClientNames
+from fedsim.data.records import Record
+from fedsim.model.adapter import AdapterModel
+from fedsim.model.text import Pair, TextFormat, encode_pair
+from tests.world import make_model
+
+NAMES = ClientNames.of(["clinic-a", "clinic-b", "clinic-c", "clinic-d", "clinic-e"])
+
+
+@pytest.fixture(scope="module", name="model")
+def _model(llama_base) -> AdapterModel:
+    return make_model(llama_base)
+
+
+def records(*texts: tuple[str, str, str | None]) -> tuple[Record, ...]:
+    return tuple(
+        Record(record_id=f"r/{number}", subject="r", question=question, answer=answer, fact=fact)
+        for number, (question, answer, fact) in enumerate(texts)
+    )
+
+
+def encoded(model: AdapterModel, held: tuple[Record, ...], max_tokens: int) -> tuple[Pair, ...]:
+    fmt = TextFormat(max_tokens=max_tokens)
+    return tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
+
+
+LONG = " ".join(["w1"] * 6)
+
+
+def test_counts_by_hand(model: AdapterModel) -> None:
+    held = records(("w1 w2", "w3", None), (f"{LONG} w2", "w3 nobody", None), ("w1", f"{LONG} {LONG}", None))
+    pairs = {4: encoded(model, held, 8), 5: encoded(model, held[:1], 8), 6: ()}
+    facts = token_facts(pairs, model.tokenizer)
+    assert set(facts) == {4, 5}
+    own = facts[4]
+    assert (own.records, own.tokens) == (3, 4 + 8 + 8)
+    assert (own.cut_prompts, own.cut_answers, own.longest) == (1, 1, 14)
+    assert (own.unknown, own.answer_tokens) == (1, 1 + 2 + 7)
+    said = " ".join(token_sentences(pairs, model, 8, NAMES))
+    assert "24 tokens in 4 records; a record has 4 to 8, 6 at the median." in said
+    assert "1 of 4 questions are cut at model.max_tokens=8 (client clinic-e: 1 of 3)" in said
+    assert "1 of 4 answers are cut" in said
+    assert "9% of the answers' tokens are unknown to this base (client clinic-e: 10%)." in said
+
+
+def test_nothing_is_said_of_what_is_whole_and_known(model: AdapterModel) -> None:
+    held = records(("w1 w2", "w3", None))
+    (said,) = token_sentences({0: encoded(model, held, 64)}, model, 64, NAMES)
+    assert said == "4 tokens in 1 records; a record has 4 to 4, 4 at the median."
+
+
+def refused(model: AdapterModel, held: tuple[Record, ...], max_tokens: int) -> ConfigError:
+    with pytest.raises(ConfigError) as error:
+        check_tokens({0: held}, {0: encoded(model, held, max_tokens)}, (), model, max_tokens)
+    return error.value
+
+
+def test_a_fact_that_is_wholly_cut_is_refused(model: AdapterModel) -> None:
+    held = records((LONG, f"{LONG} {LONG} w5", "w5"), ("w1", "w2", "w2"))
+    error = refused(model, held, 8)
+    assert error.key == ("max_tokens",)
+    assert "1 of 2 records (r/0: 'w5')" in str(error)
+    assert "needs 20" in str(error)
+    check_tokens({0: held}, {0: encoded(model, held, 20)}, (), model, 20)
+
+
+def test_texts_longer_than_the_base_has_positions_are_refused(model: AdapterModel) -> None:
+    assert model.positions == 32
+    held = records((" ".join(["w1"] * 40), "w2", None))
+    error = refused(model, held, 64)
+    assert error.key == ("max_tokens",)
+    assert "32 positions; use 32 or less" in str(error)
+
+
+def test_tokens_outside_the_embedding_are_refused(model: AdapterModel) -> None:
+    held = records(("w1", "w2", None))
+    (pair,) = encoded(model, held, 8)
+    outside = replace(pair, input_ids=(*pair.input_ids[:-1], model.vocabulary))
+    with pytest.raises(ConfigError, match=f"embeds {model.vocabulary} tokens") as error:
+        check_tokens({0: held}, {0: (outside,)}, (), model, 8)
+    assert error.value.key == ("base",)
+
+
+def test_answers_that_are_all_unknown_are_refused(model: AdapterModel) -> None:
+    error = refused(model, records(("w1", "eins zwei", None), ("w2", "drei", None)), 64)
+    assert error.key == ("base",)
+    assert "any of the 2 answers" in str(error)
