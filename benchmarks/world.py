@@ -18,13 +18,12 @@ from fedsim.data.authors import load_authors
 from fedsim.data.records import Record
 from fedsim.federation.attempt import Engine
 from fedsim.federation.client import make_client_app, train_together
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import InProcessGrid
 from fedsim.federation.planner import Planner
 from fedsim.federation.rounds import RoundOutcome, run_round
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import make_strategy
+from fedsim.federation.strategies.registry import strategy_of
 from fedsim.life.steps import Participant, Step
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
@@ -150,7 +149,7 @@ class Rounds:
             },
         )
         engine = Engine(grid=connect(runtime), runtime=runtime, planner=planner)
-        federation = Federation(strategy=make_strategy(StrategyConfig()), adapter=model.fresh(SEED))
+        federation = Federation(algorithm=(strategy_of()), adapter=model.fresh(SEED))
         return cls(work=work, engine=engine, federation=federation)
 
     def next(self, clients: Sequence[int] | None = None) -> RoundOutcome:

@@ -25,12 +25,12 @@ from fedsim.assembly.build import make_objective
 from fedsim.data.records import Record
 from fedsim.federation.attempt import Engine
 from fedsim.federation.client import make_client_app, train_together
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import InProcessGrid
 from fedsim.federation.planner import Planner
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import make_strategy
+from fedsim.federation.strategies.protocol import StrategyConfig
+from fedsim.federation.strategies.registry import strategy_of
 from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
@@ -167,7 +167,7 @@ class World:
     strategy: StrategyConfig
 
     def federation(self) -> Federation:
-        return Federation(strategy=make_strategy(self.strategy), adapter=self.model.arrays())
+        return Federation(algorithm=self.strategy, adapter=self.model.arrays())
 
 
 def make_world(
@@ -195,7 +195,7 @@ def make_world(
     adapter's dimension; without ``simulated`` clients behave as in a deployment. ``nominal`` is what else the
     pipeline is checked against.
     """
-    strategy = strategy or StrategyConfig()
+    strategy = strategy or strategy_of()
     held = {client: make_records(client, records + more * client) for client in range(clients)}
     dimension = sum(value.size for value in model.arrays().values())
     pipeline = build_pipeline(
@@ -222,7 +222,7 @@ def make_world(
         local=local,
         methods={method.branch: method for method in methods},
         requests={request.number: request for request in requests},
-        proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
+        proximal_mu=float(strategy.parameters().get("proximal_mu", 0.0)),
         planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
     )
     grid = InProcessGrid(

@@ -12,7 +12,7 @@ from fedsim.assembly.token_facts import token_sentences
 from fedsim.data.config import AuthorsData, JsonlData, TofuData
 from fedsim.evidence.differencing import differencing_rows, differencing_sentences
 from fedsim.evidence.sight import view_sentences
-from fedsim.federation.strategies import STRATEGIES
+from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.living.context import LifeContext
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.scenario.variants import Variant
@@ -78,9 +78,7 @@ def catalogue() -> dict[str, list[tuple[str, str]]]:
         "Scenarios": scenarios,
         "Methods": [(name, method.summary) for name, method in METHODS.items()],
         "Privacy stages": list(summaries().items()),
-        "Strategies": [
-            (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in STRATEGIES.items()
-        ],
+        "Strategies": [(name, cls.summary) for name, cls in STRATEGIES.items()],
         "Metrics": METRIC_SUMMARIES,
         "Data sources": [
             (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()

@@ -29,7 +29,6 @@ from fedsim.data.records import Corpus
 from fedsim.federation.attempt import Engine
 from fedsim.federation.planner import Planner
 from fedsim.federation.runtime import ClientRuntime
-from fedsim.federation.strategies import make_strategy
 from fedsim.federation.trials import check_per_sample
 from fedsim.federation.worst_cases import most_steps
 from fedsim.life.branches import unroll
@@ -179,7 +178,6 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
         ),
         model=model,
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
-        make_strategy=lambda: make_strategy(scenario.federation.strategy),
         together=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         holdings=holdings,
@@ -190,13 +188,12 @@ def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeCon
 def _planner(
     scenario: Scenario, corpus: Corpus, life: Life, branches: tuple[Branch, ...], seed: int
 ) -> Planner:
-    strategy = scenario.federation.strategy
     return Planner(
         seed=seed,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
         requests={request.number: request for request in life.requests},
-        proximal_mu=strategy.proximal_mu if strategy.name == "fedprox" else 0.0,
+        proximal_mu=float(scenario.federation.strategy.parameters().get("proximal_mu", 0.0)),
         planned_steps=most_steps(branches, scenario.federation.local, scenario.compare, life, corpus),
         rosters={branch.name: branch.rosters for branch in branches},
         participation=scenario.federation.participation,

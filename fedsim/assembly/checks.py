@@ -16,9 +16,7 @@ from fedsim.config import ConfigError
 from fedsim.data.config import JsonlData
 from fedsim.data.names import ClientNames
 from fedsim.data.overlap import Overlap, holdout_error
-from fedsim.federation.robust import needs_individuals, too_few
 from fedsim.federation.runtime import ClientRuntime
-from fedsim.federation.strategies import make_strategy
 from fedsim.federation.trials import check_per_sample
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
@@ -102,19 +100,16 @@ def check_strategy(
 ) -> None:
     """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
     config, rule = scenario.federation.strategy, scenario.federation.participation
-    strategy = make_strategy(config)
-    if not needs_individuals(strategy):
+    if not config.one_by_one:
         return
     with blamed_on(source, "federation", "strategy"):
         require_individuals(pipeline, method=config.name)
         most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
         if isinstance(rule, FixedCohort):
             most = min(most, rule.cohort)
-        reason = too_few(strategy, most)
+        reason = config.too_few(most)
         if reason is not None:
-            raise ValueError(
-                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
-            )
+            raise ValueError(f"{reason} in the largest cohort; set its parameters for fewer, or let more take part")
 
 
 def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:

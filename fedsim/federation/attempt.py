@@ -16,12 +16,11 @@ from fedsim.federation.exchange import Exchange, group_of
 from fedsim.federation.grid import CLIENT_STATE, RosterGrid, client_of, node_of
 from fedsim.federation.orders import Assignment, WorkOrder
 from fedsim.federation.planner import Planner
+from fedsim.federation.records import to_record, untouched_global_random
 from fedsim.federation.replies import ReplyError, Trained, read_answer, read_update
-from fedsim.federation.robust import needs_individuals
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.server import Combined, ServerEnd, named, names_of
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import to_record, untouched_global_random
 from fedsim.model.vectors import Layout
 from fedsim.rng import secret_stream, stream
 from privacy import Contribution, Reveals, RoundAborted, RoundContext, SumUnusable
@@ -169,7 +168,7 @@ class _Conversation:
 
     def updates(self) -> dict[int, Contribution]:
         """Each contributor's update, if the Strategy combines them one by one."""
-        one_by_one = needs_individuals(self.federation.strategy) and self.assignment.weights is None
+        one_by_one = self.federation.algorithm.one_by_one and self.assignment.weights is None
         return self._server().individuals() if one_by_one else {}
 
     def say(self, action: str, setups: Mapping[int, bytes]) -> Exchange[dict[int, bytes]]:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from fedsim.federation.grid import CLIENT_STATE
 from fedsim.federation.orders import WorkOrder
+from fedsim.federation.records import from_record
 from fedsim.federation.runtime import ClientFailedError, ClientRuntime
-from fedsim.federation.strategies import from_record
 from fedsim.life.events import DropStage
 from fedsim.model.vectors import Arrays
 from fedsim.training.jobs import TrainJob, TrainResult

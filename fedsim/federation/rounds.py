@@ -3,7 +3,7 @@
 An unlearning round takes the same way as any other: the method's plan only changes what clients are
 asked to do and with which weight their updates count. After the privacy pipeline the Strategy gets one
 synthetic reply, the adapter plus the mean update, and does what it does with it. A robust one (see
-``robust``) gets one reply per contributor; but weights that a plan has fixed are kept to, too.
+``strategies.robust``) gets one reply per contributor; but weights that a plan has fixed are kept to, too.
 
 A round is a generator that gives messages and takes their replies, so that the rounds of several branches
 can send together and their clients train as one cohort.
@@ -20,12 +20,12 @@ from flwr.app import MetricRecord, RecordDict
 from fedsim.federation.attempt import Attempt, Engine, ask, attempt_round
 from fedsim.federation.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation.influence import Heaviest, heaviest
+from fedsim.federation.one_by_one import combine
 from fedsim.federation.orders import Assignment, WorkOrder, with_shares
+from fedsim.federation.records import from_record, to_record
 from fedsim.federation.replies import ReplyError, read_count
-from fedsim.federation.robust import combine, needs_individuals, too_few
 from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import from_record, to_record
 from fedsim.life.steps import Step
 from fedsim.model.vectors import from_vector, to_vector
 from privacy import Contribution, Draw, RoundContext, l2_norm
@@ -229,7 +229,7 @@ def _budget_allows(
 
 def _lacking(federation: Federation, assignment: Assignment, count: int) -> str | None:
     """Why the Strategy can do nothing with the updates of ``count`` clients, or None."""
-    return None if assignment.weights is not None else too_few(federation.strategy, count)
+    return None if assignment.weights is not None else federation.algorithm.too_few(count)
 
 
 def _unless_lacking(tried: Attempt, federation: Federation, assignment: Assignment) -> Attempt:
@@ -256,7 +256,7 @@ def _move(
         return
     update = from_vector(result.update, federation.adapter)
     moved = {name: federation.adapter[name] + update[name] for name in federation.adapter}
-    if assignment.server_state != "keep" or needs_individuals(federation.strategy):
+    if assignment.server_state != "keep" or federation.algorithm.one_by_one:
         federation.replace(moved, server_state=assignment.server_state)
         return
     content = RecordDict({"arrays": to_record(moved), "metrics": MetricRecord({"weight": 1.0})})

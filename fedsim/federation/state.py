@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from flwr.serverapp.strategy import (
-    FedAvg,
-)
+from flwr.serverapp.strategy import FedAvg
 from safetensors.numpy import load_file, save_file
 
-from fedsim.federation.strategies import export_server_state, import_server_state
+from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.vectors import Arrays
 from fedsim.storage.whole import read_json, write_json
 from fedsim.unlearning.protocol import ServerState
@@ -32,19 +30,26 @@ class Federation:
     ``privacy_state`` what the privacy stages keep from round to round.
     """
 
-    strategy: FedAvg
+    algorithm: StrategyConfig
     adapter: Arrays
     round: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     references: dict[int, Arrays] = field(default_factory=dict)
     privacy_state: dict[str, float] = field(default_factory=dict)
+    strategy: FedAvg = field(init=False)
 
-    def fork(self, strategy: FedAvg) -> Federation:
-        """An independent copy on a fresh ``strategy`` of the same kind."""
-        import_server_state(strategy, export_server_state(self.strategy))
-        return Federation(
-            strategy=strategy,
+    def __post_init__(self) -> None:
+        self.strategy = self.algorithm.make()
+
+    def server_memory(self) -> dict[str, Arrays]:
+        """What the strategy remembers between rounds, as named groups of arrays."""
+        return self.algorithm.remembered(self.strategy)
+
+    def fork(self) -> Federation:
+        """An independent copy."""
+        copy = Federation(
+            algorithm=self.algorithm,
             adapter={name: value.copy() for name, value in self.adapter.items()},
             round=self.round,
             version=self.version,
@@ -52,6 +57,8 @@ class Federation:
             references=dict(self.references),
             privacy_state=dict(self.privacy_state),
         )
+        copy.algorithm.restore(copy.strategy, self.server_memory())
+        return copy
 
     def adopt(self, arrays: Arrays) -> None:
         """Take the adapter that the strategy made of a round."""
@@ -67,11 +74,11 @@ class Federation:
         self.adopt({name: np.asarray(arrays[name], dtype=np.float32).copy() for name in sorted(arrays)})
         if server_state == "keep":
             return
-        remembered = export_server_state(self.strategy)
+        remembered = self.server_memory()
         state = dict(remembered) if server_state == "rebase" else {}
         if "current" in remembered:
             state["current"] = {name: value.copy() for name, value in self.adapter.items()}
-        import_server_state(self.strategy, state)
+        self.algorithm.restore(self.strategy, state)
 
     def keep_reference(self, request: int) -> None:
         """Keep the present adapter as the reference of a request, unless there is one already."""
@@ -80,12 +87,12 @@ class Federation:
 
     def stored_bytes(self) -> int:
         """Bytes of state that the server keeps for this branch beyond the adapter itself."""
-        groups = [*export_server_state(self.strategy).values(), *self.references.values()]
+        groups = [*self.server_memory().values(), *self.references.values()]
         return sum(value.nbytes for group in groups for value in group.values())
 
     def save(self, directory: Path) -> None:
         """Write everything but the adapter (which goes to its PEFT directory) into an existing directory."""
-        grouped = {f"server/{name}": group for name, group in export_server_state(self.strategy).items()}
+        grouped = {f"server/{name}": group for name, group in self.server_memory().items()}
         grouped |= {f"reference/{number}": group for number, group in self.references.items()}
         for prefix, group in grouped.items():
             path = directory / f"{prefix}.safetensors"
@@ -102,7 +109,7 @@ class Federation:
         (directory / "ledger.json").write_text(self.ledger.to_json())
 
     @classmethod
-    def load(cls, directory: Path, strategy: FedAvg, adapter: Arrays) -> Federation:
+    def load(cls, directory: Path, algorithm: StrategyConfig, adapter: Arrays) -> Federation:
         """Read what ``save`` wrote and put it beside ``adapter``; every array comes back bit for bit."""
         state = read_json(directory / "state.json")
         server: dict[str, Arrays] = {}
@@ -115,9 +122,8 @@ class Federation:
                 server[name] = group
             else:
                 references[int(name)] = group
-        import_server_state(strategy, server)
-        return cls(
-            strategy=strategy,
+        federation = cls(
+            algorithm=algorithm,
             adapter=adapter,
             round=state["round"],
             version=state["version"],
@@ -125,3 +131,5 @@ class Federation:
             references=references,
             privacy_state=state["privacy"],
         )
+        algorithm.restore(federation.strategy, server)
+        return federation

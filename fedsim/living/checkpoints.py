@@ -8,14 +8,14 @@ that is not as it was written is not used.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from flwr.serverapp.strategy import FedAvg
 
 from fedsim.federation.state import Federation
+from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.life.tree import Segment
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.saving import load_adapter, save_adapter
@@ -51,7 +51,7 @@ class Checkpoints:
 
     root: Path
     model: AdapterModel
-    make_strategy: Callable[[], FedAvg]
+    algorithm: StrategyConfig
 
     def path(self, segment: Segment, round_: int) -> Path:
         return self.root / f"round-{round_:04d}" / folder_name(segment.owner.replace("#", "-"))
@@ -75,7 +75,7 @@ class Checkpoints:
 
     def federation(self, segment: Segment, round_: int) -> Federation:
         path = self.path(segment, round_)
-        return Federation.load(path, self.make_strategy(), load_adapter(self.model, path / "adapter"))
+        return Federation.load(path, self.algorithm, load_adapter(self.model, path / "adapter"))
 
     def rows(self, segment: Segment, round_: int) -> Rows:
         return Rows.load(self.path(segment, round_))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from flwr.serverapp.strategy import FedAvg
-
 from fedsim.federation.attempt import Engine
 from fedsim.federation.config import FederationConfig
 from fedsim.life.holdings import Holdings
@@ -42,7 +40,6 @@ class LifeContext:
     engine: Engine
     model: AdapterModel
     probes: ProbeSet
-    make_strategy: Callable[[], FedAvg]
     together: int
     """Clients of several branches that train together: branches are joined until so many are there for each
     core, or in all if on GPUs."""

@@ -54,13 +54,13 @@ class Lanes:
         self.checkpoints = Checkpoints(
             root=directory.path / "checkpoints" / folder_name(context.variant) / str(context.seed),
             model=context.model,
-            make_strategy=context.make_strategy,
+            algorithm=context.federation.strategy,
         )
 
     def first(self) -> Lane:
         """The lane of a life that has not begun, with fresh parameters."""
-        strategy, adapter = self.context.make_strategy(), self.context.model.fresh(self.context.seed)
-        federation = Federation(strategy=strategy, adapter=adapter)
+        adapter = self.context.model.fresh(self.context.seed)
+        federation = Federation(algorithm=self.context.federation.strategy, adapter=adapter)
         return Lane(segment=self.context.tree, federation=federation, rows=Rows())
 
     def rows(self) -> Iterator[Rows]:
@@ -141,10 +141,9 @@ class Lanes:
                 continue
             self.checkpoints.save(segment, round_, lane.federation, lane.rows)
             self.recorder.segment_done(segment)
-            forks = (lane.federation.fork(self.context.make_strategy()) for _ in segment.children)
             children = [
-                Lane(segment=child, federation=fork, rows=Rows())
-                for child, fork in zip(segment.children, forks, strict=True)
+                Lane(segment=child, federation=lane.federation.fork(), rows=Rows())
+                for child in segment.children
             ]
             going.extend(self.parted(children, round_))
         return going

@@ -77,8 +77,10 @@ class _Problem:
         spec = TypeRule(model)
         self.owner: type[BaseModel] | None = None
         self.spec = spec
+        self.others: list[TypeRule] = []
         for part in loc:
             if len(spec.members()) > 1:  # ``part`` is pydantic's name for a member of a union, not a key
+                self.others = spec.members()
                 spec = spec.member(str(part))
                 continue
             self.owner = spec.model()
@@ -95,7 +97,7 @@ class _Problem:
     def message(self) -> str:
         kind, value, context = self.detail["type"], self.detail.get("input"), self.detail.get("ctx", {})
         if kind == "extra_forbidden":
-            return f"unknown key {self.name!r}{nearest(self.name, self._siblings())}"
+            return f"unknown key {self.name!r}{nearest(self.name, self._siblings())}{self._takers()}"
         if kind == "missing":
             rule = self.spec.rule()
             return f"the key {self.name!r} is required" + (f"; it must be {rule}" if rule else "")
@@ -125,6 +127,18 @@ class _Problem:
     def meant(self) -> str | None:
         """The key that an unknown one is nearest to."""
         return closest(self.name, self._siblings())
+
+    def _takers(self) -> str:
+        """``; fedadam and fedyogi take it``: other members of the union that know the key."""
+        knowing = [
+            each.tags()[0]
+            for each in self.others
+            if (model := each.model()) is not None and self.name in model.model_fields and each.tags()
+        ]
+        if not knowing or self.owner not in [each.model() for each in self.others]:
+            return ""
+        listed = f"{', '.join(knowing[:-1])} and {knowing[-1]} take" if knowing[1:] else f"{knowing[0]} takes"
+        return f"; {listed} it"
 
     def _siblings(self) -> list[str]:
         return list(self.owner.model_fields) if self.owner is not None else []

@@ -113,8 +113,6 @@ def dump_scenario(scenario: Scenario) -> str:
     """The resolved scenario as YAML, every default filled in; reading it back gives the same scenario."""
     data = scenario.model_dump(mode="json", exclude_none=False)
     data["timeline"] = [event.model_dump(mode="json", exclude_none=True) for event in scenario.timeline]
-    strategy = {"name": scenario.federation.strategy.name, **scenario.federation.strategy.parameters()}
-    data["federation"]["strategy"] = strategy
     data["privacy"] = [stage.model_dump(mode="json", exclude_none=True) for stage in scenario.privacy]
     data["compare"] = [method.model_dump(mode="json", exclude_none=True) for method in scenario.compare]
     yaml = YAML()

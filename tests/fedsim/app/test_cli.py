@@ -152,7 +152,7 @@ def test_a_robust_strategy_needs_each_update(folder: Path, privacy: str) -> None
 def test_a_robust_strategy_needs_enough_clients(folder: Path) -> None:
     """Four clients are there."""
     assert refused(folder, "validate", "s.yaml", "--set", "federation.strategy=bulyan") == (
-        "--set federation.strategy=bulyan: Bulyan that bears 1 malicious client takes at least 7 updates to choose from, and "
+        "--set federation.strategy=bulyan: bulyan with num_malicious_nodes=1 needs at least 7 updates; "
         "there are 4 in the largest cohort; set its parameters for fewer, or let more take part"
     )
     settings = [

@@ -11,12 +11,13 @@ from flwr.clientapp import ClientApp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import InProcessGrid
 from fedsim.federation.orders import Assignment
+from fedsim.federation.records import to_record, untouched_global_random
 from fedsim.federation.rounds import _move
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import make_strategy, to_record, untouched_global_random
+from fedsim.federation.strategies.protocol import StrategyConfig
+from fedsim.federation.strategies.registry import strategy_of
 from privacy import RoundResult
 
 GRID = InProcessGrid(ClientApp())
@@ -29,7 +30,7 @@ def lived(
 ) -> list[float]:
     """The adapter's one number after each round whose mean update is given; None: nobody came."""
     if federation is None:
-        federation = Federation(strategy=make_strategy(config), adapter={"a": np.zeros(1, np.float32)})
+        federation = Federation(algorithm=config, adapter={"a": np.zeros(1, np.float32)})
     seen = []
     for update in updates:
         federation.round += 1
@@ -80,7 +81,7 @@ def torch_adam(config: StrategyConfig, updates: list[float]) -> list[float]:
 @pytest.mark.parametrize("delta", [1.0, -1e-4, 30.0])
 def test_the_first_step_of_fedadam_is_eta(delta: float, bias_correction: bool) -> None:
     """By hand, tau near 0. Kingma & Ba: m / .1 = D, v / .01 = D^2. Reddi et al.: .1 D / sqrt(.01 D^2)."""
-    config = StrategyConfig(name="fedadam", eta=1e-2, tau=1e-12, bias_correction=bias_correction)
+    config = strategy_of("fedadam", eta=1e-2, tau=1e-12, bias_correction=bias_correction)
     assert lived(config, [delta]) == pytest.approx([math.copysign(1e-2, delta)], rel=1e-6)
 
 
@@ -96,7 +97,7 @@ def test_first_steps_that_start_from_tau_squared_by_hand(name: str, expected: fl
     """eta 1, tau .75, D 1, beta_1 .5, beta_2 .75."""
     own = {} if name == "fedadagrad" else {"beta_1": 0.5, "beta_2": 0.75}
     correction = {"bias_correction": False} if name == "fedadam" else {}
-    config = StrategyConfig(name=name, eta=1.0, tau=0.75, **own, **correction)
+    config = strategy_of(name, eta=1.0, tau=0.75, **own, **correction)
     assert lived(config, [1.0]) == pytest.approx([expected], rel=1e-6)
 
 
@@ -126,7 +127,7 @@ def test_all_three_follow_reddi(
 ) -> None:
     own = {} if name == "fedadagrad" else {"beta_1": beta_1, "beta_2": beta_2}
     correction = {"bias_correction": False} if name == "fedadam" else {}
-    config = StrategyConfig(name=name, eta=eta, tau=tau, **own, **correction)
+    config = strategy_of(name, eta=eta, tau=tau, **own, **correction)
     assert close(lived(config, updates), reddi(config, updates), config)
 
 
@@ -135,14 +136,14 @@ def test_all_three_follow_reddi(
 def test_fedadam_follows_kingma_and_ba(
     eta: float, beta_1: float, beta_2: float, tau: float, updates: list[float]
 ) -> None:
-    config = StrategyConfig(name="fedadam", eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
+    config = strategy_of("fedadam", eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
     assert close(lived(config, updates), torch_adam(config, updates), config)
 
 
 @settings(max_examples=40, deadline=None)
 @given(name=st.sampled_from(ADAPTIVE), updates=histories, empty=st.lists(st.integers(0, 8), max_size=5))
 def test_empty_rounds_advance_nothing(name: str, updates: list[float], empty: list[int]) -> None:
-    config = StrategyConfig(name=name)
+    config = strategy_of(name)
     with_gaps: list[float | None] = list(updates)
     for place in empty:
         with_gaps.insert(min(place, len(with_gaps)), None)
@@ -152,11 +153,11 @@ def test_empty_rounds_advance_nothing(name: str, updates: list[float], empty: li
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_a_fork_and_a_reset_count_rounds_as_they_should(name: str) -> None:
-    config, updates = StrategyConfig(name=name), [0.5, -0.25, 1.0, 0.125]
+    config, updates = strategy_of(name), [0.5, -0.25, 1.0, 0.125]
     through = lived(config, updates)
-    first = Federation(strategy=make_strategy(config), adapter={"a": np.zeros(1, np.float32)})
+    first = Federation(algorithm=config, adapter={"a": np.zeros(1, np.float32)})
     lived(config, updates[:2], first)
-    fork = first.fork(make_strategy(config))
+    fork = first.fork()
     assert lived(config, updates[2:], fork) == through[2:]
     first.replace({"a": np.zeros(1, np.float32)}, server_state="reset")
     assert lived(config, updates, first) == through

@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.federation.client import INSTRUMENTS, UPDATE
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.exchange import Taken
 from fedsim.federation.grid import (
     CLIENT_FAILED,
@@ -21,7 +20,7 @@ from fedsim.federation.grid import (
     payload_bytes,
 )
 from fedsim.federation.rounds import run_round
-from fedsim.federation.strategies import export_server_state
+from fedsim.federation.strategies.registry import strategy_of
 from fedsim.life.steps import UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.training.config import LocalConfig
@@ -199,8 +198,8 @@ PRIVATE = [
         {},
         {"privacy": MASKED},
         {"privacy": PRIVATE, "weighting": "uniform"},
-        {"strategy": StrategyConfig(name="fedadam")},
-        {"strategy": StrategyConfig(name="fedprox", proximal_mu=1.0)},
+        {"strategy": strategy_of("fedadam")},
+        {"strategy": strategy_of("fedprox", proximal_mu=1.0)},
         {"local": LocalConfig(epochs=1, batch_size=3, lr=0.01)},
     ],
     ids=["plain", "masked", "private", "fedadam", "fedprox", "adamw"],
@@ -222,7 +221,7 @@ def test_a_life_is_bitwise_the_same_when_every_message_is_serialised(model: Adap
     assert told == told_again
     assert same(direct.adapter, carried.adapter)
     assert direct.ledger.to_json() == carried.ledger.to_json()
-    states = export_server_state(direct.strategy), export_server_state(carried.strategy)
+    states = direct.server_memory(), carried.server_memory()
     assert states[0].keys() == states[1].keys()
     assert all(same(states[0][group], states[1][group]) for group in states[0])
 

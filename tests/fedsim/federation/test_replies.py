@@ -9,9 +9,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from fedsim.federation.client import CODES, INSTRUMENTS, PAYLOAD, UPDATE
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import CLIENT_STATE, client_of
 from fedsim.federation.rounds import run_round
+from fedsim.federation.strategies.registry import strategy_of
 from fedsim.training.config import LocalConfig
 from privacy import Ledger
 from privacy.secagg.messages import encode, unpack
@@ -200,7 +200,7 @@ PIPELINES = {
     "packed": {"privacy": [{"stage": "clip", "norm": 1.0}, {"stage": "compression", "method": "top_k"}]},
     "masked": {"privacy": MASKED},
     "spsa": {"local": SPSA},
-    "median": {"strategy": StrategyConfig(name="fedmedian")},
+    "median": {"strategy": strategy_of("fedmedian")},
 }
 
 
@@ -234,7 +234,7 @@ POISONED = {
     "plain": {"nominal": {"max_update_norm": 10.0}},
     "clip": {"privacy": CLIPPED},
     "local_dp": {"privacy": LOCALLY},
-    "median": {"nominal": {"max_update_norm": 10.0}, "strategy": StrategyConfig(name="fedmedian")},
+    "median": {"nominal": {"max_update_norm": 10.0}, "strategy": strategy_of("fedmedian")},
 }
 
 

@@ -6,17 +6,17 @@ from flwr.clientapp import ClientApp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import InProcessGrid
-from fedsim.federation.robust import combine, fewest, needs_individuals, too_few
-from fedsim.federation.strategies import STRATEGIES, make_strategy
+from fedsim.federation.one_by_one import combine
+from fedsim.federation.strategies.protocol import StrategyConfig
+from fedsim.federation.strategies.registry import STRATEGIES, strategy_of
 from privacy import Contribution
 
-MEDIAN = StrategyConfig(name="fedmedian")
-TRIMMED = StrategyConfig(name="fedtrimmedavg", beta=0.2)
-KRUM = StrategyConfig(name="krum", num_malicious_nodes=1)
-MULTIKRUM = StrategyConfig(name="multikrum", num_malicious_nodes=1, num_nodes_to_select=2)
-BULYAN = StrategyConfig(name="bulyan", num_malicious_nodes=1)
+MEDIAN = strategy_of("fedmedian")
+TRIMMED = strategy_of("fedtrimmedavg", beta=0.2)
+KRUM = strategy_of("krum", num_malicious_nodes=1)
+MULTIKRUM = strategy_of("multikrum", num_malicious_nodes=1, num_nodes_to_select=2)
+BULYAN = strategy_of("bulyan", num_malicious_nodes=1)
 ROBUST = [MEDIAN, TRIMMED, KRUM, MULTIKRUM, BULYAN]
 BY_NAME = pytest.mark.parametrize("config", ROBUST, ids=lambda config: config.name)
 
@@ -36,7 +36,7 @@ def combined(
         client: Contribution(update=np.array(update, float), weight=(weights or {}).get(client, 1.0))
         for client, update in updates.items()
     }
-    after = combine(make_strategy(config), adapter, sent, grid, 1)
+    after = combine(config.make(), adapter, sent, grid, 1)
     assert {value.dtype for value in after.values()} == {np.dtype(np.float32)}
     assert {name: value.shape for name, value in after.items()} == {"a": (1,), "b": (size - 1, 1)}
     return np.concatenate([after["a"].ravel(), after["b"].ravel()]).astype(float) - start
@@ -124,24 +124,23 @@ def test_permuting_clients_changes_nothing(config, grid, seed, order) -> None:
     [
         (MEDIAN, 1),
         (TRIMMED, 5),
-        (StrategyConfig(name="fedtrimmedavg", beta=0.0), 1),
-        (StrategyConfig(name="fedtrimmedavg", beta=0.49), 3),
-        (StrategyConfig(name="fedtrimmedavg", beta=1 / 49), 50),  # 49 * (1 / 49) is below 1 in floats
+        (strategy_of("fedtrimmedavg", beta=0.0), 1),
+        (strategy_of("fedtrimmedavg", beta=0.49), 3),
+        (strategy_of("fedtrimmedavg", beta=1 / 49), 50),  # 49 * (1 / 49) is below 1 in floats
         (KRUM, 5),
-        (StrategyConfig(name="krum", num_malicious_nodes=0), 3),
+        (strategy_of("krum", num_malicious_nodes=0), 3),
         (MULTIKRUM, 5),
-        (StrategyConfig(name="multikrum", num_malicious_nodes=1, num_nodes_to_select=9), 10),
+        (strategy_of("multikrum", num_malicious_nodes=1, num_nodes_to_select=9), 10),
         (BULYAN, 7),
-        (StrategyConfig(name="fedadam"), 1),
+        (strategy_of("fedadam"), 1),
     ],
 )
 def test_the_fewest_that_a_strategy_takes(grid, config: StrategyConfig, least: int) -> None:
-    strategy = make_strategy(config)
-    assert fewest(strategy) == least
-    assert too_few(strategy, 0) is None
-    assert too_few(strategy, least) is None
-    assert least == 1 or f"at least {least} updates" in str(too_few(strategy, least - 1))
-    if needs_individuals(strategy):  # Flower goes on with that many
+    assert config.fewest() == least
+    assert config.too_few(0) is None
+    assert config.too_few(least) is None
+    assert least == 1 or f"at least {least} updates" in str(config.too_few(least - 1))
+    if config.one_by_one:  # Flower goes on with that many
         assert combined(config, {str(client): [1.0, 2.0] for client in range(least)}, grid).tolist() == [1, 2]
 
 
@@ -149,16 +148,16 @@ def test_the_fewest_that_a_strategy_takes(grid, config: StrategyConfig, least: i
 def test_the_reason_names_strategy_and_numbers(config: StrategyConfig) -> None:
     reasons = {
         "fedmedian": None,
-        "fedtrimmedavg": "FedTrimmedAvg that cuts beta=0.2 at each end takes at least 5",
-        "krum": "Krum that bears 1 malicious client takes at least 5",
-        "multikrum": "MultiKrum that bears 1 malicious client and selects 2 takes at least 5",
-        "bulyan": "Bulyan that bears 1 malicious client takes at least 7",
+        "fedtrimmedavg": "fedtrimmedavg with beta=0.2 needs at least 5",
+        "krum": "krum with num_malicious_nodes=1 needs at least 5",
+        "multikrum": "multikrum with num_malicious_nodes=1, num_nodes_to_select=2 needs at least 5",
+        "bulyan": "bulyan with num_malicious_nodes=1 needs at least 7",
     }
     expected = reasons[config.name]
-    more = " updates to choose from, and there are 2"
-    assert too_few(make_strategy(config), 2) == (None if expected is None else expected + more)
+    more = " updates; there are 2"
+    assert config.too_few(2) == (None if expected is None else expected + more)
 
 
 def test_which_strategies_combine_one_by_one() -> None:
-    one_by_one = {name for name in STRATEGIES if needs_individuals(make_strategy(StrategyConfig(name=name)))}
+    one_by_one = {name for name, cls in STRATEGIES.items() if cls.one_by_one}
     assert one_by_one == {config.name for config in ROBUST}

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from fedsim.federation.attempt import attempt_round
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.exchange import Running, Taken, carry, group_of
 from fedsim.federation.rounds import RoundOutcome, run_round, run_rounds
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import export_server_state
+from fedsim.federation.strategies.registry import strategy_of
 from fedsim.life.events import DropStage
 from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
@@ -160,7 +159,7 @@ def test_global_generators_are_not_touched(model, start) -> None:
 
 def test_fedprox_reaches_the_client(model, start) -> None:
     mu = 4.0
-    world = make_world(model, strategy=StrategyConfig(name="fedprox", proximal_mu=mu))
+    world = make_world(model, strategy=strategy_of("fedprox", proximal_mu=mu))
     federation, _ = one_round(world, start, [1])
     assert moved(federation, start) == pytest.approx(update_of(model, start, 1, proximal_mu=mu), abs=1e-6)
     assert not np.allclose(moved(federation, start), update_of(model, start, 1), atol=1e-4)
@@ -226,9 +225,9 @@ def test_a_reply_that_lacks_something_is_that_clients_failure(model, start, monk
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam"])
 def test_when_everybody_fails_nothing_moves(model, start, privacy, strategy: str) -> None:
     faults = {9: raises}
-    world = make_world(model, privacy=privacy, faults=faults, strategy=StrategyConfig(name=strategy))
+    world = make_world(model, privacy=privacy, faults=faults, strategy=strategy_of(strategy))
     federation, _ = one_round(world, start, [0, 1, 2])
-    adapter, state = federation.adapter, export_server_state(federation.strategy)
+    adapter, state = federation.adapter, federation.server_memory()
     faults.update(dict.fromkeys(range(4), raises))
     outcome = run_round(federation, make_step(2, [0, 1, 2]), "keep", world.engine)
     assert outcome.kind == "empty"
@@ -237,7 +236,7 @@ def test_when_everybody_fails_nothing_moves(model, start, privacy, strategy: str
     assert outcome.update_norm == 0.0
     assert same(federation.adapter, adapter)
     assert federation.version == 1
-    after = export_server_state(federation.strategy)
+    after = federation.server_memory()
     kept = [name for name in state if name != "current"]
     assert kept
     assert all(same(state[name], after[name]) for name in kept)
@@ -696,7 +695,7 @@ def test_a_round_run_twice_has_one_outcome(model, start) -> None:
 
 # ------------------------------------------------------------------------------ robust strategies
 
-KRUM = StrategyConfig(name="krum", num_malicious_nodes=1)
+KRUM = strategy_of("krum", num_malicious_nodes=1)
 
 
 def poisons(job: TrainJob, result: TrainResult) -> TrainResult:
@@ -712,8 +711,8 @@ def krum_by_hand(updates: list[np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
-        (StrategyConfig(name="fedmedian"), lambda updates: np.median(updates, axis=0)),
-        (StrategyConfig(name="fedtrimmedavg"), lambda updates: np.sort(updates, axis=0)[1:-1].mean(axis=0)),
+        (strategy_of("fedmedian"), lambda updates: np.median(updates, axis=0)),
+        (strategy_of("fedtrimmedavg"), lambda updates: np.sort(updates, axis=0)[1:-1].mean(axis=0)),
         (KRUM, krum_by_hand),
     ],
     ids=lambda value: getattr(value, "name", None),
@@ -733,7 +732,7 @@ def test_a_robust_strategy_gets_each_update(model, start, strategy, expected, fa
 def test_one_poisoned_update_moves_the_mean_alone(model, start) -> None:
     longest = max(float(np.linalg.norm(update_of(model, start, client))) for client in range(5))
     for name in ("fedavg", "fedmedian", "fedtrimmedavg", "krum"):
-        world = make_world(model, clients=5, strategy=StrategyConfig(name=name), faults={1: poisons})
+        world = make_world(model, clients=5, strategy=strategy_of(name), faults={1: poisons})
         _, outcome = one_round(world, start, [0, 1, 2, 3, 4])
         assert (outcome.update_norm > 50 * longest) == (name == "fedavg")
         assert (outcome.update_norm <= 2 * longest) == (name != "fedavg")
@@ -758,7 +757,7 @@ def test_a_cohort_too_small_for_a_robust_strategy_does_not_begin(model, start) -
     federation, outcome = one_round(make_world(model, strategy=KRUM), start, [0, 1, 2, 3])
     assert (outcome.kind, outcome.contributors, outcome.failures) == ("empty", (), {})
     assert outcome.aborted is not None
-    assert "at least 5 updates to choose from, and there are 4" in outcome.aborted
+    assert "at least 5 updates; there are 4" in outcome.aborted
     assert outcome.taken.messages == 0
     assert (federation.version, outcome.update_norm) == (0, 0.0)
     assert same(federation.adapter, start)
@@ -788,7 +787,7 @@ def test_planned_weights_are_kept_to_under_a_robust_strategy(model, start, serve
     after = {}
     for name in ("fedavg", "fedmedian", "krum"):
         world = make_world(
-            model, methods=methods, requests=[WHOLE], strategy=StrategyConfig(name=name), weighting="uniform"
+            model, methods=methods, requests=[WHOLE], strategy=strategy_of(name), weighting="uniform"
         )
         federation = born(world, start)
         outcome = unlearn(world, federation, [0, 2], "grad_diff")

@@ -12,21 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedsim.federation.adaptive import FedAdam
-from fedsim.federation.config import StrategyConfig
 from fedsim.federation.grid import InProcessGrid
 from fedsim.federation.orders import Assignment
-from fedsim.federation.robust import needs_individuals
+from fedsim.federation.records import from_record, to_record, untouched_global_random
 from fedsim.federation.rounds import _move
 from fedsim.federation.state import Federation
-from fedsim.federation.strategies import (
-    STRATEGIES,
-    export_server_state,
-    from_record,
-    import_server_state,
-    make_strategy,
-    to_record,
-    untouched_global_random,
-)
+from fedsim.federation.strategies.registry import STRATEGIES, strategy_of
 from fedsim.model.vectors import to_vector
 from fedsim.unlearning.protocol import ServerState
 from privacy import Contribution, Release, RoundResult
@@ -47,7 +38,7 @@ def grid() -> InProcessGrid:
 def make_federation(name: str, seed: int = 0) -> Federation:
     draws = np.random.default_rng(seed)
     adapter = {key: draws.normal(size=shape).astype(np.float32) for key, shape in SHAPES.items()}
-    return Federation(strategy=make_strategy(StrategyConfig(name=name)), adapter=adapter)
+    return Federation(algorithm=strategy_of(name), adapter=adapter)
 
 
 def step(
@@ -70,7 +61,7 @@ def step(
         contributors=("0",),
         rejected={},
     )
-    one_by_one = needs_individuals(federation.strategy) and server_state == "keep"
+    one_by_one = federation.algorithm.one_by_one and server_state == "keep"
     sent = Contribution(update=result.update.astype(np.float64), weight=1.0)
     updates = {str(client): sent for client in range(7)} if one_by_one else {}
     assignment = Assignment(orders={}, server_state=server_state)
@@ -166,7 +157,7 @@ def test_an_unlearning_round_that_keeps_the_state_goes_on(name: str, grid) -> No
 def test_fedavgm_replays_an_edit_that_keeps_its_state(grid) -> None:
     """By hand, momentum 0.9: the edit of -5 becomes velocity, which goes on: -5, -9.5, -13.55."""
     federation = Federation(
-        strategy=make_strategy(StrategyConfig(name="fedavgm", server_momentum=0.9)),
+        algorithm=strategy_of("fedavgm", server_momentum=0.9),
         adapter={"a": np.zeros(1, np.float32)},
     )
     step(federation, grid)
@@ -195,7 +186,7 @@ def test_a_fork_goes_its_own_way(name: str, grid) -> None:
     federation, twin = make_federation(name), make_federation(name)
     for one in (federation, twin):
         live(one, grid, 2)
-    fork = federation.fork(make_strategy(StrategyConfig(name=name)))
+    fork = federation.fork()
     release = Release(round_id=1, branch="keep", clients=("1",), unit="example", noise_multiplier=1.0)
     fork.ledger.append(release)
     fork.keep_reference(1)
@@ -224,8 +215,8 @@ def test_what_is_saved_comes_back_bit_by_bit(
     )
     directory = tmp_path_factory.mktemp("state")
     federation.save(directory)
-    again = Federation.load(directory, make_strategy(StrategyConfig(name=name)), federation.adapter)
-    states = export_server_state(federation.strategy), export_server_state(again.strategy)
+    again = Federation.load(directory, federation.algorithm, federation.adapter)
+    states = federation.server_memory(), again.server_memory()
     assert states[0].keys() == states[1].keys()
     for group, arrays in states[0].items():
         assert list(arrays) == list(states[1][group])
@@ -242,10 +233,9 @@ def test_velocity_is_imported_in_the_order_of_the_adapter(grid) -> None:
     """FedAvgM holds it by position."""
     federation = make_federation("fedavgm")
     live(federation, grid, 2)
-    state = export_server_state(federation.strategy)
-    strategy = make_strategy(StrategyConfig(name="fedavgm"))
+    strategy = federation.algorithm.make()
     assert isinstance(strategy, FedAvgM)
-    import_server_state(strategy, state)
+    federation.algorithm.restore(strategy, federation.server_memory())
     assert strategy.current_arrays is not None
     assert list(strategy.current_arrays) == sorted(SHAPES)
     assert strategy.momentum_vector is not None
@@ -274,7 +264,7 @@ def test_arrays_survive_a_record() -> None:
 
 
 def test_flower_draws_from_the_global_generator_and_it_is_put_back(grid) -> None:
-    strategy, arrays = make_strategy(StrategyConfig()), to_record({"a": np.zeros(1, np.float32)})
+    strategy, arrays = strategy_of().make(), to_record({"a": np.zeros(1, np.float32)})
     random.seed(1)
     before = random.getstate()
     with untouched_global_random():
@@ -286,9 +276,9 @@ def test_flower_draws_from_the_global_generator_and_it_is_put_back(grid) -> None
 
 def test_every_node_of_the_roster_is_asked(grid) -> None:
     messages = list(
-        make_strategy(StrategyConfig()).configure_train(
-            1, to_record({"a": np.zeros(1, np.float32)}), ConfigRecord(), grid
-        )
+        strategy_of()
+        .make()
+        .configure_train(1, to_record({"a": np.zeros(1, np.float32)}), ConfigRecord(), grid)
     )
     assert sorted(m.metadata.dst_node_id for m in messages) == [1000, 1001, 1002]
 

@@ -90,13 +90,13 @@ WRONG = {
     "model: {lora: true}": "s.yaml:5: model.lora: found true; must be a mapping with the keys r, alpha, dropout, "
     "target_modules, train, peft or null",
     # strategies
-    "federation: {strategy: fedavgg}": "s.yaml:5: federation.strategy.name: found 'fedavgg'; did you mean 'fedavg'? "
+    "federation: {strategy: fedavgg}": "s.yaml:5: federation.strategy: unknown name 'fedavgg'; did you mean 'fedavg'? "
     f"choices: {ALGORITHMS}",
-    "federation:\n  strategy:\n    name: fedavg\n    eta: 0.1": "s.yaml:8: federation.strategy.eta: fedavg does not "
-    "take eta; it takes none. fedadagrad, fedadam, fedyogi would",
+    "federation:\n  strategy:\n    name: fedavg\n    eta: 0.1": "s.yaml:8: federation.strategy.eta: unknown "
+    "key 'eta'; choices: name; fedadagrad, fedadam and fedyogi take it",
     "federation: {strategy: {name: bulyan, num_nodes_to_select: 2}}": "s.yaml:5: "
-    "federation.strategy.num_nodes_to_select: bulyan does not take num_nodes_to_select; it takes "
-    "num_malicious_nodes. multikrum would",
+    "federation.strategy.num_nodes_to_select: unknown key 'num_nodes_to_select'; choices: name, "
+    "num_malicious_nodes; multikrum takes it",
     "federation: {strategy: {name: fedtrimmedavg, beta: 0.5}}": "s.yaml:5: federation.strategy.beta: found 0.5; "
     "must be a number of at least 0 and below 0.5",
     "federation: {strategy: 3}": "s.yaml:5: federation.strategy: found 3; must be a name or a mapping with the key "
@@ -242,7 +242,7 @@ BAD_OVERRIDES = {
     "federation.locl.lr=1": "federation.locl: unknown key 'locl'; did you mean 'local'? choices: strategy, "
     "participation, weighting, max_update_norm, local",
     "federation={local: {lr: -1}}": "federation.local.lr: found -1; must be a number above 0",
-    "federation.strategy.eta=3": "fedavg does not take eta; it takes none. fedadagrad, fedadam, fedyogi would",
+    "federation.strategy.eta=3": "unknown key 'eta'; choices: name; fedadagrad, fedadam and fedyogi take it",
     "data.source=tofu": "data: give exactly one of path and hub, for example --set data.path=FOLDER or --set "
     "data.hub=locuslab/TOFU",
     "timeline.9.train.rounds=3": "timeline is a list with items 0 to 1, as in timeline[0]",

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedsim.federation.config import STRATEGY_PARAMETERS
+from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.life.config import FixedCohort
 from fedsim.life.events import parse_clients
 from fedsim.scenario.compare import method_positions
@@ -115,8 +115,9 @@ events = st.one_of(
 
 @st.composite
 def strategies(draw: st.DrawFn) -> object:
-    name = draw(st.sampled_from(sorted(STRATEGY_PARAMETERS)))
-    own = draw(st.sets(st.sampled_from(STRATEGY_PARAMETERS[name]))) if STRATEGY_PARAMETERS[name] else set()
+    name = draw(st.sampled_from(sorted(STRATEGIES)))
+    parameters = sorted(set(STRATEGIES[name].model_fields) - {"name"})
+    own = draw(st.sets(st.sampled_from(parameters))) if parameters else set()
     whole, share = st.integers(1, 9), st.floats(0.001, 0.49)
     kinds = {"bias_correction": st.booleans(), "num_malicious_nodes": whole, "num_nodes_to_select": whole}
     values = {key: draw(kinds.get(key, share)) for key in sorted(own)}

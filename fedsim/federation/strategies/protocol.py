@@ -1,0 +1,68 @@
+"""What a federated algorithm is: its parameters, the Flower strategy behind it, and what that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fedsim.config import Config
+from fedsim.model.vectors import Arrays
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import FedAvg
+
+
+class StrategyConfig(Config):
+    """A federated algorithm with its parameters. Rounds of unlearning keep the weights of their plan whatever
+    the algorithm: a median would drop the target."""
+
+    name: str
+    summary: ClassVar[str]
+    """One line for lists: what it does, and its paper."""
+    one_by_one: ClassVar[bool] = False
+    """Whether it combines updates one by one, which masks and noise on the sum forbid."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, by Flower's names."""
+        return self.model_dump(exclude={"name"})
+
+    def make(self) -> FedAvg:
+        """Flower's strategy, told to take every node that the roster offers."""
+        raise NotImplementedError
+
+    def remembered(self, strategy: FedAvg) -> dict[str, Arrays]:
+        """What a strategy keeps from round to round, as named groups of arrays: copies, none of them empty.
+
+        ``current``, if there is such a group, is the adapter that it saw last.
+        """
+        return {}
+
+    def restore(self, strategy: FedAvg, groups: Mapping[str, Arrays]) -> None:
+        """The inverse of ``remembered``: groups that are absent are forgotten."""
+
+    def fewest(self) -> int:
+        """Updates that it needs at least to be what it claims."""
+        return 1
+
+    def too_few(self, count: int) -> str | None:
+        """Why ``count`` updates are not enough, or None if they are. None for zero updates: an empty round is
+        reported elsewhere."""
+        least = self.fewest()
+        if not 0 < count < least:
+            return None
+        return f"{self._claim()} needs at least {least} updates; there {'is' if count == 1 else 'are'} {count}"
+
+    def _claim(self) -> str:
+        own = ", ".join(f"{name}={value}" for name, value in self.parameters().items())
+        return f"{self.name} with {own}" if own else self.name
+
+
+COMMON: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1, "weighted_by_key": "weight"}
+"""What each of Flower's strategies is told here."""
+
+
+def copied(groups: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Arrays]:
+    """Groups of arrays, copied; those that are None or empty are left out."""
+    return {
+        name: {key: value.copy() for key, value in group.items()} for name, group in groups.items() if group
+    }
