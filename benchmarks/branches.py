@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.harness import Options, Report, Variant, interleave, ratio, seconds
 from fedsim.app.runs import execute, prepare
 from fedsim.assembly.build import make_context
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.life.tree import Segment
 from fedsim.scenario.file import load_scenario
 from fedsim.storage.directory import RunDirectory
@@ -106,7 +106,7 @@ class _Run:
         self.file = folder / "scenario.yaml"
         self.file.write_text(json.dumps(_scenario(options, methods)))
         self.directory = RunDirectory(folder / "run")
-        self.simulation: Simulation | None = None
+        self.simulation: CheckedScenario | None = None
 
     def live(self) -> None:
         """From the scenario's file to the run's tables."""

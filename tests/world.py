@@ -215,7 +215,7 @@ def make_world(
         pairs={client: encode(model, some) for client, some in held.items()},
         pipeline=pipeline,
         objective=make_objective,
-        simulated=simulated,
+        keyed_secrets=simulated,
     )
     planner = Planner(
         seed=7,

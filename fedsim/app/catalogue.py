@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fedsim.assembly.build import check, make_context, rounds_over_seeds
+from fedsim.assembly.build import load_and_check, make_context, rounds_over_seeds
 from fedsim.assembly.estimate import effort_sentence
 from fedsim.assembly.token_facts import token_sentences
 from fedsim.data.config import AuthorsData, JsonlData, TofuData
@@ -22,7 +22,7 @@ from privacy import summaries
 
 def describe(loaded: LoadedScenario) -> list[str]:
     """What a scenario would do, after checking it with its data and its base model."""
-    simulation = check(loaded)
+    simulation = load_and_check(loaded)
     lines = []
     for variant in loaded.variants:
         context = make_context(simulation, variant, variant.scenario.seeds[0])

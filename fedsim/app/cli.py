@@ -28,7 +28,7 @@ from fedsim.storage.tables import TABLES
 from fedsim.storage.whole import write_json
 
 if TYPE_CHECKING:
-    from fedsim.assembly.simulation import Simulation
+    from fedsim.assembly.simulation import CheckedScenario
 
 
 app = typer.Typer(
@@ -179,7 +179,7 @@ def _quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
-def _finish(simulation: Simulation, directory: RunDirectory) -> None:
+def _finish(simulation: CheckedScenario, directory: RunDirectory) -> None:
     """Run to the end, draw, and print the verdict."""
     from fedsim.app import runs
     from fedsim.app.verdict_table import print_verdict

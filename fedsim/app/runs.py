@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from fedsim.app.conclusions import conclude
-from fedsim.assembly.build import check, make_context
+from fedsim.assembly.build import load_and_check, make_context
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.estimate import measured_threads
-from fedsim.assembly.simulation import Connect, Simulation, in_process
+from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
 from fedsim.living.context import LifeContext
 from fedsim.living.runner import LifeRunner, assemble
 from fedsim.scenario.file import LoadedScenario, ScenarioError, anchored, dump_scenario, load_scenario
@@ -40,18 +40,18 @@ RESULTS = (
 """What a finished run's manifest vouches for."""
 
 
-def prepare(loaded: LoadedScenario, directory: RunDirectory) -> Simulation:
+def prepare(loaded: LoadedScenario, directory: RunDirectory) -> CheckedScenario:
     """Check a scenario as a whole and claim its run directory.
 
     Raises:
         ScenarioError: something cannot be used, or the directory holds another run; nothing is changed.
     """
-    simulation = check(loaded)
+    simulation = load_and_check(loaded)
     _claim(loaded, directory)
     return _as_before(simulation, directory)
 
 
-def reopen(directory: RunDirectory, connect: Connect = in_process) -> Simulation:
+def reopen(directory: RunDirectory, connect: Connect = in_process) -> CheckedScenario:
     """The simulation of an existing run directory, from its own resolved scenario."""
     file = directory.file("scenario.yaml")
     if not file.exists():
@@ -60,7 +60,7 @@ def reopen(directory: RunDirectory, connect: Connect = in_process) -> Simulation
         )
     loaded = load_scenario(file)
     _refuse_edited(loaded, directory)
-    return _as_before(check(loaded, connect), directory)
+    return _as_before(load_and_check(loaded, connect), directory)
 
 
 def _refuse_edited(loaded: LoadedScenario, directory: RunDirectory) -> None:
@@ -93,7 +93,7 @@ def _named(keys: list[str]) -> str:
     return ", ".join(keys[:5]) + more
 
 
-def _as_before(simulation: Simulation, directory: RunDirectory) -> Simulation:
+def _as_before(simulation: CheckedScenario, directory: RunDirectory) -> CheckedScenario:
     """With the choices that were written down when the run began, if it did."""
     if not directory.file("provenance.json").exists():
         return simulation
@@ -151,7 +151,7 @@ def _what(scenario: Scenario, file: Path) -> str:
     return f" (different: {_named(changed)})" if changed else ""
 
 
-def execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+def execute(simulation: CheckedScenario, directory: RunDirectory, progress: Progress) -> None:
     """Run every life to its end on the scenario's engine; a finished run is left as it is.
 
     Raises:
@@ -164,7 +164,7 @@ def execute(simulation: Simulation, directory: RunDirectory, progress: Progress)
         _execute(simulation, directory, progress)
 
 
-def _execute(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+def _execute(simulation: CheckedScenario, directory: RunDirectory, progress: Progress) -> None:
     engine = simulation.loaded.scenario.execution.engine
     if engine == "ray":
         from fedsim.engines.simulation import run_on_ray
@@ -205,7 +205,7 @@ def _begun(directory: RunDirectory) -> bool:
     return any(event["kind"] == "started" for event in directory.events())
 
 
-def live(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+def live(simulation: CheckedScenario, directory: RunDirectory, progress: Progress) -> None:
     """Run every life to its end, with clients where the simulation reaches them, and write the tables."""
     keep_freed_memory()
     contexts = [

@@ -1,7 +1,7 @@
 """Composition root: configuration in, objects out; the only module that knows concrete classes.
 
-``check`` looks at everything that can be wrong (data, base model, life, privacy pipeline, what methods
-need against what the pipeline shows) before any run directory is touched.
+``load_and_check`` looks at everything that can be wrong (data, base model, life, privacy pipeline, what
+methods need against what the pipeline shows) before any run directory is touched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedsim.assembly.checks import (
 from fedsim.assembly.engine_check import check_engine
 from fedsim.assembly.pipeline import make_pipeline
 from fedsim.assembly.rehearsal import rehearse
-from fedsim.assembly.simulation import Connect, Simulation, in_process
+from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
 from fedsim.data.config import AuthorsData
 from fedsim.data.loading import load_corpus
 from fedsim.data.records import Corpus
@@ -103,7 +103,7 @@ class _Parts:
     runtime: ClientRuntime
 
 
-def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
+def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Parts:
     """Load data and base model, and put together what clients need."""
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "data"):
@@ -134,17 +134,17 @@ def _load_parts(simulation: Simulation, variant: Variant, seed: int) -> _Parts:
         pairs=pairs,
         pipeline=pipeline,
         objective=make_objective,
-        simulated=scenario.execution.engine != "deployment",
+        keyed_secrets=scenario.execution.engine != "deployment",
     )
     return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)
 
 
-def make_runtime(simulation: Simulation, variant: Variant, seed: int) -> ClientRuntime:
+def make_runtime(simulation: CheckedScenario, variant: Variant, seed: int) -> ClientRuntime:
     """What the clients of one variant and seed share, for a process that only plays clients."""
     return _load_parts(simulation, variant, seed).runtime
 
 
-def make_context(simulation: Simulation, variant: Variant, seed: int) -> LifeContext:
+def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> LifeContext:
     """Everything one variant and seed needs; loads data and base model."""
     scenario = variant.scenario
     parts = _load_parts(simulation, variant, seed)
@@ -210,12 +210,12 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
     return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
 
 
-def check(loaded: LoadedScenario, connect: Connect = in_process) -> Simulation:
+def load_and_check(loaded: LoadedScenario, connect: Connect = in_process) -> CheckedScenario:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     with blamed_on(loaded.source, "execution", "device"):
         devices = resolve_devices(execution.device)
-    simulation = Simulation(loaded=loaded, devices=devices, connect=connect)
+    simulation = CheckedScenario(loaded=loaded, devices=devices, connect=connect)
     with blamed_on(loaded.source, "execution", "engine"):
         check_engine(execution, devices[0])
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]

@@ -109,7 +109,9 @@ def check_strategy(
             most = min(most, rule.cohort)
         reason = config.too_few(most)
         if reason is not None:
-            raise ValueError(f"{reason} in the largest cohort; set its parameters for fewer, or let more take part")
+            raise ValueError(
+                f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"
+            )
 
 
 def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:

@@ -26,7 +26,7 @@ def in_process(runtime: ClientRuntime, variant: str, seed: int) -> RosterGrid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulation:
+class CheckedScenario:
     """A checked scenario with everything loaded that does not depend on the seed.
 
     ``threads`` is None until it was measured; ``limits`` holds, by variant, what an earlier start of the same

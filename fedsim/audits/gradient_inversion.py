@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.audits.attention_inputs import Site, attention_sites, holding
-from fedsim.audits.membership import Factor, Membership, same_input
+from fedsim.audits.span_test import Factor, Membership, same_input
 from fedsim.audits.spans import Float64
 from fedsim.metrics.rouge import rouge
 from fedsim.model.adapter import AdapterModel
@@ -75,7 +75,7 @@ def invert(
     """Recover the text behind an ``update`` (d,), its entries in the order of ``model.names``.
 
     An input fits when what it leaves outside the span is at most ``tolerance`` times what a member would
-    leave, and at most ``membership.CONTRAST`` of what the vocabulary leaves on average. What a member would
+    leave, and at most ``span_test.CONTRAST`` of what the vocabulary leaves on average. What a member would
     leave follows from the gradient's singular values: their last drop gives the rank, those behind it the
     noise (``Span.rounding``). Measured on the embedded base, members leave 1 to 3 times that where noise is
     the same in all entries and up to 15 times where it is fp32's; others leave 45 times and more without

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fedsim.assembly.build import make_runtime
 from fedsim.assembly.engine_check import programs
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.engines.control import Control
 from fedsim.engines.credentials import write_node_key, write_secret, write_tls, write_token
 from fedsim.engines.errors import EngineError
@@ -62,7 +62,7 @@ nodes = ""
 """The Flower app that is installed everywhere; its two modules only name the apps of this package."""
 
 
-def run_deployed(simulation: Simulation, directory: RunDirectory, progress: Progress) -> None:
+def run_deployed(simulation: CheckedScenario, directory: RunDirectory, progress: Progress) -> None:
     """Start a federation, run in it, end it.
 
     Raises:
@@ -86,7 +86,7 @@ def run_deployed(simulation: Simulation, directory: RunDirectory, progress: Prog
                 _run_app(processes, control, folder, own, directory, progress)
 
 
-def _clients(simulation: Simulation) -> list[int]:
+def _clients(simulation: CheckedScenario) -> list[int]:
     """Everybody with data; the same in all variants and seeds."""
     variant = simulation.loaded.variants[0]
     return sorted(make_runtime(simulation, variant, variant.scenario.seeds[0]).records)

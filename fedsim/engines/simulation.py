@@ -22,12 +22,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.assembly.engine_check import gpus_per_worker
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.engines.errors import EngineStoppedError
 from fedsim.engines.loopback import on_loopback
 from fedsim.engines.processes import end, signals
 from fedsim.engines.remote import Link, RemoteGrid, any_node, wait_for
-from fedsim.engines.worker import Source, make_worker_app
+from fedsim.engines.worker import WorkerSource, make_worker_app
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.scenario.execution import RayConfig
 from fedsim.scenario.file import dump_scenario
@@ -41,10 +41,10 @@ UNKNOWN_ERROR = 0
 again and again, so the run ends; a resumed one has new workers."""
 
 
-def run_on_ray(simulation: Simulation, live: Callable[[Simulation], None]) -> None:
+def run_on_ray(simulation: CheckedScenario, live: Callable[[CheckedScenario], None]) -> None:
     """Run ``live`` as the ServerApp of a simulation whose clients are Ray's workers."""
     execution = simulation.loaded.scenario.execution
-    source = Source(
+    source = WorkerSource(
         scenario=dump_scenario(simulation.loaded.scenario),
         device="cpu" if simulation.devices[0] == "cpu" else "cuda:0",
         threads=execution.ray.cpus_per_worker,

@@ -21,7 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.assembly.build import make_runtime
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.engines.route import ROUTE
 from fedsim.federation.client import make_client_app
 from fedsim.federation.grid import QUERIES, context_of, failure, from_bytes, to_bytes
@@ -30,7 +30,7 @@ from fedsim.training.devices import resolve_devices
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class WorkerSource:
     """What a worker builds clients from; small, because Ray sends it along with every message.
 
     ``scenario`` is the text of the resolved scenario, ``device`` the worker's own (Ray shows each worker its
@@ -43,29 +43,29 @@ class Source:
 
 
 @lru_cache(maxsize=1)
-def _simulation(source: Source) -> Simulation:
+def _simulation(source: WorkerSource) -> CheckedScenario:
     """The scenario with its models, loaded once."""
     torch.set_num_threads(source.threads)
     loaded = read_scenario(source.scenario, "scenario.yaml")
-    return Simulation(loaded=loaded, devices=resolve_devices(source.device)[:1], threads=source.threads)
+    return CheckedScenario(loaded=loaded, devices=resolve_devices(source.device)[:1], threads=source.threads)
 
 
 @cache
-def _app(source: Source, variant: str, seed: int) -> ClientApp:
+def _app(source: WorkerSource, variant: str, seed: int) -> ClientApp:
     """The ClientApp of one life; kept, since its clients remember what they are in the middle of."""
     simulation = _simulation(source)
     variants = {one.name: one for one in simulation.loaded.variants}
     return make_client_app(make_runtime(simulation, variants[variant], seed))
 
 
-def answer(source: Source, message: Message, context: Context) -> Message:
+def answer(source: WorkerSource, message: Message, context: Context) -> Message:
     """The reply of the client that a routed message names."""
     route = message.content.config_records[ROUTE]
     app = _app(source, str(route["variant"]), int(str(route["seed"])))
     return app(message, context_of(int(str(route["client"])), run_id=context.run_id, node_id=context.node_id))
 
 
-def make_worker_app(source: Source) -> ClientApp:
+def make_worker_app(source: WorkerSource) -> ClientApp:
     """The ClientApp that Ray's workers run."""
     app = ClientApp()
 
@@ -78,7 +78,7 @@ def make_worker_app(source: Source) -> ClientApp:
     return app
 
 
-def serve(source: Source, address: str) -> None:
+def serve(source: WorkerSource, address: str) -> None:
     """Answer messages that come as bytes over a Unix socket, one after another, until the process ends."""
     context = Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
     with Listener(address, family="AF_UNIX") as listener:
@@ -99,7 +99,7 @@ def main() -> None:
     text = Path(file).read_text(encoding="utf-8")
     execution = read_scenario(text, file).scenario.execution
     threads = 1 if execution.threads == "auto" else execution.threads
-    serve(Source(scenario=text, device=execution.device, threads=threads), address)
+    serve(WorkerSource(scenario=text, device=execution.device, threads=threads), address)
 
 
 if __name__ == "__main__":

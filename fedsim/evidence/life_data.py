@@ -64,7 +64,7 @@ def _branch(method: MethodConfig, life: Life) -> dict[str, Any]:
         "name": method.branch,
         "method": method.method,
         "title": method.title if method.label is None else f"{method.title} ({method.label})",
-        "class": method.verdict,
+        "class": method.promise,
         "unlearning": [
             {"request": number, "first": first, "last": last} for number, (first, last) in spans.items()
         ],

@@ -71,7 +71,7 @@ def _verdict(
         "seed": tables.seed,
         "branch": branch,
         "request": request.number,
-        "class": CLASSES.get(branch) or methods[branch].verdict,
+        "class": CLASSES.get(branch) or methods[branch].promise,
         "round": end,
         "value": tables.value(branch, subject, config.headline, end),
         "excess": number(final.get("excess")),

@@ -200,7 +200,7 @@ class _Conversation:
     def _noise(self, attempt: int) -> np.random.Generator:
         """What the server's noise is drawn from: the same in every branch of a simulation, nobody's in a
         deployment."""
-        if not self.engine.runtime.simulated:
+        if not self.engine.runtime.keyed_secrets:
             return secret_stream()
         return stream(self.engine.planner.seed, "server", self.federation.round, attempt)
 

@@ -1,6 +1,6 @@
 """The Flower ClientApp: what a client does when a message reaches it.
 
-``query.forget``     confirms a request: how many of the named records the client holds
+``query.holds``     confirms a request: how many of the named records the client holds
 ``query.advertise``  the first message of an interactive privacy stage (public keys)
 ``query.share``      the second (shares of secrets)
 ``train``            local training, the privacy stages on the way out, and the reply
@@ -43,8 +43,8 @@ def make_client_app(runtime: ClientRuntime) -> ClientApp:
     """The ClientApp of all virtual clients; which one it is, the node's configuration says."""
     app = ClientApp()
 
-    @app.query("forget")
-    def forget(message: Message, context: Context) -> Message:
+    @app.query("holds")
+    def holds(message: Message, context: Context) -> Message:
         client = configured_client(context)
         order = _order(message)
         held = len(runtime.select(client, order))
@@ -85,7 +85,7 @@ def _say(
     _stay(order, step)
     party = runtime.party(client, order, _carried(message))
     said = what(party, _heard(message))
-    memory = runtime.remember(client, order, party)
+    memory = runtime.keep_memory(client, order, party)
     if step == "during_unmasking":
         runtime.finish(client, order)
     content = RecordDict(
@@ -192,7 +192,7 @@ def make_job(
         rule=runtime.pipeline.local_rule(),
         task=runtime.task(client, order),
         ledger=ledger,
-        simulated=runtime.simulated,
+        keyed_secrets=runtime.keyed_secrets,
     )
 
 
@@ -214,7 +214,7 @@ def _reply(
     assert job.ledger is not None
     party = runtime.party(job.client, order, _carried(message), job.ledger)
     prepared = party.prepare(result.update, weight=float(result.examples), delivery=_heard(message))
-    memory = runtime.remember(job.client, order, party)
+    memory = runtime.keep_memory(job.client, order, party)
     made = Ledger(job.ledger.since(known))
     _stay(order, "after_masking")
     payload = prepared.payload
@@ -226,7 +226,7 @@ def _reply(
             CLIENT_STATE: ConfigRecord({"ledger": made.to_json(), "memory": memory}),
         }
     )
-    if runtime.simulated:
+    if runtime.keyed_secrets:
         reply[INSTRUMENTS] = MetricRecord({"steps": result.steps, "tokens": result.tokens})
     return reply
 

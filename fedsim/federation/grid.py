@@ -23,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 CLIENT_STATE = "client-state"
 """Name of the record with what a client remembers from message to message."""
-QUERIES = ("forget", "advertise", "share", "unmask")
+QUERIES = ("holds", "advertise", "share", "unmask")
 """The queries that a client answers, beside ``train``; whoever passes messages on passes on these."""
 CLIENT_FAILED = 1
 SERVER_NODE = 1

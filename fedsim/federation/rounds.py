@@ -169,7 +169,7 @@ def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine
     if step.unlearning is None or step.unlearning.index > 0 or not targets:
         return {}
     refused: dict[int, str] = {}
-    for client, reply in (yield from ask("forget", targets, engine)).items():
+    for client, reply in (yield from ask("holds", targets, engine)).items():
         try:
             if not read_count(reply):
                 refused[client] = "holds none of the records that are to be forgotten"

@@ -25,7 +25,7 @@ class ClientFailedError(RuntimeError):
 class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
-    ``objective`` maps (method JSON, role) to a local loss; ``simulated`` derives key material and noise
+    ``objective`` maps (method JSON, role) to a local loss; ``keyed_secrets`` derives key material and noise
     from the seed, while a deployment (False) takes them from the operating system.
     """
 
@@ -34,7 +34,7 @@ class ClientRuntime:
     pairs: Mapping[int, tuple[Pair, ...]]
     pipeline: Pipeline
     objective: Callable[[str, Role], Objective]
-    simulated: bool = True
+    keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""
     finished: set[tuple[str, int, int]] = field(default_factory=set, repr=False)
@@ -71,7 +71,7 @@ class ClientRuntime:
             raise ClientFailedError(
                 f"client {client} helped to unmask round {order.round} and takes no part in another attempt"
             )
-        if self.simulated:
+        if self.keyed_secrets:
             secret = stream(order.seed, "mask", order.branch, order.round, client, order.attempt).bytes(32)
             memory = carried
         else:
@@ -94,13 +94,13 @@ class ClientRuntime:
     def _noise(self, client: int, order: WorkOrder) -> np.random.Generator:
         """What the privacy stages draw at this client in one attempt; the same in every branch of a
         simulation."""
-        if not self.simulated:
+        if not self.keyed_secrets:
             return secret_stream()
         return stream(order.seed, "stage", order.round, client, order.attempt)
 
-    def remember(self, client: int, order: WorkOrder, party: ClientParty) -> bytes:
+    def keep_memory(self, client: int, order: WorkOrder, party: ClientParty) -> bytes:
         """Keep what a client must remember of a round; what is to be carried to it instead."""
-        if self.simulated:
+        if self.keyed_secrets:
             return party.memory
         self.kept[order.branch, client] = ((order.round, order.attempt), party.memory)
         return b""
@@ -109,7 +109,7 @@ class ClientRuntime:
         """Erase what a deployed client remembered of a round but that it is over: nobody can ask it about
         that again."""
         self.kept.pop((order.branch, client), None)
-        if not self.simulated:
+        if not self.keyed_secrets:
             self.finished.add((order.branch, client, order.round))
 
 

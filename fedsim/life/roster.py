@@ -58,7 +58,7 @@ class Roster:
         barred = {name for request in self.granted if request.client == client for name in request.record_ids}
         self.present[client] = set(brings) - barred
 
-    def forget(self, request: Request) -> None:
+    def leave_out(self, request: Request) -> None:
         """From now on without these records; data that come again later are new."""
         if request.client in self.present:
             self.present[request.client] -= set(request.record_ids)
@@ -102,7 +102,7 @@ def apply_events(
         elif event.kind == "forget" and branch != "keep":
             assert event.request is not None
             request = life.request(event.request)
-            roster.forget(request)
+            roster.leave_out(request)
             if method is not None:
                 pending.extend(
                     UnlearningStep(branch=method.branch, request=request.number, index=index)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedsim.measuring.config import ProbesConfig
-from fedsim.measuring.probe import Role
+from fedsim.measuring.probe import ProbeKind
 from fedsim.measuring.probes import ProbeSet
 from fedsim.measuring.scoring import ItemScores, continue_prompts, score_probe, summarise
 from fedsim.metrics.membership import auc, loss_score
@@ -71,7 +71,7 @@ def _renamed(values: Mapping[str, float]) -> dict[str, float]:
     return {("truth_ratio" if k == "truth_ratio_score" else k): v for k, v in values.items()}
 
 
-def _utility_parts(subject: str, role: Role, values: Mapping[str, float]) -> dict[str, float]:
+def _utility_parts(subject: str, role: ProbeKind, values: Mapping[str, float]) -> dict[str, float]:
     """TOFU's three components of a set; probabilities of public sets are normalised by their options."""
     parts = {}
     for name in UTILITY_PARTS:

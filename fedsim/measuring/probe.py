@@ -23,7 +23,7 @@ from fedsim.data.records import Record
 from fedsim.metrics.arrays import BoolArray
 from fedsim.model.text import Pair, TextFormat, encode_pair
 
-Role = Literal["forget", "retain", "public"]
+ProbeKind = Literal["forget", "retain", "public"]
 
 NO_ROW = -1
 

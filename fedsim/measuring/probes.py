@@ -9,7 +9,7 @@ from typing import Any
 from fedsim.data.records import Corpus, Record
 from fedsim.life.script import Life
 from fedsim.measuring.config import ProbesConfig
-from fedsim.measuring.probe import Probe, Role, build_probe
+from fedsim.measuring.probe import Probe, ProbeKind, build_probe
 from fedsim.model.text import TextFormat
 from fedsim.rng import uniform
 
@@ -25,7 +25,7 @@ class ProbeSet:
     client_of: Mapping[str, int]
     """Which client holds a record, by record id."""
 
-    def named(self) -> Iterable[tuple[str, Role, Probe]]:
+    def named(self) -> Iterable[tuple[str, ProbeKind, Probe]]:
         for number, probe in self.forget.items():
             yield f"forget:{number}", "forget", probe
         if self.retain is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.measuring.probe import Probe, Role
+from fedsim.measuring.probe import Probe, ProbeKind
 from fedsim.metrics.arrays import BoolArray, FloatArray
 from fedsim.metrics.likelihood import choice_probability, mean_nll, probability
 from fedsim.metrics.membership import min_k_score
@@ -121,7 +121,7 @@ def continue_prompts(
     return [[next(found)[:limit] for _ in probe.prompts] for probe, limit in zip(probes, limits, strict=True)]
 
 
-def summarise(scores: ItemScores, *, role: Role) -> dict[str, float]:
+def summarise(scores: ItemScores, *, role: ProbeKind) -> dict[str, float]:
     """Means over the records that have a value; metrics that no record has are left out.
 
     The truth ratio appears as ``truth_ratio_score`` in [0, 1]: min(R, 1/R) for the forget role (1 =

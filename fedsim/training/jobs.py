@@ -30,7 +30,7 @@ class TrainJob:
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
     needs one. ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage
     owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
-    sampling are keyed if ``simulated``, else they are the operating system's.
+    sampling are keyed if ``keyed_secrets``, else they are the operating system's.
     """
 
     client: int
@@ -46,7 +46,7 @@ class TrainJob:
     rule: LocalRule | None = None
     task: LocalTask | None = None
     ledger: Ledger | None = None
-    simulated: bool = True
+    keyed_secrets: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +132,14 @@ def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
 
 def private_draws(job: TrainJob, step: int) -> NDArray[np.float64]:
     """One draw from [0, 1) for each record, by which a privacy stage samples a step's batch."""
-    if not job.simulated:
+    if not job.keyed_secrets:
         return secret_stream().random(len(job.record_ids))
     return uniforms(job.seed, "batch", job.round, job.client, step, ids=job.record_ids)
 
 
 def noise_generator(job: TrainJob, step: int, device: str) -> torch.Generator:
     """The client's noise in one step."""
-    if not job.simulated:
+    if not job.keyed_secrets:
         return secret_torch_stream(device)
     attempt = job.task.attempt if job.task is not None else 0
     return torch_stream(job.seed, "noise", job.round, job.client, attempt, step, device=device)

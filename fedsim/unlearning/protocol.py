@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 from fedsim.training.objectives import MeanNll, Objective, ReferenceKl
 from fedsim.unlearning.request import Request
 
-VerdictClass = Literal["exact", "guaranteed", "approximate", "suppression"]
+Promise = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
 ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
@@ -69,7 +69,7 @@ class MethodConfig(BaseModel):
 
     _meant = field_validator("*")(meant)
 
-    verdict: ClassVar[VerdictClass] = "approximate"
+    promise: ClassVar[Promise] = "approximate"
     title: ClassVar[str]
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CLIENT_COOPERATION})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedsim.app import runs
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.scenario.file import load_scenario
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Quiet
@@ -77,7 +77,9 @@ def write_scenario(folder: Path, scenario: dict) -> Path:
     return path
 
 
-def run(folder: Path, scenario: dict, before: Callable[[Simulation], None] | None = None) -> RunDirectory:
+def run(
+    folder: Path, scenario: dict, before: Callable[[CheckedScenario], None] | None = None
+) -> RunDirectory:
     """Run a scenario in ``folder`` to its end."""
     directory = RunDirectory(folder / "run")
     simulation = runs.prepare(load_scenario(write_scenario(folder, scenario)), directory)

@@ -50,7 +50,8 @@ class StrategyConfig(Config):
         least = self.fewest()
         if not 0 < count < least:
             return None
-        return f"{self._claim()} needs at least {least} updates; there {'is' if count == 1 else 'are'} {count}"
+        have = f"there {'is' if count == 1 else 'are'} {count}"
+        return f"{self._claim()} needs at least {least} updates; {have}"
 
     def _claim(self) -> str:
         own = ", ".join(f"{name}={value}" for name, value in self.parameters().items())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from fedsim.unlearning.protocol import MethodConfig, VerdictClass
+from fedsim.unlearning.protocol import MethodConfig, Promise
 from privacy import Capability
 
 
 class Retrain(MethodConfig):
     """Replay the life without the forgotten data."""
 
-    verdict: ClassVar[VerdictClass] = "exact"
+    promise: ClassVar[Promise] = "exact"
     title: ClassVar[str] = "Retrain"
     summary: ClassVar[str] = "replay the life without the forgotten data (exact; the reference)"
     needs: ClassVar[frozenset[Capability]] = frozenset(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.app.catalogue import describe
-from fedsim.assembly.build import check, make_context, rounds_over_seeds
+from fedsim.assembly.build import load_and_check, make_context, rounds_over_seeds
 from fedsim.scenario.file import ScenarioError, load_scenario
 from tests.e2e.runs import BRIEF, merged, write_scenario
 
@@ -60,7 +60,7 @@ def test_who_holds_what_and_what_is_shared_is_said(tmp_path: Path) -> None:
 
 def test_a_request_concerns_the_lines_that_carry_its_clients_number(tmp_path: Path) -> None:
     run = loaded(tmp_path, rows_of(2, 0, 1), forget=2)
-    (request,) = make_context(check(run), run.variants[0], 1).life.requests
+    (request,) = make_context(load_and_check(run), run.variants[0], 1).life.requests
     assert request.record_ids == ("mine:1", "mine:2", "mine:3", "mine:4")
 
 
@@ -69,12 +69,12 @@ def test_a_holdout_that_a_client_holds_is_refused_at_its_key(tmp_path: Path) -> 
     with pytest.raises(
         ScenarioError, match=r"data\.holdout: 1 record of the holdout also stands .*mine:5 = hold:2"
     ):
-        check(loaded(tmp_path, rows, holdout=[line(None, 99, "Rome"), rows[4]]))
+        load_and_check(loaded(tmp_path, rows, holdout=[line(None, 99, "Rome"), rows[4]]))
 
 
 def test_rounds_are_counted_over_all_seeds(tmp_path: Path) -> None:
     run = loaded(tmp_path, rows_of("clinic-b", "clinic-a", "clinic-c"), seeds=[1, 2, 3])
-    simulation = check(run)
+    simulation = load_and_check(run)
     each = [make_context(simulation, run.variants[0], seed).rounds() for seed in (1, 2, 3)]
     assert rounds_over_seeds(run.variants[0]) == sum(each)
     assert f"{sum(each)} rounds to run over all branches and 3 seeds" in said(run)

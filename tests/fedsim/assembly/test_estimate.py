@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedsim.assembly import estimate
-from fedsim.assembly.build import check, make_context
+from fedsim.assembly.build import load_and_check, make_context
 from fedsim.scenario.file import load_scenario
 from tests.e2e.runs import merged, write_scenario
 
@@ -31,7 +31,7 @@ LIFE = {
 def test_trainings_and_steps_are_counted_over_branches_and_seeds(tmp_path: Path) -> None:
     """Shared: 2 rounds of 4. Then keep 3 rounds of 4, leave 3 of 3, retrain 5 of 3: 8 + 12 + 9 + 15."""
     loaded = load_scenario(write_scenario(tmp_path, LIFE))
-    context = make_context(check(loaded), loaded.variants[0], 1)
+    context = make_context(load_and_check(loaded), loaded.variants[0], 1)
     once = estimate.effort_sentence(context, seeds=1)
     assert once.startswith("44 local trainings with 176 steps, about ")  # 5 records: 2 batches, 2 passes
     assert "by 8 timed steps of 4 clients" in once  # 2 passes of 4 clients over a batch
@@ -44,7 +44,7 @@ def test_a_private_trial_stays_within_its_budget(tmp_path: Path) -> None:
     loaded = load_scenario(
         write_scenario(tmp_path, merged(LIFE, privacy=[stage], federation__weighting="uniform"))
     )
-    context = make_context(check(loaded), loaded.variants[0], 1)
+    context = make_context(load_and_check(loaded), loaded.variants[0], 1)
     jobs = estimate._timed_trial(context)
     results = context.engine.runtime.executor.train_clients(jobs)
     assert [result.error for result in results] == [None] * 4

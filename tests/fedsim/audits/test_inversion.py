@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedsim.assembly.build import check
+from fedsim.assembly.build import load_and_check
 from fedsim.audits.config import OWN, InversionAudit
 from fedsim.audits.inversion import in_place_of, victims_of
 from fedsim.data.names import ClientNames
@@ -24,7 +24,7 @@ TARGET = {"target_epsilon": 8.0, "delta": 1e-5}
 def checked(folder: Path, under: dict[str, Any], **changes: Any) -> None:
     audit = {"audit": "gradient_inversion", "clients": 0, "under": under}
     scenario = merged(BRIEF, federation__weighting="uniform", audits=[audit], **changes)
-    check(load_scenario(write_scenario(folder, scenario)))
+    load_and_check(load_scenario(write_scenario(folder, scenario)))
 
 
 def refused(folder: Path, under: dict[str, Any], **changes: Any) -> str:

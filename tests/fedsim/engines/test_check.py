@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fedsim.app import runs
-from fedsim.assembly.build import check
+from fedsim.assembly.build import load_and_check
 from fedsim.assembly.engine_check import check_engine, gpus_per_worker
-from fedsim.assembly.simulation import Simulation
+from fedsim.assembly.simulation import CheckedScenario
 from fedsim.scenario.execution import ExecutionConfig, RayConfig
 from fedsim.scenario.file import ScenarioError, load_scenario
 from fedsim.storage.directory import RunDirectory
@@ -78,8 +78,8 @@ PRIVATE = merged(
 ONCE = merged(PRIVATE, timeline=BRIEF["timeline"][:2], compare=["keep"])
 
 
-def checked(folder: Path, scenario: dict) -> Simulation:
-    return check(load_scenario(write_scenario(folder, scenario)))
+def checked(folder: Path, scenario: dict) -> CheckedScenario:
+    return load_and_check(load_scenario(write_scenario(folder, scenario)))
 
 
 def test_a_private_deployment_lives_once(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fedsim.engines import node, worker
 from fedsim.engines.route import ROUTE
-from fedsim.engines.worker import Source, answer, make_worker_app
+from fedsim.engines.worker import WorkerSource, answer, make_worker_app
 from fedsim.federation.grid import CLIENT_FAILED, InProcessGrid
 from fedsim.places import Source as Place
 from fedsim.scenario.file import check_scenario, dump_scenario
 from tests.e2e.runs import BRIEF, merged
 
 SWEPT = merged(BRIEF, sweep={"federation.weighting": ["examples", "uniform"]}, seeds=[1, 2])
-SOURCE = Source(
+SOURCE = WorkerSource(
     scenario=dump_scenario(check_scenario(SWEPT, Place(file="", lines={})).scenario), device="cpu", threads=1
 )
 
@@ -43,7 +43,7 @@ def told(client: int) -> RecordDict:
 def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A worker that answers with the client's number and fails for client 2."""
 
-    def reply(source: Source, message: Message, context: Context) -> Message:
+    def reply(source: WorkerSource, message: Message, context: Context) -> Message:
         client = int(str(message.content.config_records[ROUTE]["client"]))
         if client == 2:
             raise ValueError("out of luck")
@@ -86,9 +86,9 @@ def test_a_route_names_the_life() -> None:
     order = '{"round": 1, "seed": %d, "branch": "keep", "version": 0, "local": {}}'
     for variant in ("weighting=examples", "weighting=uniform"):
         for seed in (1, 2):
-            message = routed(0, "query.forget", variant, seed)
+            message = routed(0, "query.holds", variant, seed)
             message.content["config"] = ConfigRecord({"order": order % seed})
             reply = app(message, context())
             assert reply.content.metric_records["metrics"]["records"] == 9
     with pytest.raises(KeyError):
-        answer(SOURCE, routed(0, "query.forget", "no such variant"), context())
+        answer(SOURCE, routed(0, "query.holds", "no such variant"), context())

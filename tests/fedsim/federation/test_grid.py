@@ -89,7 +89,7 @@ def test_training_goes_together_whatever_else_is_sent() -> None:
     app, _ = echo_app()
     jointly: list[int] = []
 
-    @app.query("forget")
+    @app.query("holds")
     def forget(message: Message, context: Context) -> Message:
         return Message(RecordDict({"metrics": MetricRecord({"client": 0})}), reply_to=message)
 
@@ -98,7 +98,7 @@ def test_training_goes_together_whatever_else_is_sent() -> None:
         return [app(message, context) for message, context in messages]
 
     grid = InProcessGrid(app, train_together=together)
-    kinds = {1: "train", 2: "query.forget", 3: "train"}
+    kinds = {1: "train", 2: "query.holds", 3: "train"}
     messages = [grid.create_message(RecordDict(), kind, node_of(c), str(c)) for c, kind in kinds.items()]
     replies = grid.send_and_receive(messages)
     assert jointly == [2]

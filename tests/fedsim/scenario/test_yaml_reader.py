@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.assembly.build import check
+from fedsim.assembly.build import load_and_check
 from fedsim.places import ScenarioError
 from fedsim.scenario.file import load_scenario
 from fedsim.scenario.variants import MOST_VARIANTS
@@ -117,4 +117,4 @@ def test_lives_too_large_to_plan(tmp_path: Path, text: str, rule: str) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(text)
     with pytest.raises(ScenarioError, match=rule):
-        check(load_scenario(file))
+        load_and_check(load_scenario(file))

@@ -312,11 +312,11 @@ def test_private_training_is_keyed(executor, model, start) -> None:
 
 def test_private_training_of_a_deployed_client_cannot_be_repeated(executor, model, start) -> None:
     def update(**more) -> bytes:
-        job = make_private(model, start, noise=1.0, ledger=Ledger(), simulated=False, **more)
+        job = make_private(model, start, noise=1.0, ledger=Ledger(), keyed_secrets=False, **more)
         return train(executor, job).tobytes()
 
     assert update() != update()
-    job = make_private(model, start, noise=1.0, ledger=Ledger(), simulated=False)
+    job = make_private(model, start, noise=1.0, ledger=Ledger(), keyed_secrets=False)
     assert not np.array_equal(private_draws(job, 0), private_draws(job, 0))
     assert private_draws(job, 0).shape == (5,)
 
