@@ -239,7 +239,7 @@ class RunData:
         return bool(self.good_seeds(variant, request))
 
     def trust(self, variant: str) -> Mapping[str, tuple[float, bool]]:
-        """metric -> (AUC of telling keep from retrain, trusted)."""
+        """Metric -> (AUC of telling keep from retrain, trusted)."""
         return {
             row["metric"]: (NAN if row["auc"] is None else float(row["auc"]), bool(row["trusted"]))
             for row in self.verdict.get("trust", ())

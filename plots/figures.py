@@ -32,6 +32,8 @@ from plots.data import RunData
 
 @dataclass(frozen=True)
 class Kind:
+    """A kind of figure: its name, and what draws it."""
+
     name: str
     draw: Callable[[RunData, str], Figure | None]
     caption: str

@@ -77,7 +77,7 @@ def finding(run: RunData, variant: str) -> str:
 
 
 def _points(run: RunData, variant: str, request: Request) -> dict[str, tuple[float, float, float]]:
-    """branch -> (cost share, |excess|, excess), means over seeds."""
+    """Branch -> (cost share, |excess|, excess), means over seeds."""
     found = {}
     for branch in run.branches:
         excess = run.value(variant, branch.name, request.request, "excess")

@@ -34,6 +34,8 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
+    """A branch of the life, as the report names it."""
+
     name: str
     method: str
     title: str
@@ -44,6 +46,8 @@ class Branch:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
+    """A request to be forgotten."""
+
     request: int
     round: int
     client: int | None
@@ -59,6 +63,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
+    """Something that happened after a round."""
+
     round: int
     kind: str
     clients: tuple[int, ...]
@@ -83,7 +89,7 @@ def span(numbers: Sequence[int]) -> str:
 
 
 def one_series(points: Mapping[int, float]) -> Series:
-    """round -> value, as a series of one seed."""
+    """Round -> value, as a series of one seed."""
     rounds = np.array(sorted(points), dtype=np.float64)
     values = np.array([points[r] for r in sorted(points)], dtype=np.float64)
     return Series(rounds, values, values, values)

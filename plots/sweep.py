@@ -1,5 +1,4 @@
-"""Figure across variants: how one swept number changes what there is to forget, utility, and what can be
-proven."""
+"""Figure across variants: how one swept number changes what a run shows."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from plots.parts import Branch, Request
 
 @dataclass(frozen=True)
 class Column:
+    """The head of a column, with what it means."""
+
     head: str
     unit: str
     meaning: str
@@ -69,6 +71,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Cell:
+    """A number as it is shown, with a note below it."""
+
     text: str
     note: str = ""
     grey: bool = False
@@ -76,6 +80,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class VerdictRow:
+    """A branch in the table of verdicts."""
+
     branch: str
     kind: str
     colour: str

@@ -121,6 +121,7 @@ def inside(title: str) -> str:
 
 
 def capital(sentence: str) -> str:
+    """The sentence with a capital at its beginning."""
     return sentence[:1].upper() + sentence[1:]
 
 

@@ -166,7 +166,8 @@ def epsilon(composition: Composition, *, delta: float, accountant: Accountant = 
     The result is remembered by composition, so repeated queries cost microseconds.
 
     *Edge cases.* No releases: 0. Where one of them is not `tight`, "pld" gives the RDP bound. Releases for
-    different ``neighbours`` do not compose: ``ValueError``."""
+    different ``neighbours`` do not compose: ``ValueError``.
+    """
     if not 0 < delta < 1:
         raise ValueError(f"delta={delta} must be in (0, 1)")
     if accountant not in ("pld", "rdp"):

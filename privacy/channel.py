@@ -215,8 +215,7 @@ class _PlainServer:
         return ""
 
     def _allowed(self, client: str, weight: float) -> bool:
-        """Whether a weight is the planned one, the count that the server holds, or one that the weighting can
-        give."""
+        """Whether a weight is the planned one, the server's count, or one that the weighting can give."""
         if self.context.planned_weights is not None:
             return math.isclose(weight, self.context.planned_weights[client], rel_tol=1e-9)
         if self.channel.weighting == "uniform":

@@ -54,7 +54,8 @@ class ClientDpStage(Stage):
     *Edge cases.* Under secure aggregation it is known who takes part, since too small a cohort is refused:
     the contributors are charged without amplification. Unbounded updates, weights that differ:
     `PipelineError`. A client whose charge would exceed ``target_epsilon`` is left out of the draw from then
-    on."""
+    on.
+    """
 
     def __init__(self, config: ClientDpConfig) -> None:
         self.config = config
@@ -101,8 +102,11 @@ class ClientDpStage(Stage):
         return total + context.generator.normal(0.0, std, total.shape), {"noise_std": std}
 
     def _releases(self, context: RoundContext) -> list[Release]:
-        """What a round costs those who could have been drawn, and once more those who were invited, be they
-        among them or not; where it is known who takes part, those who did."""
+        """What a round costs those who could have been sampled.
+
+        Those who were invited are charged once more, be they among them or not; where it is known who takes
+        part, those who did.
+        """
         drawn, invited = (context.contributors, ()) if self.known else (context.roster, context.invited)
         return [
             self.config.release(
@@ -118,8 +122,10 @@ class ClientDpStage(Stage):
 
 
 def _lives(nominal: Nominal, noise_multiplier: float) -> list[Composition]:
-    """What a client is charged at most, for each way in which cohorts are drawn: every round by that draw,
-    and the rounds to which it is invited."""
+    """What a client is charged at most, for each way in which cohorts are sampled.
+
+    Every round is charged by that draw, and the rounds to which it is invited.
+    """
     rounds = nominal.rounds
     if not rounds:
         return [()]

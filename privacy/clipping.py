@@ -120,7 +120,8 @@ class AdaptiveClipStage(Stage):
     released.
 
     *Guarantees.* With noise by a DP stage behind it, the norm is a function of private releases. Without one,
-    it tells the share of clipped clients. Rounds with planned weights leave it as it is."""
+    it tells the share of clipped clients. Rounds with planned weights leave it as it is.
+    """
 
     def __init__(self, config: ClipConfig) -> None:
         assert config.quantile is not None, "a clip without a quantile is a ClipStage"

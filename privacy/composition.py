@@ -1,5 +1,7 @@
-"""What stages may stand together: their order, what nobody would account for, what they make of a wire, what
-a client that passes them is charged.
+"""What stages may stand together.
+
+Checked are their order, what nobody would account for, what they make of a wire, and what a client that
+passes them is charged.
 
 >>> from privacy.clipping import ClipConfig, ClipStage
 >>> wires, channel = fold([ClipStage(ClipConfig(norm=2.0))], Nominal())
@@ -109,10 +111,12 @@ def fold(stages: Sequence[Stage], nominal: Nominal) -> tuple[tuple[Wire, ...], C
 def check_charges(
     stages: Sequence[Stage], made: Ledger, context: ClientContext, task: LocalTask | None
 ) -> None:
-    """`LedgerError` unless a client's releases are those that its stages make in one attempt; a stage that
-    owns local training needs the ``task``.
+    """Check that a client's releases are those that its stages make in one attempt.
 
-    A server that believed its clients could be told that nothing was charged, or that others were."""
+    A stage that owns local training needs the ``task``. `LedgerError` if they are not.
+
+    A server that believed its clients could be told that nothing was charged, or that others were.
+    """
     expected = Ledger(release for stage in stages for release in stage.charged(context, task))
     if not made.agrees_with(expected):
         raise LedgerError(f"says that {_told(made)} was charged, where its stages charge {_told(expected)}")

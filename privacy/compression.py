@@ -173,7 +173,8 @@ class CompressionStage(Stage):
     *Edge cases.* A grid spans a public range if a clip stands before it, else the update's own largest
     coordinate, which tells something of it. Only a public grid may stand before masks. Without a known
     dimension, ternary's bound is alpha B, and quantise has none. Behind a clip that follows a quantile,
-    ternary and top_k are refused: they would destroy its bit."""
+    ternary and top_k are refused: they would destroy its bit.
+    """
 
     def __init__(self, config: CompressionConfig) -> None:
         self.config = config

@@ -44,7 +44,8 @@ class Config(BaseModel):
     """Base of all stages' configurations.
 
     *Guarantees.* Frozen, no unknown keys, finite numbers of a size that can be meant. A number is neither
-    text nor true or false; a whole one may stand where any number may, not the other way round."""
+    text nor true or false; a whole one may stand where any number may, not the other way round.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

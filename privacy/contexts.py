@@ -38,7 +38,8 @@ class Draw:
 
     ``kind`` as in `privacy.accounting.Mechanism`; ``rate`` is the chance of each; ``population`` how many are
     there, ``size`` the largest or fixed size of a cohort (both 0 where nothing bounds it). ``nominal`` is how
-    many would be there had nobody been forgotten: a public number, by which means are taken."""
+    many would be there had nobody been forgotten: a public number, by which means are taken.
+    """
 
     kind: Sampling = "none"
     rate: float = 1.0
@@ -61,7 +62,8 @@ class Nominal:
     ``rounds`` is how many there will be in the whole life, ``draws`` how cohorts are drawn in them;
     ``max_update_norm`` is the longest update that the server takes where no stage bounds them;
     ``invitations`` to how many of them one client may be asked whatever the draw. ``cohort_known`` says that
-    the adversary knows who takes part."""
+    the adversary knows who takes part.
+    """
 
     max_cohort: int | None = None
     max_weight: float | None = None
@@ -86,7 +88,8 @@ class RoundContext:
     the cohort; ``counts`` are the numbers of examples that the server knows those clients to train on, where
     updates are weighted by them. ``largest_weight`` bounds planned weights by a number that does not depend
     on who was sampled, and ``planned_total`` is what they add up to if as many come as expected. ``state`` is
-    what the stages of a branch keep from round to round, by name."""
+    what the stages of a branch keep from round to round, by name.
+    """
 
     round_id: int
     branch: str
@@ -120,7 +123,8 @@ class ClientContext:
     operating system. ``memory`` is what the client's end of the channel remembered after its last message;
     empty at the first. ``generator`` feeds whatever a stage draws at the client, whose releases go into
     ``ledger``. ``planned_weight`` is a public weight fixed by the server's plan; it replaces the pipeline's
-    weighting. ``weight`` is what came of that. ``state`` is as in `RoundContext`."""
+    weighting. ``weight`` is what came of that. ``state`` is as in `RoundContext`.
+    """
 
     client: str
     round_id: int

@@ -61,7 +61,8 @@ class DistributedDpStage(Stage):
 
     *Edge cases.* Nothing but `secure_aggregation` may follow: one client's share alone protects little. Fewer
     survivors: the round aborts. A planned weight scales the update before it is rounded, so that the noise
-    keeps its size; the sensitivity is that of the largest weight."""
+    keeps its size; the sensitivity is that of the largest weight.
+    """
 
     def __init__(self, config: DistributedDpConfig) -> None:
         self.config = config
@@ -198,8 +199,11 @@ class DistributedDpStage(Stage):
 
 
 def _rounded_norm(scaled: float, size: int) -> float:
-    """Norm that a rounded vector may have: at most that of rounding each coordinate up, and what rounding at
-    random exceeds with a chance of ``ROUNDING`` (Kairouz et al., 2021)."""
+    """Norm that a rounded vector may have (Kairouz et al., 2021).
+
+    It is at most that of rounding each coordinate up, and what rounding at random exceeds with a chance of
+    ``ROUNDING``.
+    """
     worst = scaled + math.sqrt(size)
     likely = math.sqrt(
         scaled**2 + size / 4 + math.sqrt(2 * math.log(1 / ROUNDING)) * (scaled + math.sqrt(size) / 2)

@@ -37,13 +37,18 @@ class ViewError(ValueError):
 
 
 class RoundAborted(RuntimeError):  # noqa: N818 (an outcome of the protocol, not a mistake)
-    """No sum came out of this round. But for a `SumUnusable`, nothing was released or charged by the server;
-    try a new attempt."""
+    """No sum came out of this round.
+
+    But for a `SumUnusable`, nothing was released or charged by the server; try a new attempt.
+    """
 
 
 class SumUnusable(RoundAborted):
-    """The sum over ``contributors`` was read and cannot be used, or those who know enough could read it by
-    now: it counts as released, and no other may follow, from which it would differ by a few clients."""
+    """The sum over ``contributors`` was read and cannot be used.
+
+    Or those who know enough could read it by now: it counts as released, and no other may follow, from
+    which it would differ by a few clients.
+    """
 
     def __init__(self, message: str, contributors: Sequence[str]) -> None:
         super().__init__(message)

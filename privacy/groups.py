@@ -25,8 +25,9 @@ STEPS = 40
 def group_epsilon(
     spent: Sequence[Composition], *, size: int, delta: float, accountant: Accountant = "pld"
 ) -> float:
-    """Epsilon in nats of ``size`` units together at ``delta``, where each unit's releases
-    are one of ``spent``.
+    """Epsilon in nats of ``size`` units together at ``delta``.
+
+    Each unit's releases are one of ``spent``.
 
     *Guarantees.* An upper bound, by the RDP bound of one unit where ``size`` is more than 1. Infinite where
     no delta of one unit is small enough.

@@ -34,7 +34,8 @@ class Release:
 
     ``unit`` is what the noise hides: one example, or a client's whole data. What was drawn and how is said in
     the terms of `Mechanism`. Noise on a sum concerns all who could have been drawn for it, whether they were
-    or not. ``delta`` is a note for readers; epsilon is computed at whatever delta is asked."""
+    or not. ``delta`` is a note for readers; epsilon is computed at whatever delta is asked.
+    """
 
     round_id: int
     branch: str
@@ -143,8 +144,11 @@ class Ledger:
         return tuple(replace(key, steps=steps) for key, steps in self._steps.items())
 
     def past(self, client: str) -> Ledger:
-        """What a client must know to keep to its budgets, in one release per mechanism however long it was
-        there: every epsilon of its own is the same, no other client is named, ``branch`` is empty."""
+        """What a client must know to keep to its budgets.
+
+        It is one release per mechanism however long it was there: every epsilon of its own is the same, no
+        other client is named, ``branch`` is empty.
+        """
         return Ledger(
             Release.of(charge, round_id=0, branch="", attempt=0, clients=(client,), unit=unit, steps=steps)
             for unit in get_args(Unit)
@@ -178,8 +182,10 @@ class Ledger:
         delta: float,
         accountant: Accountant = "pld",
     ) -> bool:
-        """Whether ``releases`` together (whole trainings of their ``steps``) would lift the epsilon of one of
-        their clients above ``max_epsilon``. Changes nothing."""
+        """Whether ``releases`` together would lift a client's epsilon above ``max_epsilon``.
+
+        They are whole trainings of their ``steps``. Changes nothing.
+        """
         totals = {
             self.composition(client, unit=release.unit, extra=releases)
             for release in releases
@@ -188,8 +194,10 @@ class Ledger:
         return any(epsilon(total, delta=delta, accountant=accountant) > max_epsilon for total in totals)
 
     def agrees_with(self, other: Ledger) -> bool:
-        """Whether both hold the same releases, up to how another machine rounds what noise was calibrated
-        to."""
+        """Whether both hold the same releases.
+
+        How another machine rounds what noise was calibrated to makes no difference.
+        """
         mine, theirs = self.releases(), other.releases()
         if len(mine) != len(theirs):
             return False

@@ -50,7 +50,8 @@ class LocalDpStage(Stage):
     is charged where it is drawn.
 
     *Edge cases.* Unbounded updates: `PipelineError`. A spent budget: `BudgetExceededError` before anything is
-    drawn."""
+    drawn.
+    """
 
     def __init__(self, config: LocalDpConfig) -> None:
         self.config = config

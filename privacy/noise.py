@@ -127,8 +127,10 @@ class Budget(Config):
         )
 
     def allows(self, ledger: Ledger, *releases: Release) -> bool:
-        """Whether releases together keep everybody they concern within ``target_epsilon``; always, without
-        one."""
+        """Whether releases together keep everybody they concern within ``target_epsilon``.
+
+        Always, without one.
+        """
         if self.target_epsilon is None:
             return True
         return not ledger.would_exceed(

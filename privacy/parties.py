@@ -38,7 +38,8 @@ class RoundResult:
     error of each coordinate of the update. ``rejected`` names clients of whom a message could not be used,
     with reasons; one that was asked last may have contributed. ``state`` is what the stages keep for the next
     round of the branch. ``lengths`` holds by client the L2 norm of what it sent, times its weight, where the
-    server sees that."""
+    server sees that.
+    """
 
     update: Update
     total_weight: float
@@ -153,7 +154,8 @@ def _checked(update: Update, dimension: int | None) -> Update:
 class ServerRound:
     """The server in one attempt of one round. Made by `Pipeline.open_round`.
 
-    ``longest`` bounds each update of a masked sum, hence the sum; None if nothing does."""
+    ``longest`` bounds each update of a masked sum, hence the sum; None if nothing does.
+    """
 
     stages: tuple[Stage, ...]
     nominal: Nominal
@@ -266,8 +268,7 @@ class ServerRound:
         return metrics | {"contributors": float(count)}
 
     def _check_weights(self, total: Total) -> None:
-        """Clients must have used the planned weights, or the counts that the server holds: their total says
-        so."""
+        """Check by their total that clients used the planned weights, or the server's counts."""
         planned = self.context.planned_weights
         weights = self.context.counts if planned is None else planned
         if weights is None:
@@ -278,8 +279,10 @@ class ServerRound:
             raise SumUnusable(f"weights add up to {total.weight}, but {due} {whence}", total.contributors)
 
     def _check_length(self, total: Total) -> None:
-        """A masked sum cannot be longer than the declared bound of all that are in it. Which client's update
-        was longer, masks hide."""
+        """Check that a masked sum is no longer than the declared bounds of all that are in it.
+
+        Which client's update was longer, masks hide.
+        """
         if self.longest is None:
             return
         planned = self.context.planned_weights

@@ -92,8 +92,7 @@ class Pipeline:
             )
 
     def _plain_channel(self) -> PlainChannel:
-        """Updates one by one, each no longer than the stages leave it or, without a bound of theirs, than the
-        server takes."""
+        """Updates one by one, each no longer than the stages leave it, or else than the server takes."""
         longest, wire = self.nominal.max_update_norm, self.wires[-1]
         return PlainChannel(
             min_cohort=0 if self.releases_anyway else self.nominal.min_cohort,
@@ -147,8 +146,10 @@ class Pipeline:
 
     @property
     def longest(self) -> float | None:
-        """Largest L2 norm of what an honest client sends, but for a chance that can be neglected; None if the
-        stages leave it open."""
+        """Largest L2 norm of what an honest client sends, but for a chance that can be neglected.
+
+        None if the stages leave it open.
+        """
         return self.l2_bound if self.l2_bound is not None else self.wires[-1].longest
 
     @property

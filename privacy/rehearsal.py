@@ -1,5 +1,6 @@
-"""One attempt of a round played through in one place, by parties that are all at hand: for attacks and
-audits.
+"""One attempt of a round played through in one place.
+
+All parties are at hand: for attacks and audits.
 
 >>> import numpy as np
 >>> from privacy import ClientContext, Pipeline, RoundContext
@@ -22,8 +23,10 @@ from privacy.transport import Payload, Update
 def rehearse(
     server: ServerRound, parties: Mapping[str, ClientParty], updates: Mapping[str, Update]
 ) -> tuple[dict[str, Payload], dict[str, bytes]]:
-    """Have every party send its update: what they sent, and their answers, with which the server can
-    aggregate."""
+    """Have every party send its update.
+
+    Gives what they sent, and their answers, with which the server can aggregate.
+    """
     adverts = {name: party.advertise() for name, party in parties.items()}
     deliveries: Mapping[str, bytes] = {}
     if any(adverts.values()):

@@ -54,7 +54,8 @@ class Wire:
     exceeds, where noise leaves it without a bound; ``min_cohort`` the fewest contributors that a stage was
     sized for. ``codec`` packs the vector where it travels in the clear; a stage behind it that changes
     updates at the client must set it to None or refuse. The last ``extra`` coordinates are no part of the
-    update."""
+    update.
+    """
 
     kind: WireKind
     l2_bound: float | None
@@ -111,8 +112,10 @@ class Stage(Protocol):
         return update, {}
 
     def read(self, context: RoundContext) -> None:
-        """Charge what the sum over ``context.contributors`` gives away as the clients sent it, be it used or
-        not."""
+        """Charge what the clients' sum gives away as they sent it, be it used or not.
+
+        ``context.contributors`` are in it.
+        """
         return
 
     def sum(self, total: Vector, context: RoundContext) -> tuple[Vector, Metrics]:
@@ -136,8 +139,9 @@ class Stage(Protocol):
         return True
 
     def promise(self, nominal: Nominal, tasks: Sequence[LocalTask], *, colluders: int = 0) -> float | None:
-        """The most epsilon that a whole life may cost one unit, infinite if nothing bounds it; None: no
-        release.
+        """The most epsilon that a whole life may cost one unit.
+
+        Infinite if nothing bounds it; None: no release.
 
         ``tasks`` are the local trainings, one a client; ``colluders`` clients tell the server all they know.
         """
@@ -153,8 +157,11 @@ class Stage(Protocol):
 
 
 def acts_on_sum(stage: Stage) -> bool:
-    """Whether the server has something to do for ``stage`` to the cohort's sum or mean (noise, a public
-    divisor, decoding), so that updates as they were sent are not yet what the stage makes of them."""
+    """Whether the server does something to the cohort's sum or mean for ``stage``.
+
+    It adds noise, divides by a public number or decodes: updates as they were sent are not yet what the stage
+    makes of them.
+    """
     return any(
         getattr(type(stage), hook) is not getattr(Stage, hook) for hook in ("sum", "server", "divisor")
     )

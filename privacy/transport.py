@@ -98,7 +98,8 @@ class ServerChannel(Protocol):
 
     Any client may fall silent before any of them. ``rejected`` names those of whom a message could not be
     used, with reasons; it grows from step to step. ``lengths`` holds the L2 norm of each update that counts,
-    times its weight; empty where only the sum is to be seen."""
+    times its weight; empty where only the sum is to be seen.
+    """
 
     rejected: dict[str, str]
     lengths: dict[str, float]
@@ -116,8 +117,10 @@ class ServerChannel(Protocol):
         """Answers by client -> the sum, or `RoundAborted`."""
 
     def individuals(self) -> Mapping[str, Contribution]:
-        """What each contributor sent, by client in the order of ids, once `receive` was called; `ViewError`
-        where there is only a sum."""
+        """What each contributor sent, by client in the order of ids, once `receive` was called.
+
+        `ViewError` where there is only a sum.
+        """
 
 
 class Channel(Protocol):

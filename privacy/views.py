@@ -1,5 +1,6 @@
-"""Views: what each adversary sees of a pipeline, what of it is private, and what a method may therefore ask
-for.
+"""Views: what each adversary sees of a pipeline, and what of it is private.
+
+From these follows what a method may ask for.
 
 A method declares capabilities; a pipeline's honest server offers some. Asking for more is refused with
 the reason before anything runs. The adversaries are nested: whoever colludes sees all that a curious
@@ -50,8 +51,10 @@ Adversary = Literal["reader of the models", "honest server", "curious server", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guarantee:
-    """(epsilon, delta)-DP of one ``unit`` over the whole life, by the stage ``by``; infinite if there is
-    none."""
+    """(epsilon, delta)-DP of one ``unit`` over the whole life, by the stage ``by``.
+
+    Infinite if there is none.
+    """
 
     unit: Unit
     epsilon: float
@@ -61,9 +64,12 @@ class Guarantee:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """``sees`` says in words what reaches the adversary; ``hidden_among`` is the smallest number of honest
-    clients whose updates it can only see added up (1: it sees each one); ``guarantees`` say what of it is
-    differentially private."""
+    """What one adversary sees.
+
+    ``sees`` says in words what reaches it; ``hidden_among`` is the smallest number of honest clients whose
+    updates it can only see added up (1: it sees each one); ``guarantees`` say what of it is differentially
+    private.
+    """
 
     adversary: Adversary
     capabilities: frozenset[Capability]
@@ -91,8 +97,10 @@ _INDIVIDUAL = frozenset({Capability.INDIVIDUAL_UPDATES, Capability.INDIVIDUAL_WE
 
 
 def views(pipeline: Pipeline, tasks: Sequence[LocalTask] = ()) -> tuple[View, ...]:
-    """All four, from the weakest adversary to the strongest; with as many colluders as secret sharing
-    bears."""
+    """All four, from the weakest adversary to the strongest.
+
+    The strongest colludes with as many clients as secret sharing tolerates.
+    """
     return (
         model_reader(pipeline, tasks),
         honest_server(pipeline, tasks),
@@ -104,8 +112,10 @@ def views(pipeline: Pipeline, tasks: Sequence[LocalTask] = ()) -> tuple[View, ..
 def _guarantees(
     pipeline: Pipeline, tasks: Sequence[LocalTask], *, server: bool, colluders: int = 0
 ) -> tuple[Guarantee, ...]:
-    """What of all that an adversary sees is private: noise of the server's own hides nothing from the
-    server."""
+    """What of all that an adversary sees is private.
+
+    Noise of the server's own hides nothing from the server.
+    """
     found = []
     for stage in pipeline.stages:
         fact = stage.facts

@@ -129,8 +129,11 @@ def _ledger_json(
 def _privacy_json(
     runners: Sequence[LifeRunner], branches: Sequence[str], directory: RunDirectory
 ) -> dict[str, Any]:
-    """Who sees what in each variant, what DP alone promises each request, which sums tell too much, whose
-    budget was spent when."""
+    """Sight, promises, differencing and budgets of a run.
+
+    Who sees what in each variant, what DP alone promises each request, which sums tell too much, whose budget
+    was spent when.
+    """
     of_variant: dict[str, LifeContext] = {}
     for runner in runners:
         of_variant.setdefault(runner.context.variant, runner.context)

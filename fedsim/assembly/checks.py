@@ -42,8 +42,10 @@ def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
 def check_audits(
     scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source, names: ClientNames
 ) -> None:
-    """Refuse attacks that would fail once the life is over: on clients that hold nothing, through a model or
-    behind a pipeline that cannot be attacked."""
+    """Refuse attacks that would fail once the life is over.
+
+    They are on clients that hold nothing, or through a model or behind a pipeline that cannot be attacked.
+    """
     held = sorted(client for client, records in runtime.records.items() if records)
     for index, audit in enumerate(scenario.audits):
         if not isinstance(audit, InversionAudit):
@@ -126,7 +128,8 @@ def check_one_life(lives: int, source: Source) -> None:
     """Refuse a deployment with differential privacy that lives more than once.
 
     A simulation repeats the same noise. Deployed clients draw new noise in every branch, seed and variant,
-    each of which is another release of the same data, while a ledger knows its own branch alone."""
+    each of which is another release of the same data, while a ledger knows its own branch alone.
+    """
     if lives > 1:
         raise source.error(
             ("execution", "engine"),

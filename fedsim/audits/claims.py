@@ -1,9 +1,11 @@
-"""Plays a run's claims: canary records and canary clients against its noise, its own loss against its
-clipping.
+"""Plays canaries against a run's privacy claims.
+
+Canary records and canary clients play against its noise, its own loss against its clipping.
 
 Each game has noise of its own, keyed apart from the training's, and a ledger of its own, from which the claim
 comes. An audited epsilon above the claimed one means that the noise is not what the ledger says. Not to find
-a breach says little where the number that so many canaries could certify at best is small."""
+a breach says little where the number that so many canaries could certify at best is small.
+"""
 
 from __future__ import annotations
 

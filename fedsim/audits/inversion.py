@@ -5,7 +5,8 @@ records the model knows by heart send next to nothing, and would hide nobody.
 
 A victim takes one step on a few of its records from the run's last model; what it sends passes a pipeline,
 the server's end of which does all that a curious server can: it decodes, undoes what is public, and reads
-what it can by `fedsim.audits.gradient_inversion`."""
+what it can by `fedsim.audits.gradient_inversion`.
+"""
 
 from __future__ import annotations
 

@@ -121,6 +121,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fedsim.bases.tiny_authors", description=__doc__.splitlines()[0]
     )

@@ -90,6 +90,7 @@ def build_tofu_base(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m fedsim.bases.tofu", description="Build a base for TOFU.")
     parser.add_argument("--data", type=Path, required=True, help="folder with TOFU's JSON lines")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")

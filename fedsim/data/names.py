@@ -102,8 +102,10 @@ class ClientNames:
         )
 
     def read(self, written: Iterable[int | str], everybody: Iterable[int]) -> tuple[int, ...]:
-        """Clients from names, numbers, ranges of numbers (``0-19``), ``all`` (``everybody``), and these with
-        commas between. A name as a whole goes before what its parts could mean.
+        """The clients that names, numbers and ranges stand for.
+
+        Numbers may be ranges (``0-19``); ``all`` stands for ``everybody``; commas may stand between. A name
+        as a whole goes before what its parts could mean.
 
         Raises:
             ValueError: one is not in the data, or a range is none.

@@ -74,7 +74,8 @@ class OwnNodes:
     """Each client is reached through the node that was registered for it, as long as that one is connected.
 
     ``nodes`` maps the ids that the SuperLink gave to the nodes' keys to their clients. What a node says of
-    itself counts for nothing, and a node that comes later is left alone."""
+    itself counts for nothing, and a node that comes later is left alone.
+    """
 
     def __init__(self, link: Link, nodes: Mapping[int, Sequence[int]]) -> None:
         self.link = link

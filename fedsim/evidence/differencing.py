@@ -23,7 +23,8 @@ def differing(branch: Branch, targets: Mapping[int, int], *, apart: int = 1) -> 
     """Pairs of rounds, at most ``apart`` from each other, whose sums differ by one client's update.
 
     The other clients' updates change from round to round, too, but little while the model does; what the one
-    client sent then stands out in the difference."""
+    client sent then stands out in the difference.
+    """
     cohorts = {step.round: _heard(step, targets) for step in branch.steps}
     found = []
     for earlier in cohorts:
@@ -42,8 +43,10 @@ def _heard(step: Step, targets: Mapping[int, int]) -> frozenset[int]:
 
 
 def differencing_rows(context: LifeContext) -> list[Row]:
-    """Where masked sums of neighbouring rounds give a single client away, unless noise of clients' own covers
-    it."""
+    """Masked sums of neighbouring rounds that give a single client away.
+
+    Noise of clients' own covers the difference; then there is none.
+    """
     pipeline = context.engine.runtime.pipeline
     if pipeline.reveals != "sum":
         return []

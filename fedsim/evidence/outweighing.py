@@ -10,8 +10,11 @@ Row = dict[str, Any]
 
 
 def outweighing_rows(events: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """From the log of a run: by client and branch, in how many rounds its update outweighed the others, the
-    first of them, and the most times that it was as long (None: the others sent nothing)."""
+    """By client and branch, the rounds in which its update outweighed the others, from a run's log.
+
+    Each row has their number, the first of them, and the most times that it was as long (None: the others
+    sent nothing).
+    """
     found: dict[tuple[str, int, str, int], dict[int, float]] = {}
     names: dict[tuple[str, int], str] = {}
     for event in events:

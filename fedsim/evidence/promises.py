@@ -20,8 +20,7 @@ Row = dict[str, Any]
 
 
 def forgetting_rows(context: LifeContext, branch: str, federation: Federation) -> Iterator[Row]:
-    """For each request and protected unit, the guarantee that the branch's ledger alone implies at its
-    end."""
+    """The guarantee that the branch's ledger alone implies at its end, by request and protected unit."""
     pipeline = context.engine.runtime.pipeline
     for fact in pipeline.facts:
         if fact.charges is None or fact.delta is None:
@@ -74,8 +73,10 @@ def promise_in_words(
     delta: float,
     neighbours: Neighbours = "add_remove",
 ) -> str:
-    """One sentence on the guarantee of a group of units at ``delta``, of which one has spent ``spent``; above
-    `VACUOUS` nats it is none."""
+    """One sentence on the guarantee of a group of units at ``delta``.
+
+    One unit has spent ``spent``; above `VACUOUS` nats it is no guarantee.
+    """
     units = f"{size} {unit}{'s' if size != 1 else ''}"
     if spent == 0:
         return f"nothing about the {units} was ever released, so there is nothing to forget"

@@ -34,8 +34,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Granted:
-    """A request that is answered by retraining: after ``round``, from round ``replay_from`` on. ``whole``
-    requests take the client out of the roster."""
+    """A request that is answered by retraining after ``round``, from round ``replay_from`` on.
+
+    ``whole`` requests take the client out of the roster.
+    """
 
     number: int
     client: str

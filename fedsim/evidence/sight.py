@@ -13,8 +13,7 @@ UNITS: tuple[Unit, ...] = ("example", "client")
 
 
 def view_rows(context: LifeContext) -> list[Row]:
-    """Each adversary: what it sees, among how many clients an update is hidden, which epsilon holds against
-    it."""
+    """Each adversary: what it sees, how many clients hide an update, which epsilon holds against it."""
     found = views(context.engine.runtime.pipeline, life_tasks(context))
     units = units_of(context)
     return [{"variant": context.variant, **_view_row(view, units)} for view in found]

@@ -103,6 +103,7 @@ def trajectories(tables: LifeTables, life: Life, branches: Sequence[str]) -> lis
 
 
 def trajectory(tables: LifeTables, branch: str, request: Request, subject: str, metric: str) -> Iterable[Row]:
+    """One metric of a branch after a request, against its references: a row a round."""
     names = (branch, "retrain", "keep", "leave")
     series = [tables.series.get((name, subject, metric), {}) for name in names]
     rounds = sorted(set.intersection(*(set(one) for one in series)))
@@ -164,6 +165,7 @@ def forget_quality_rows(tables: LifeTables, life: Life, branches: Sequence[str])
 
 
 def quality_at(tables: LifeTables, branch: str, subject: str, round_: int) -> dict[str, float] | None:
+    """The KS test of truth ratios against retrain after a round; None where one of them is missing."""
     mine = tables.item_values(branch, subject, "truth_ratio_raw", round_)
     reference = tables.item_values("retrain", subject, "truth_ratio_raw", round_)
     if np.isfinite(mine).sum() == 0 or np.isfinite(reference).sum() == 0:

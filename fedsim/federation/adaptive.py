@@ -75,16 +75,20 @@ class FedAdagrad(Adaptive):
 
 
 class FedYogi(Adaptive):
-    """Adaptive server learning rates with momentum, additive (Zaheer et al., 2018; Reddi et al., 2021):
-    v <- v - (1 - beta_2) D^2 sign(v - D^2)."""
+    """Adaptive server learning rates with momentum, additive (Zaheer et al., 2018).
+
+    v <- v - (1 - beta_2) D^2 sign(v - D^2), as in Reddi et al., 2021.
+    """
 
     def second_moment(self, v: NDArray[np.float64], delta: NDArray[np.float64]) -> NDArray[np.float64]:
         return v - (1 - self.beta_2) * delta**2 * np.sign(v - delta**2)
 
 
 class FedAdam(Adaptive):
-    """Adaptive server learning rates with momentum (Kingma & Ba, 2015; Reddi et al., 2021):
-    v <- beta_2 v + (1 - beta_2) D^2."""
+    """Adaptive server learning rates with momentum (Kingma & Ba, 2015).
+
+    v <- beta_2 v + (1 - beta_2) D^2, as in Reddi et al., 2021.
+    """
 
     def __init__(self, *, bias_correction: bool = True, **own: Any) -> None:
         super().__init__(**own)

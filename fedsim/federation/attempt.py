@@ -2,7 +2,8 @@
 
 A plain pipeline takes one exchange, in which clients train. An interactive one (secure aggregation) takes
 four: keys, shares, training, unmasking. Whoever fails at one of them is left out from then on; whether the
-others are enough, the pipeline says."""
+others are enough, the pipeline says.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +38,13 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one attempt at a round gave. Without a result, another one without the ``failed`` may have one,
-    unless this one is ``final``: its sum was read.
+    """What one attempt at a round gave.
 
-    ``updates`` holds by client what was combined, where the Strategy wants to do that itself."""
+    Without a result, another one without the ``failed`` may have one, unless this one is ``final``: its sum
+    was read.
+
+    ``updates`` holds by client what was combined, where the Strategy wants to do that itself.
+    """
 
     result: Combined | None = None
     updates: Mapping[int, Contribution] = field(default_factory=dict)
@@ -82,8 +86,10 @@ def attempt_round(
 
 @dataclass(kw_only=True)
 class _Conversation:
-    """What is said in one attempt: the server's end, what was received, what each simulated client remembers,
-    who failed and why."""
+    """The state of one attempt while its messages pass.
+
+    It holds the server's end, what was received, what each simulated client remembers, who failed and why.
+    """
 
     federation: Federation
     assignment: Assignment
@@ -198,8 +204,10 @@ class _Conversation:
                 self.federation.ledger.extend(sent.made.releases())
 
     def _noise(self, attempt: int) -> np.random.Generator:
-        """What the server's noise is drawn from: the same in every branch of a simulation, nobody's in a
-        deployment."""
+        """Where the server's noise comes from.
+
+        In a simulation it is the same in every branch; in a deployment it is the operating system's.
+        """
         if not self.engine.runtime.keyed_secrets:
             return secret_stream()
         return stream(self.engine.planner.seed, "server", self.federation.round, attempt)
@@ -245,8 +253,11 @@ def ask(
     setups: Mapping[int, bytes] | None = None,
     states: Mapping[int, bytes] | None = None,
 ) -> Exchange[dict[int, Message]]:
-    """Send ``query.ACTION`` with each client's order, and with what the privacy pipeline has to say and what
-    the client remembers of it, if anything; replies by client."""
+    """Send ``query.ACTION`` with each client's order; replies by client.
+
+    ``setups`` is what the privacy pipeline has to say to each, ``states`` what each remembers of it, if
+    anything.
+    """
     messages = []
     for client, order in sorted(orders.items()):
         content = RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})})

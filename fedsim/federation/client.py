@@ -8,7 +8,8 @@
 
 The app is stateless. What a client must remember (its ledger, where it stands in an interactive stage)
 travels in the message's ``client-state`` record and is carried by the simulator, per branch. Only what a
-deployed client must keep secret stays where it is, from the first message of a round to the last."""
+deployed client must keep secret stays where it is, from the first message of a round to the last.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +80,10 @@ def _say(
     step: DropStage,
     what: Callable[[ClientParty, bytes], bytes],
 ) -> Message:
-    """Answer a message of an interactive stage; ``what`` maps the client's party and what it heard to an
-    answer."""
+    """Answer a message of an interactive stage.
+
+    ``what`` maps the client's party and what it heard to an answer.
+    """
     client, order = configured_client(context), _order(message)
     _stay(order, step)
     party = runtime.party(client, order, _carried(message))

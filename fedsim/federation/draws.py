@@ -12,7 +12,8 @@ def draw_of(rule: float | FixedCohort, *, here: int, nominal: int) -> Draw:
     """How cohorts are drawn, as the accountant sees it.
 
     ``here`` is how many could be drawn, ``nominal`` how many could be had nobody been forgotten. The latter
-    is the public one; a fixed cohort is filled up from the former unless places stay empty."""
+    is the public one; a fixed cohort is filled up from the former unless places stay empty.
+    """
     if isinstance(rule, FixedCohort) and rule.rate is not None:
         return Draw(
             kind="truncated_poisson",

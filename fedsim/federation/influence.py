@@ -27,8 +27,10 @@ class Heaviest:
 
 
 def heaviest(lengths: Mapping[int, float]) -> Heaviest | None:
-    """The client whose update outweighs the others, given each one's L2 norm times weight; None if nobody's
-    does, or if there are fewer than three."""
+    """The client whose update outweighs the others, given each one's L2 norm times weight.
+
+    None if nobody's does, or if there are fewer than three.
+    """
     if len(lengths) < FEWEST:
         return None
     client = max(lengths, key=lambda name: (lengths[name], name))

@@ -26,7 +26,8 @@ class WorkOrder(BaseModel):
     ``drop`` is the step at which the client falls silent, if it is scripted to. ``method`` and ``role``
     choose the local loss of an unlearning round. ``state`` is what the privacy
     stages keep from round to round. ``weight`` is set when the server's plan fixes it: at first
-    that of the role, then this client's share (``with_shares``)."""
+    that of the role, then this client's share (``with_shares``).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -20,7 +20,8 @@ class Planner:
 
     ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
     ``rosters`` says who is there in each round of each branch, and ``participation`` how cohorts are drawn of
-    them."""
+    them.
+    """
 
     seed: int
     local: LocalConfig

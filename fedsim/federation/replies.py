@@ -1,5 +1,6 @@
-"""Clients' replies, read with distrust: a reader gives what was asked for or raises `ReplyError`, whatever
-the reply holds.
+"""Clients' replies, read with distrust.
+
+A reader gives what was asked for or raises `ReplyError`, whatever the reply holds.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a client sent after training: its payload, the releases it made, and, if it is simulated, what is
-    to be carried to it."""
+    """What a client sent after training: its payload and the releases it made.
+
+    ``memory`` is what is to be carried to a simulated client.
+    """
 
     payload: Payload
     made: Ledger
@@ -53,8 +56,10 @@ def read_count(reply: Message) -> int:
 def read_update(
     reply: Message, client: int, order: WorkOrder, runtime: ClientRuntime, *, version: int, dimension: int
 ) -> Trained:
-    """A client's update of the adapter of ``version`` and ``dimension``, with the releases that its stages
-    make and no others."""
+    """A client's update of the adapter of ``version`` and ``dimension``.
+
+    With it come the releases that its stages make, and no others.
+    """
     with _distrusted(reply):
         records = reply.content.config_records
         started_from = records["config"]["version"]

@@ -214,8 +214,10 @@ def _with_affordable_roster(
 def _budget_allows(
     client: int, branch: str, draw: Draw | None, invited: bool, federation: Federation, engine: Engine
 ) -> bool:
-    """Whether the privacy stages can afford this client in a round. Without a ``draw`` it could not be
-    sampled."""
+    """Whether the privacy stages can afford this client in a round.
+
+    Without a ``draw`` it could not be sampled.
+    """
     name = str(client)
     alone = RoundContext(
         round_id=federation.round,
@@ -247,9 +249,11 @@ def _move(
     engine: Engine,
     updates: Mapping[int, Contribution],
 ) -> None:
-    """Move the adapter by the combined update, through the Strategy's optimiser or around its memory; or,
-    given ``updates``, by what a robust Strategy makes of them. What was combined by planned weights goes
-    around a robust one in any case: it remembers nothing."""
+    """Move the adapter by the combined update.
+
+    The update goes through the Strategy's optimiser, or around its memory. Given ``updates``, a robust
+    Strategy combines them. What was combined by planned weights goes around a robust one in any case.
+    """
     if updates:
         moved = combine(federation.strategy, federation.adapter, updates, engine.grid, federation.round)
         federation.adopt(moved)

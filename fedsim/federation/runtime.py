@@ -59,7 +59,7 @@ class ClientRuntime:
     def party(
         self, client: int, order: WorkOrder, carried: bytes = b"", ledger: Ledger | None = None
     ) -> ClientParty:
-        """This client's end of the privacy pipeline in this round, with what it remembers of it.
+        """The client's end of the privacy pipeline in this round, with what it remembers of it.
 
         A simulated client has that ``carried`` to it, a deployed one has kept it. What it releases is written
         into ``ledger``.
@@ -92,8 +92,10 @@ class ClientRuntime:
         return self.pipeline.client(context)
 
     def _noise(self, client: int, order: WorkOrder) -> np.random.Generator:
-        """What the privacy stages draw at this client in one attempt; the same in every branch of a
-        simulation."""
+        """What the privacy stages draw at this client in one attempt.
+
+        In a simulation it is the same in every branch.
+        """
         if not self.keyed_secrets:
             return secret_stream()
         return stream(order.seed, "stage", order.round, client, order.attempt)
@@ -106,8 +108,10 @@ class ClientRuntime:
         return b""
 
     def finish(self, client: int, order: WorkOrder) -> None:
-        """Erase what a deployed client remembered of a round but that it is over: nobody can ask it about
-        that again."""
+        """Erase what a deployed client remembered of a round but that it is over.
+
+        Nobody can ask it about that round again.
+        """
         self.kept.pop((order.branch, client), None)
         if not self.keyed_secrets:
             self.finished.add((order.branch, client, order.round))

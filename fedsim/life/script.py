@@ -33,8 +33,10 @@ class LifeEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """All events in order, the requests among them (numbered from 1), the last round, and what clients are
-    called."""
+    """All events in order, with the last round and what clients are called.
+
+    The requests among them are numbered from 1.
+    """
 
     horizon: int
     events: tuple[LifeEvent, ...]

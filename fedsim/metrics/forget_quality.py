@@ -22,7 +22,9 @@ from fedsim.metrics.arrays import present
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForgetQuality:
-    """``p_value`` in [0, 1] (TOFU's forget quality), ``ks_distance`` (D) in [0, 1], ``wasserstein`` in the
+    """The comparison of two samples.
+
+    ``p_value`` in [0, 1] (TOFU's forget quality), ``ks_distance`` (D) in [0, 1], ``wasserstein`` in the
     values' own unit; ``n_unlearned`` and ``n_retrain`` count the items that had a value.
     """
 

@@ -60,8 +60,10 @@ class References:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Informativeness:
-    """The verdict and what it rests on. ``reason`` says what stands in the way, ``explanation`` is one
-    sentence."""
+    """The verdict and what it rests on.
+
+    ``reason`` says what stands in the way, ``explanation`` is one sentence.
+    """
 
     verdict: Verdict
     reason: Reason

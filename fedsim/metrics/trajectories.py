@@ -108,7 +108,7 @@ def exposure(rounds_R: ArrayLike, excess_R: ArrayLike, *, request_round: int, ho
 
 
 def resurgence(rounds_R: ArrayLike, excess_R: ArrayLike, *, since_round: int) -> float:
-    """max over s > t of E(s) - E(t) with t = ``since_round``: how far the knowledge came back, metric units.
+    """Max over s > t of E(s) - E(t) with t = ``since_round``: how far the knowledge came back, metric units.
 
     Negative when it went on falling. NaN without a later probe, or when a value involved is NaN.
 

@@ -1,5 +1,6 @@
-"""What a loaded model can do, found by trying it: merge its adapter, hide padding on the left of a row, read
-tokens that come later.
+"""What a loaded model can do, found by trying it.
+
+Can its adapter be merged, does it hide padding on the left of a row, does it read tokens that come later?
 
 Nothing is assumed of a family of models or of an option of PEFT; what was tried is put back as it was.
 """

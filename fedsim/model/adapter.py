@@ -73,7 +73,7 @@ class AdapterModel:
         return self.arrays()
 
     def replicas(self, count: int) -> list[AdapterModel]:
-        """This model and others for as many threads: what is frozen is shared, what is trained is their own.
+        """The model and others for as many threads: what is frozen is shared, what is trained is their own.
 
         Made once, and kept.
         """

@@ -114,6 +114,7 @@ def _check_tokenizer(tokenizer: Any, base: Any, config: ModelConfig) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 

@@ -34,6 +34,7 @@ class Variant:
 
 
 def validated(plain: dict[str, Any], source: Source) -> Scenario:
+    """Plain data as a scenario; ScenarioError with a line for each problem."""
     try:
         return Scenario.model_validate(plain)
     except ValidationError as error:

@@ -151,7 +151,7 @@ def lines_of(node: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
 
 
 def as_plain(node: Any) -> Any:
-    """ruamel's containers and scalars as built-in ones."""
+    """Ruamel's containers and scalars as built-in ones."""
     if isinstance(node, Mapping):
         return {str(key): as_plain(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

@@ -72,4 +72,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What stands in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -53,7 +53,8 @@ class TrainJob:
 class TrainResult:
     """What training gave: the update (d,), fp32, and what it took. ``error`` says why there is none.
 
-    ``codes`` are the bytes that replay to the update, if it was made of them."""
+    ``codes`` are the bytes that replay to the update, if it was made of them.
+    """
 
     client: int
     update: NDArray[np.float32] = field(repr=False)

@@ -108,8 +108,11 @@ def descend(loss: Loss, address: Address, *, dimension: int, lr: float, steps: i
 
 
 def replay(codes: bytes, address: Address, *, dimension: int, lr: float) -> Update:
-    """The update (D,) of a client from its bytes and address alone; ``ValueError`` for a byte that is no
-    code."""
+    """The update (D,) of a client from its bytes and address alone.
+
+    Raises:
+        ValueError: a byte is no code.
+    """
     update_D = np.zeros(dimension, dtype=np.float32)
     for step, code in enumerate(np.frombuffer(codes, dtype=np.int8)):
         update_D = _moved(update_D, int(code), address.direction(step, dimension), lr)

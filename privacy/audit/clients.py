@@ -66,7 +66,8 @@ def client_game(
 
     *Edge cases.* A round that aborts (an empty cohort, say) releases nothing and shows nothing. A pipeline
     without a bound, or a ledger without releases: ``ValueError``. Noise of each client's own is audited where
-    it is seen, in what each sends: all canaries send, those that are out send nothing but noise."""
+    it is seen, in what each sends: all canaries send, those that are out send nothing but noise.
+    """
     game = Dirac(pipeline, rounds=rounds, canaries=canaries, draw=draw or Draw())
     ledger = Ledger()
     included_M = generator.random(canaries) < 0.5

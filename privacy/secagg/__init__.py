@@ -1,5 +1,4 @@
-"""Secure aggregation: the server adds up vectors of which it can read only the sum; see
-`privacy.secagg.stage`."""
+"""Secure aggregation: the server adds up vectors of which it can read only the sum (see ``stage``)."""
 
 from privacy.secagg.stage import SecureAggregationConfig, SecureAggregationStage
 

@@ -177,8 +177,10 @@ class SecAggClient:
 
     @cached_property
     def _delivered(self) -> dict[str, tuple[bytes, bytes, bytes]]:
-        """By owner: the sealed shares that came for this client, with the digests that the owner committed
-        to."""
+        """By owner, the sealed shares that came for this client.
+
+        With them come the digests that the owner committed to.
+        """
         fields = decode(DELIVERY, self._roster.fingerprint, self._seen["delivery"])
         found = cast(list[tuple[str, bytes, bytes, bytes]], rows(fields, str, bytes, bytes, bytes))
         owners = [owner for owner, *_ in found]
@@ -188,8 +190,10 @@ class SecAggClient:
 
     @cached_property
     def _held(self) -> dict[str, tuple[bytes, bytes]]:
-        """By owner: the shares of its mask key and of its self seed that this client holds; empty if they are
-        not those that the owner committed to."""
+        """By owner, the shares of its mask key and of its self seed that this client holds.
+
+        Empty if they are not those that the owner committed to.
+        """
         roster, me = self._roster, self.context.client
         held = {}
         for owner, (sealed, *committed) in self._delivered.items():

@@ -80,8 +80,10 @@ class FixedPoint:
         return cls(bound=bound, step=step, max_terms=max_terms)
 
     def encode(self, values: NDArray[np.float64], *, towards_zero: bool = False) -> NDArray[np.uint32]:
-        """Float64 (n,) -> uint32 (n,), rounded to the nearest step, ties to even; or so that no number
-        grows."""
+        """Float64 (n,) -> uint32 (n,), rounded to the nearest step, ties to even.
+
+        Or rounded so that no number grows.
+        """
         codes = (np.trunc if towards_zero else np.rint)(values / self.step)
         if not np.all(np.abs(codes) <= self.largest_code):
             worst = float(np.max(np.abs(values)))

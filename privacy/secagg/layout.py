@@ -75,8 +75,11 @@ class Layout:
         return len(self.metrics) + 2
 
     def encode(self, contribution: Contribution) -> NDArray[np.uint32]:
-        """Contribution -> uint32 (d + tail,). The update is scaled by the weight as it will be read, and
-        rounded to the nearest step; towards zero where that would lift its norm above the bound."""
+        """Contribution -> uint32 (d + tail,).
+
+        The update is scaled by the weight as it will be read, and rounded to the nearest step; towards zero
+        where that would lift its norm above the bound.
+        """
         weight_code = self.weight.encode(np.array([contribution.weight]))
         weight = float(self.weight.decode(weight_code)[0])
         values = zip(self.metrics, contribution.metrics, strict=True)
@@ -113,7 +116,8 @@ class Terms:
 
     A client's secrets are shared among its *holders*: its neighbours and itself. ``threshold`` is the share
     of them without whom nothing can be unmasked; above one half, so that no two groups of holders are enough
-    of which the one is told that a client reported and the other that it dropped out."""
+    of which the one is told that a client reported and the other that it dropped out.
+    """
 
     layout: Layout
     min_cohort: int
@@ -140,8 +144,10 @@ class Terms:
 
 
 def place_of(context: ClientContext | RoundContext, terms: Terms) -> bytes:
-    """32 bytes that stand for session, round, branch and attempt, and for threshold and neighbours, to
-    which a client has agreed: a server that unmasks on others finds no keys that fit."""
+    """32 bytes that stand for session, round, branch, attempt, threshold and neighbours.
+
+    A client has agreed to these: a server that unmasks on others finds no keys that fit.
+    """
     return digest(
         "place",
         context.session,

@@ -1,7 +1,8 @@
 """What the two parties of secure aggregation agree on: who holds whose shares, and what messages look like.
 
 Legend of tags: shares of a client's secrets (to the server), their delivery (to a client), the request to
-unmask (to a client), its answer (to the server)."""
+unmask (to a client), its answer (to the server).
+"""
 
 from __future__ import annotations
 

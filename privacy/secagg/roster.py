@@ -23,8 +23,10 @@ ADVERT, ROSTER = b"SAA2", b"SAR2"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """A client's public keys, 32 bytes each: one agrees on masks and may be given away if the client drops
-    out, the other protects shares and stays."""
+    """A client's public keys, 32 bytes each.
+
+    One agrees on masks and may be given away if the client drops out, the other protects shares and stays.
+    """
 
     masks: bytes
     shares: bytes

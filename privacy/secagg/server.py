@@ -39,8 +39,11 @@ from privacy.transport import Contribution, Payload, Total
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Shared:
-    """What a client's message of shares says: a digest of its seed, and by holder the sealed shares with the
-    digests of its shares of the mask key and of the seed."""
+    """What a client's message of shares says.
+
+    It has a digest of its seed, and by holder the sealed shares with the digests of its shares of the mask
+    key and of the seed.
+    """
 
     seed: bytes
     sealed: Mapping[str, bytes]
@@ -151,8 +154,11 @@ class SecAggServer:
         }
 
     def total(self, answers: Mapping[str, bytes]) -> Total:
-        """Answers by client -> the sum over all that reported, exactly, or `RoundAborted`: `SumUnusable` once
-        a share was told, since whoever knows others may be able to read the sum."""
+        """Answers by client -> the sum over all that reported, exactly.
+
+        `RoundAborted` otherwise; `SumUnusable` once a share was told, since whoever knows others may be
+        able to read the sum.
+        """
         if self._sum is None:
             raise RoundAborted("no payloads in this attempt: call receive before aggregate")
         found: dict[str, dict[str, bytes]] = {name: {} for name in self._to_unmask()}
@@ -214,8 +220,10 @@ class SecAggServer:
         return ALIVE if client in self._reported else DROPPED
 
     def _to_unmask(self) -> list[str]:
-        """Whose secrets are needed: all that reported, and those who dropped out and share a mask with
-        one."""
+        """Whose secrets are needed.
+
+        Those of all that reported, and of those who dropped out and share a mask with one.
+        """
         assert self._shared is not None
         reported = set(self._reported)
         return [name for name in self._shared if name in reported or reported & set(self._holders(name))]
@@ -269,8 +277,10 @@ class SecAggServer:
         return cast(NDArray[np.uint32], array), frozenset(damaged)
 
     def _read_answer(self, client: str, message: bytes) -> dict[str, bytes]:
-        """Shares by owner; what is not the share that its owner committed to is left out, and is the holder's
-        fault unless it has said so before."""
+        """Shares by owner, without those that their owner did not commit to.
+
+        Such a share is the holder's fault unless it has said so before.
+        """
         roster, shared = self._known, self._shared
         assert shared is not None
         sender, *fields = decode(ANSWER, roster.fingerprint, message) or [""]

@@ -115,8 +115,11 @@ class SecureAggregationStage(Stage):
         return MaskedChannel(terms=terms)
 
     def _check_graph(self, neighbours: int) -> None:
-        """Survivors must hang together. Whoever has lost one side of the ring has half its neighbours left,
-        and must not be unmasked then, or the sum would fall apart into sums of a few."""
+        """Check that survivors hang together.
+
+        Whoever has lost one side of the ring has half its neighbours left, and must not be unmasked then,
+        or the sum would fall apart into sums of a few.
+        """
         holders = neighbours + 1
         needed = Terms.needed(self.config.threshold, holders)
         if needed <= neighbours // 2 + 1:

@@ -26,7 +26,9 @@ class WrongSecret(RoundAborted):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unmasking:
-    """Who ``reported`` of those whose vectors were masked, and the digest of the seed that each
+    """Takes masks off a sum.
+
+    It holds who ``reported`` of those whose vectors were masked, and the digest of the seed that each
     ``committed`` to.
 
     *Guarantees.* What comes out is the sum without masks, or `RoundAborted` is raised: a secret is used only

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 class StrategyConfig(Config):
-    """A federated algorithm with its parameters. Rounds of unlearning keep the weights of their plan whatever
-    the algorithm: a median would drop the target."""
+    """A federated algorithm with its parameters.
+
+    Rounds of unlearning keep the weights of their plan whatever the algorithm: a median would drop the
+    target.
+    """
 
     name: str
     summary: ClassVar[str]
@@ -45,8 +48,10 @@ class StrategyConfig(Config):
         return 1
 
     def too_few(self, count: int) -> str | None:
-        """Why ``count`` updates are not enough, or None if they are. None for zero updates: an empty round is
-        reported elsewhere."""
+        """Why ``count`` updates are not enough, or None if they are.
+
+        None for zero updates: an empty round is reported elsewhere.
+        """
         least = self.fewest()
         if not 0 < count < least:
             return None

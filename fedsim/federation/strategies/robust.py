@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 
 class FedMedianConfig(StrategyConfig):
-    """The median of each coordinate (Yin et al., 2018, arXiv:1803.01498). Of one or two updates it is their
-    mean, which tolerates nobody."""
+    """The median of each coordinate (Yin et al., 2018, arXiv:1803.01498).
+
+    Of one or two updates it is their mean, which tolerates nobody.
+    """
 
     name: Literal["fedmedian"] = "fedmedian"
     summary: ClassVar[str] = "median of each coordinate (Yin et al., 2018)"
