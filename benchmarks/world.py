@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from fedsim.assembly.build import make_objective
+from fedsim.assembly.build import local_work
 from fedsim.data.authors import load_authors
 from fedsim.data.records import Record
 from fedsim.federation.attempt import Engine
@@ -108,7 +108,7 @@ def make_runtime(
         weighting="uniform",
     )
     return ClientRuntime(
-        executor=executor, records=held, pairs=pairs, pipeline=pipeline, objective=make_objective
+        executor=executor, records=held, pairs=pairs, pipeline=pipeline, local_work=local_work
     )
 
 

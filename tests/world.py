@@ -21,7 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fedsim.assembly.build import make_objective
+from fedsim.assembly.build import local_work
 from fedsim.data.records import Record
 from fedsim.federation.attempt import Engine
 from fedsim.federation.client import make_client_app, train_together
@@ -214,7 +214,7 @@ def make_world(
         records=held,
         pairs={client: encode(model, some) for client, some in held.items()},
         pipeline=pipeline,
-        objective=make_objective,
+        local_work=local_work,
         keyed_secrets=simulated,
     )
     planner = Planner(

@@ -39,7 +39,7 @@ def conclude(
 ) -> None:
     """Write what follows from the tables: life, ledgers, trajectories, and the verdict last."""
     contexts = [runner.context for runner in runners]
-    branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare if m.unlearning_rounds)]
+    branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare)]
     directory.write_json("life", life_json(scenario, variants, contexts[0].life))
     references = [Reference(runner) for runner in runners]
     directory.write_json("ledger", _ledger_json(runners, references, branches))

@@ -49,16 +49,16 @@ from fedsim.scenario.variants import Variant
 from fedsim.training.cohorts import UNLIMITED, CohortLimit, tokens_per_step
 from fedsim.training.devices import resolve_devices
 from fedsim.training.executors import make_executor
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import LocalWork
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.unlearning.protocol import Role
 from fedsim.unlearning.registry import METHODS
 
 
-def make_objective(settings: str, role: Role) -> Objective:
-    """The local loss of a role under a method that travelled as JSON."""
+def local_work(settings: str, role: Role, index: int) -> LocalWork:
+    """What a role computes in a round of a method that travelled as JSON."""
     data = json.loads(settings)
-    return METHODS[data["method"]].model_validate(data).objective(role)
+    return METHODS[data["method"]].model_validate(data).local(role, index)
 
 
 def _record_ids(corpus: Corpus) -> dict[int, tuple[str, ...]]:
@@ -133,7 +133,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         records=corpus.clients,
         pairs=pairs,
         pipeline=pipeline,
-        objective=make_objective,
+        local_work=local_work,
         keyed_secrets=scenario.execution.engine != "deployment",
     )
     return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)

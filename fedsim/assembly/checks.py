@@ -24,6 +24,8 @@ from fedsim.life.steps import Branch
 from fedsim.model.adapter import AdapterModel
 from fedsim.scenario.file import ScenarioError, Source
 from fedsim.scenario.scenario import Scenario
+from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.request import Request
 from privacy import Pipeline, require, require_individuals
 
 
@@ -80,21 +82,29 @@ def check_anybody(branches: Sequence[Branch], source: Source) -> None:
 
 
 def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
-    """Refuse methods that need more than the pipeline lets a server see or add up."""
+    """Refuse methods that need more than the pipeline lets a server see or add up, in any of their rounds."""
     for index, method in enumerate(scenario.compare):
-        try:
+        with blamed_on(source, "compare", index):
             require(pipeline, method.needs, method=method.branch)
-        except ValueError as error:
-            raise source.error(("compare", index), str(error)) from None
-        if method.unlearning_rounds and life.requests:
-            plan = method.plan(life.requests[0], 0)
-            if plan.helper is None and pipeline.min_cohort > 1:
-                raise source.error(
-                    ("compare", index),
-                    f"{method.branch} sends the forgetting client's update alone, and a masked round with "
-                    f"one contributor reveals it (min_cohort={pipeline.min_cohort}); "
-                    "set alpha > 0 so that the others take part",
-                )
+            for request in life.requests:
+                for step in range(method.unlearning_rounds):
+                    _check_round(method, request, step, pipeline)
+
+
+def _check_round(method: MethodConfig, request: Request, step: int, pipeline: Pipeline) -> None:
+    """ValueError for a round of a method that the pipeline cannot keep private."""
+    work = method.plan(request, step).work()
+    if pipeline.min_cohort > 1 and "helper" not in work and work:
+        raise ValueError(
+            f"{method.branch} sends the forgetting client's update alone, and a masked round with one "
+            f"contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the others "
+            "take part"
+        )
+    if pipeline.local_rule() is not None and any(method.local(role, step).importance for role in work):
+        raise ValueError(
+            f"{method.branch} asks for importances, squared gradients of single records, which example_dp "
+            "does not account for; leave one of the two out"
+        )
 
 
 def check_strategy(

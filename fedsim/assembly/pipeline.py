@@ -28,7 +28,7 @@ def make_pipeline(
     most = 1 if uniform else max(len(held) for held in corpus.clients.values())
     nominal = Nominal(
         max_cohort=len(corpus.clients),
-        max_weight=max([float(most), *planned_weights(scenario.compare, life)]),
+        max_weight=max([float(most), *map(abs, planned_weights(scenario.compare, life))]),
         dimension=dimension,
         session=session,
         rounds=life.horizon,

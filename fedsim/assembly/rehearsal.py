@@ -16,6 +16,7 @@ import numpy as np
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.token_facts import check_tokens
 from fedsim.federation.trials import trial_jobs, trial_parties
+from fedsim.life.script import Life
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probe import build_probe
 from fedsim.measuring.scoring import DivergedError, score_probe
@@ -27,7 +28,8 @@ from fedsim.rng import stream
 from fedsim.scenario.file import KeyPath, Source
 from fedsim.scenario.variants import Variant
 from fedsim.training.jobs import TrainJob
-from fedsim.unlearning.protocol import Role
+from fedsim.training.objectives import LocalWork
+from fedsim.unlearning.protocol import MethodConfig, Role
 from privacy import Ledger, Pipeline, RoundAborted, RoundContext, Update, l2_norm
 from privacy.rehearsal import rehearse as play
 
@@ -35,7 +37,6 @@ GENERATED = 4
 """Tokens generated in a rehearsal."""
 FEWEST = 3
 """Clients of a rehearsed round, where the privacy stages do not ask for more."""
-ROLES: tuple[Role, ...] = ("target", "helper")
 
 
 def rehearse(context: LifeContext, variant: Variant) -> None:
@@ -64,17 +65,24 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
     if runtime.pipeline.stages and update is not None:
         with _tried(source, ("privacy",), "a round of the privacy stages"):
             _pass_through_stages(context, update)
-    for index, method in enumerate(scenario.compare):
-        if not method.unlearning_rounds or not context.life.requests:
-            continue
-        plan = method.plan(context.life.requests[0], 0)
-        for role, work in zip(ROLES, (plan.target, plan.helper), strict=True):
-            if work is None:
-                continue
+    for place, method in enumerate(scenario.compare):
+        for role, work in _works(method, context.life):
             for job in _jobs(context, adapter, private=False):
-                job = replace(job, objective=method.objective(role), reference=adapter)
-                _train(context, job, source, ("compare", index), f"a step of the {role}'s loss")
+                job = replace(job, objective=work.objective, importance=work.importance, reference=adapter)
+                _train(context, job, source, ("compare", place), f"a step of the {role}'s loss")
     model.fresh(context.seed)
+
+
+def _works(method: MethodConfig, life: Life) -> list[tuple[Role, LocalWork]]:
+    """What each role of a method is asked to compute, in any of its rounds for the first request."""
+    if not life.requests:
+        return []
+    found = [
+        (role, method.local(role, index))
+        for index in range(method.unlearning_rounds)
+        for role in method.plan(life.requests[0], index).work()
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _probe(context: LifeContext, config: ModelConfig) -> None:

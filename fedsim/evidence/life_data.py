@@ -44,7 +44,7 @@ def life_json(scenario: Scenario, variants: Sequence[Variant], life: Life) -> di
             }
             for request in life.requests
         ],
-        "branches": [*_references(), *(_branch(m, life) for m in scenario.compare if m.unlearning_rounds)],
+        "branches": [*_references(), *(_branch(m, life) for m in scenario.compare)],
     }
 
 

@@ -223,10 +223,11 @@ class _Conversation:
         """The Strategy's training messages, each completed with its client's order."""
         federation, grid = self.federation, self.engine.grid
         grid.roster = tuple(sorted(orders))
-        arrays = to_record(federation.adapter)
+        request = self.assignment.request
+        arrays = to_record(federation.starting_adapter(request, self.assignment.moves))
         with untouched_global_random():
             configured = federation.strategy.configure_train(federation.round, arrays, ConfigRecord(), grid)
-        reference = federation.references.get(self.assignment.request)
+        reference = federation.kept.get(request, {}).get("reference")
         compared = to_record(reference) if reference is not None else None
         messages = []
         for message in configured:

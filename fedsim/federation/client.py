@@ -28,7 +28,7 @@ from fedsim.federation.runtime import ClientFailedError, ClientRuntime
 from fedsim.life.events import DropStage
 from fedsim.model.vectors import Arrays
 from fedsim.training.jobs import TrainJob, TrainResult
-from fedsim.training.objectives import MeanNll
+from fedsim.training.objectives import LocalWork, MeanNll
 from privacy import ClientParty, Ledger, Release
 
 INSTRUMENTS = "instruments"
@@ -179,7 +179,9 @@ def make_job(
     positions = runtime.select(client, order)
     if not positions:
         raise ClientFailedError(f"client {client} holds no record that round {order.round} is about")
-    objective = runtime.objective(order.method, order.role) if order.method and order.role else MeanNll()
+    work = LocalWork(MeanNll())
+    if order.method and order.role:
+        work = runtime.local_work(order.method, order.role, order.index)
     reference = content.array_records.get("reference")
     return TrainJob(
         client=client,
@@ -190,7 +192,8 @@ def make_job(
         pairs=tuple(runtime.pairs[client][position] for position in positions),
         record_ids=tuple(runtime.records[client][position].record_id for position in positions),
         local=order.local,
-        objective=objective,
+        objective=work.objective,
+        importance=work.importance,
         proximal_mu=order.proximal_mu,
         rule=runtime.pipeline.local_rule(),
         task=runtime.task(client, order),

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedsim.life.events import DropStage
 from fedsim.training.config import LocalConfig
-from fedsim.unlearning.protocol import Role, ServerState
+from fedsim.unlearning.protocol import Moves, Role, ServerState
 from privacy import Draw
 
 
@@ -23,8 +23,8 @@ class WorkOrder(BaseModel):
     """What the server asks of one client in one round; travels as JSON.
 
     ``without`` names records the client no longer uses, ``only`` the records it works on (both empty: all).
-    ``drop`` is the step at which the client falls silent, if it is scripted to. ``method`` and ``role``
-    choose the local loss of an unlearning round. ``state`` is what the privacy
+    ``drop`` is the step at which the client falls silent, if it is scripted to. ``method``, ``role``
+    and ``index`` choose the local work of an unlearning round. ``state`` is what the privacy
     stages keep from round to round. ``weight`` is set when the server's plan fixes it: at first
     that of the role, then this client's share (``with_shares``).
     """
@@ -41,6 +41,7 @@ class WorkOrder(BaseModel):
     only: tuple[str, ...] = ()
     method: str | None = None
     role: Role | None = None
+    index: int = 0
     weight: float | None = None
     proximal_mu: float = 0.0
     planned_steps: int = 0
@@ -87,7 +88,8 @@ class Assignment:
     """The orders of a round by client, and how the server combines the updates.
 
     ``weights`` are set when a plan fixes them. ``compares`` names the roles whose loss compares with the
-    adapter at the request. ``server_state`` says what becomes of the strategy's memory. ``kind`` and
+    adapter at the request. ``server_state`` says what becomes of the strategy's memory, ``moves`` what
+    the combined update moves (see ``RoundPlan``). ``kind`` and
     ``request`` label the round in the cost table.
     """
 
@@ -96,6 +98,7 @@ class Assignment:
     weights: PlannedWeights | None = None
     compares: frozenset[Role] = frozenset()
     server_state: ServerState = "keep"
+    moves: Moves = "adapter"
     kind: str = "train"
     request: int = 0
 

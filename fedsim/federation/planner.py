@@ -50,19 +50,24 @@ class Planner:
             for helper in step.cohort:
                 if "target" not in work_of or helper.client != request.client:
                     order = self._ordinary(step, branch, version, helper)
-                    orders[helper.client] = self._in_role(order, work_of["helper"], settings, "helper")
+                    orders[helper.client] = self._in_role(
+                        order, work_of["helper"], settings, "helper", unlearning
+                    )
         if "target" in work_of:
             order = self._ordinary(step, branch, version, Participant(client=request.client))
             order = order.model_copy(update={"only": request.record_ids})
-            orders[request.client] = self._in_role(order, work_of["target"], settings, "target")
+            orders[request.client] = self._in_role(order, work_of["target"], settings, "target", unlearning)
         weights = {role: work.weight for role, work in work_of.items()}
         invited = (request.client,) if "target" in work_of else ()
         return Assignment(
             orders=orders,
             sampling=replace(self._sampling(step, branch), invited=invited),
             weights=PlannedWeights(by_role=weights, normalise=plan.combine == "mean"),
-            compares=frozenset(role for role in work_of if method.objective(role).needs_reference),
+            compares=frozenset(
+                role for role in work_of if method.local(role, unlearning.index).objective.needs_reference
+            ),
             server_state=plan.server_state,
+            moves=plan.moves,
             kind="unlearn",
             request=request.number,
         )
@@ -98,8 +103,10 @@ class Planner:
             drop=dict(step.drops).get(participant.client),
         )
 
-    def _in_role(self, order: WorkOrder, work: Work, settings: str, role: Role) -> WorkOrder:
+    def _in_role(
+        self, order: WorkOrder, work: Work, settings: str, role: Role, unlearning: UnlearningStep
+    ) -> WorkOrder:
         overrides = {"lr": work.lr, "epochs": work.epochs}
         local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
-        changes = {"method": settings, "role": role, "weight": work.weight, "local": local}
-        return order.model_copy(update=changes)
+        own = {"method": settings, "role": role, "index": unlearning.index}
+        return order.model_copy(update={**own, "weight": work.weight, "local": local})

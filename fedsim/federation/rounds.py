@@ -28,6 +28,7 @@ from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
 from fedsim.life.steps import Step
 from fedsim.model.vectors import from_vector, to_vector
+from fedsim.unlearning.desk import Desk
 from privacy import Contribution, Draw, RoundContext, l2_norm
 
 
@@ -98,14 +99,15 @@ def _round(
     result = tried.result
     before = federation.adapter
     if result is not None:
-        _move(federation, result, assignment, engine, tried.updates)
+        _apply(federation, step, result, assignment, engine, tried.updates)
         federation.privacy_state = {**federation.privacy_state, **result.state}
+    settled = _settle(federation, step, assignment, engine)
     if engine.planner.is_last(step):
-        federation.references.pop(assignment.request, None)
+        federation.kept.pop(assignment.request, None)
     contributors = result.contributors if result is not None else ()
     by_own_weights = assignment.weights is None and not engine.runtime.pipeline.protects
     return RoundOutcome(
-        kind=assignment.kind if result is not None else "empty",
+        kind=assignment.kind if result is not None or settled else "empty",
         request=assignment.request,
         target=any(assignment.orders[client].role == "target" for client in contributors),
         contributors=contributors,
@@ -240,6 +242,41 @@ def _unless_lacking(tried: Attempt, federation: Federation, assignment: Assignme
         return tried
     reason = _lacking(federation, assignment, len(tried.result.contributors))
     return tried if reason is None else Attempt(failed=tried.failed, aborted=reason)
+
+
+def _apply(
+    federation: Federation,
+    step: Step,
+    result: Combined,
+    assignment: Assignment,
+    engine: Engine,
+    updates: Mapping[int, Contribution],
+) -> None:
+    """Move what the plan says: the adapter, the request's draft of it, or nothing."""
+    if assignment.moves == "adapter":
+        _move(federation, result, assignment, engine, updates)
+        return
+    update, request = from_vector(result.update, federation.adapter), assignment.request
+    if assignment.moves == "draft":
+        start = federation.starting_adapter(request, "draft")
+        federation.keep(request, "draft", {name: start[name] + update[name] for name in start})
+    else:
+        assert step.unlearning is not None, "only a plan of unlearning moves nothing"
+        federation.keep(request, f"round-{step.unlearning.index}", update)
+
+
+def _settle(federation: Federation, step: Step, assignment: Assignment, engine: Engine) -> bool:
+    """Let a method edit the adapter after its round; whether it did."""
+    if step.unlearning is None:
+        return False
+    method = engine.planner.methods[step.unlearning.branch]
+    request = engine.planner.requests[step.unlearning.request]
+    desk = Desk(adapter=federation.adapter, kept=federation.kept.get(request.number, {}))
+    edited = method.settle(request, step.unlearning.index, desk)
+    if edited is None:
+        return False
+    federation.replace(edited, server_state=assignment.server_state)
+    return True
 
 
 def _move(

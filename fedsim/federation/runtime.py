@@ -12,7 +12,7 @@ from fedsim.federation.orders import WorkOrder
 from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
 from fedsim.training.jobs import Executor, planned_steps
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import LocalWork
 from fedsim.unlearning.protocol import Role
 from privacy import ClientContext, ClientParty, Ledger, LocalTask, Pipeline
 
@@ -25,15 +25,15 @@ class ClientFailedError(RuntimeError):
 class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
-    ``objective`` maps (method JSON, role) to a local loss; ``keyed_secrets`` derives key material and noise
-    from the seed, while a deployment (False) takes them from the operating system.
+    ``local_work`` maps (method JSON, role, index) to what a client computes; ``keyed_secrets`` derives key
+    material and noise from the seed, while a deployment (False) takes them from the operating system.
     """
 
     executor: Executor
     records: Mapping[int, tuple[Record, ...]]
     pairs: Mapping[int, tuple[Pair, ...]]
     pipeline: Pipeline
-    objective: Callable[[str, Role], Objective]
+    local_work: Callable[[str, Role, int], LocalWork]
     keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""

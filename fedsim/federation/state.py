@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.vectors import Arrays
 from fedsim.storage.whole import read_json, write_json
-from fedsim.unlearning.protocol import ServerState
+from fedsim.unlearning.protocol import Moves, ServerState
 from privacy import Ledger
 
 
@@ -26,8 +26,8 @@ class Federation:
     """One branch's federation at one point in time; forked by ``fork``, saved by ``save``.
 
     ``version`` counts changes of the adapter: every update carries the version it started from.
-    ``references`` holds, by request, the adapter at the start of its unlearning, for losses that compare;
-    ``privacy_state`` what the privacy stages keep from round to round.
+    ``kept`` holds, by request and name, arrays of its unlearning (see ``unlearning.desk``); ``privacy_state``
+    what the privacy stages keep from round to round.
     """
 
     algorithm: StrategyConfig
@@ -35,7 +35,7 @@ class Federation:
     round: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
-    references: dict[int, Arrays] = field(default_factory=dict)
+    kept: dict[int, dict[str, Arrays]] = field(default_factory=dict)
     privacy_state: dict[str, float] = field(default_factory=dict)
     strategy: FedAvg = field(init=False)
 
@@ -54,7 +54,7 @@ class Federation:
             round=self.round,
             version=self.version,
             ledger=self.ledger.fork(),
-            references=dict(self.references),
+            kept={request: dict(named) for request, named in self.kept.items()},
             privacy_state=dict(self.privacy_state),
         )
         copy.algorithm.restore(copy.strategy, self.server_memory())
@@ -80,20 +80,32 @@ class Federation:
             state["current"] = {name: value.copy() for name, value in self.adapter.items()}
         self.algorithm.restore(self.strategy, state)
 
+    def keep(self, request: int, name: str, arrays: Arrays) -> None:
+        """Keep a copy of arrays for a request until its last round."""
+        named = self.kept.setdefault(request, {})
+        named[name] = {key: np.asarray(value, dtype=np.float32).copy() for key, value in arrays.items()}
+
     def keep_reference(self, request: int) -> None:
         """Keep the present adapter as the reference of a request, unless there is one already."""
-        if request not in self.references:
-            self.references[request] = {name: value.copy() for name, value in self.adapter.items()}
+        if "reference" not in self.kept.get(request, {}):
+            self.keep(request, "reference", self.adapter)
+
+    def starting_adapter(self, request: int, moves: Moves) -> Arrays:
+        """Where the clients of a round start: the adapter, or the draft of it that a request works on."""
+        return self.kept.get(request, {}).get("draft", self.adapter) if moves == "draft" else self.adapter
 
     def stored_bytes(self) -> int:
         """Bytes of state that the server keeps for this branch beyond the adapter itself."""
-        groups = [*self.server_memory().values(), *self.references.values()]
+        kept = [group for named in self.kept.values() for group in named.values()]
+        groups = [*self.server_memory().values(), *kept]
         return sum(value.nbytes for group in groups for value in group.values())
 
     def save(self, directory: Path) -> None:
         """Write everything but the adapter (which goes to its PEFT directory) into an existing directory."""
         grouped = {f"server/{name}": group for name, group in self.server_memory().items()}
-        grouped |= {f"reference/{number}": group for number, group in self.references.items()}
+        grouped |= {
+            f"kept/{n}/{name}": group for n, named in self.kept.items() for name, group in named.items()
+        }
         for prefix, group in grouped.items():
             path = directory / f"{prefix}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,22 +125,22 @@ class Federation:
         """Read what ``save`` wrote and put it beside ``adapter``; every array comes back bit for bit."""
         state = read_json(directory / "state.json")
         server: dict[str, Arrays] = {}
-        references: dict[int, Arrays] = {}
+        kept: dict[int, dict[str, Arrays]] = {}
         for prefix, order in state["orders"].items():
             stored = load_file(directory / f"{prefix}.safetensors")
-            kind, name = prefix.split("/")
+            kind, *address = prefix.split("/")
             group = {key: stored[key] for key in order}
             if kind == "server":
-                server[name] = group
+                server[address[0]] = group
             else:
-                references[int(name)] = group
+                kept.setdefault(int(address[0]), {})[address[1]] = group
         federation = cls(
             algorithm=algorithm,
             adapter=adapter,
             round=state["round"],
             version=state["version"],
             ledger=Ledger.from_json((directory / "ledger.json").read_text()),
-            references=references,
+            kept=kept,
             privacy_state=state["privacy"],
         )
         algorithm.restore(federation.strategy, server)

@@ -56,6 +56,6 @@ def unroll(
         last = life.requests[prefix].round if prefix < len(life.requests) else life.horizon
         branches.append(live(retrain_name(prefix), prefix, None, last, request.round))
     for method in methods:
-        if method.unlearning_rounds > 0:
+        if method.has_branch:
             branches.append(live(method.branch, None, method, life.horizon))
     return tuple(branches)

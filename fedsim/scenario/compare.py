@@ -38,6 +38,12 @@ def _methods_by_name(value: object) -> object:
 
 
 def _distinct_branches(methods: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+    for method in methods:
+        if not method.has_branch:
+            raise ValueError(
+                f"{method.method} is compared in every run and has no branch to label; "
+                f"write {method.method}, or leave it out"
+            )
     names = [*ALWAYS_THERE, *(method.branch for method in methods)]
     for name in names:
         if re.fullmatch(r"retrain-\d+", name):

@@ -72,8 +72,8 @@ class BatchedExecutor:
         return results
 
     def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        """Train jobs of one cohort; one at a time by SPSA, which takes no gradients."""
-        if jobs[0].local.optimizer == "spsa":
+        """Train jobs of one cohort; one at a time where joint steps are no help: SPSA, importances."""
+        if jobs[0].local.optimizer == "spsa" or jobs[0].importance:
             return self._alone.train_clients(jobs)
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
         results = self._tried(trial)

@@ -28,9 +28,10 @@ class TrainJob:
     """One client's work in one round.
 
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
-    needs one. ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage
-    owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
-    sampling are keyed if ``keyed_secrets``, else they are the operating system's.
+    needs one. With ``importance`` the result is no update but the mean squared gradient (``LocalWork``).
+    ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage owns the local
+    loss and sampler; the releases it makes are written into ``ledger``. Its noise and its sampling are
+    keyed if ``keyed_secrets``, else they are the operating system's.
     """
 
     client: int
@@ -41,6 +42,7 @@ class TrainJob:
     record_ids: tuple[str, ...]
     local: LocalConfig
     objective: Objective
+    importance: bool = False
     reference: Arrays | None = None
     proximal_mu: float = 0.0
     rule: LocalRule | None = None

@@ -23,6 +23,18 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class LocalWork:
+    """What a client computes: an update that lowers an objective.
+
+    With ``importance`` it is the mean over its records of the objective's squared gradient instead, (d,): the
+    diagonal Fisher information, where the objective is a negative log-likelihood.
+    """
+
+    objective: Objective
+    importance: bool = False
+
+
+@dataclass(frozen=True)
 class MeanNll:
     """Ordinary training: each sample's own mean negative log-likelihood per token."""
 

@@ -45,6 +45,8 @@ class SequentialExecutor:
 
     def _guarded(self, job: TrainJob) -> TrainResult:
         try:
+            if job.importance:
+                return _importance(self, job)
             return _one_byte(self, job) if job.local.optimizer == "spsa" else self._train(job)
         except Exception as error:
             return result_of(job, error=f"{type(error).__name__}: {error}")
@@ -143,6 +145,34 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
         descent = descend(loss, address, dimension=start_D.size, lr=job.local.lr, steps=len(batches))
         model.load(from_vector(start_D + descent.update_D, job.adapter))
     return result_of(job, update=descent.update_D, losses=descent.losses, tokens=tokens, codes=descent.codes)
+
+
+def _importance(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
+    """The mean over the records of the objective's squared gradient, record by record, without dropout."""
+    if job.rule is not None:
+        raise ValueError(
+            "importances are squared gradients of records, which example_dp does not account for"
+        )
+    model = executor.model
+    model.load(job.adapter)
+    loss_of = SampleLosses(executor, job)
+    losses: list[float] = []
+    tokens = 0
+    squares = {name: torch.zeros_like(value) for name, value in model.parameters().items()}
+    try:
+        with evaluating(model.module):
+            for position in range(len(job.pairs)):
+                model.module.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss_of(model.module, np.array([position])).sum())
+                for name, parameter in model.parameters().items():
+                    if parameter.grad is not None:
+                        squares[name] += parameter.grad.detach() ** 2 / len(job.pairs)
+                losses.append(loss_of.mean)
+                tokens += loss_of.tokens
+    finally:
+        model.module.zero_grad(set_to_none=True)
+    found = to_vector({name: value.cpu().numpy() for name, value in squares.items()})
+    return result_of(job, update=found, losses=losses, tokens=tokens)
 
 
 @dataclass

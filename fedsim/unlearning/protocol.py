@@ -8,22 +8,26 @@ request and the round's index, so a run that was killed goes on where it stopped
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from fedsim.model.vectors import Arrays
+from fedsim.training.objectives import LocalWork, MeanNll, Objective, ReferenceKl
+from fedsim.unlearning.desk import Desk
+from fedsim.unlearning.request import Request
 from privacy import Capability
 from privacy.config import meant
 
 if TYPE_CHECKING:
-    pass
-
-from fedsim.training.objectives import MeanNll, Objective, ReferenceKl
-from fedsim.unlearning.request import Request
+    from fedsim.data.records import Record
+    from fedsim.model.predictor import Predictor
 
 Promise = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
+Moves = Literal["adapter", "draft", "nothing"]
 ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
 
@@ -46,12 +50,16 @@ class RoundPlan:
     and the mean is over the helpers that are asked. With ``server_state: keep`` the combined update goes
     through the strategy's optimiser like any other; otherwise it is applied as it is, and the optimiser
     neither adds old momentum to it nor replays it later.
+
+    ``moves: draft`` moves a copy of the adapter that only this request sees, from which the clients of such
+    rounds start; ``moves: nothing`` keeps the combined update for ``settle``, under ``round-INDEX``.
     """
 
-    target: Work | None
-    helper: Work | None
+    target: Work | None = None
+    helper: Work | None = None
     combine: Literal["sum", "mean"] = "sum"
     server_state: ServerState = "rebase"
+    moves: Moves = "adapter"
 
     def work(self) -> dict[Role, Work]:
         """The roles that have something to do, with what they do."""
@@ -73,7 +81,8 @@ class MethodConfig(BaseModel):
     title: ClassVar[str]
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CLIENT_COOPERATION})
-    alters_training: ClassVar[bool] = False
+    guards: ClassVar[bool] = False
+    """Whether users reach the model through ``guard``; such a method may take no rounds at all."""
 
     method: str
     label: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
@@ -88,13 +97,26 @@ class MethodConfig(BaseModel):
         """How many rounds the method takes for one request."""
         return 0
 
+    @property
+    def has_branch(self) -> bool:
+        """Whether there is anything to tell from the life in which the client just leaves."""
+        return self.guards or self.unlearning_rounds > 0
+
     def plan(self, request: Request, index: int) -> RoundPlan:
         """The plan of unlearning round ``index`` (0-based) for ``request``."""
         raise NotImplementedError(f"{self.method} plans no rounds")
 
-    def objective(self, role: Role) -> Objective:
-        """The local loss of a role."""
-        raise NotImplementedError(f"{self.method} has no local loss")
+    def local(self, role: Role, index: int) -> LocalWork:
+        """What a client of a role computes in unlearning round ``index``."""
+        raise NotImplementedError(f"{self.method} has no local work")
+
+    def settle(self, request: Request, index: int, desk: Desk) -> Arrays | None:
+        """The adapter after round ``index``, from what the request has kept; None leaves it as it is."""
+        return None
+
+    def guard(self, predictor: Predictor, tokenizer: Any, forgotten: Sequence[Record]) -> Predictor:
+        """The model as its users see it once the ``forgotten`` records, of all granted requests, are."""
+        return predictor
 
 
 class LossMethodConfig(MethodConfig):
@@ -129,10 +151,10 @@ class LossMethodConfig(MethodConfig):
         target = Work(weight=self.gamma, lr=self.lr, epochs=self.epochs)
         return RoundPlan(target=target, helper=helper, combine=self.combine, server_state=self.server_state)
 
-    def objective(self, role: Role) -> Objective:
-        if role == "helper":
-            return ReferenceKl() if self.retain == "kl" else MeanNll()
-        return self.forget_objective()
+    def local(self, role: Role, index: int) -> LocalWork:
+        if role == "target":
+            return LocalWork(self.forget_objective())
+        return LocalWork(ReferenceKl() if self.retain == "kl" else MeanNll())
 
     def forget_objective(self) -> Objective:
         """The loss the forgetting client minimises."""

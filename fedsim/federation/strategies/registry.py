@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -22,8 +21,9 @@ from fedsim.federation.strategies.robust import (
     KrumConfig,
     MultiKrumConfig,
 )
+from fedsim.plugins import with_plugins
 
-_LISTED: Sequence[type[StrategyConfig]] = (
+_LISTED: tuple[type[StrategyConfig], ...] = (
     FedAvgConfig,
     FedProxConfig,
     FedAvgMConfig,
@@ -36,7 +36,7 @@ _LISTED: Sequence[type[StrategyConfig]] = (
     MultiKrumConfig,
     BulyanConfig,
 )
-STRATEGIES: dict[str, type[StrategyConfig]] = {cls.model_fields["name"].default: cls for cls in _LISTED}
+STRATEGIES = with_plugins(_LISTED, group="fedsim.strategies", tag="name")
 
 
 def strategy_of(name: str = "fedavg", **parameters: Any) -> StrategyConfig:
@@ -54,7 +54,7 @@ def _by_name(value: object) -> object:
 if TYPE_CHECKING:
     StrategyChoice = StrategyConfig
 else:
-    _Choice = Annotated[Union[tuple(_LISTED)], Field(discriminator="name")]  # noqa: UP007
+    _Choice = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="name")]  # noqa: UP007
     StrategyChoice = Annotated[
         _Choice,
         BeforeValidator(

@@ -606,9 +606,9 @@ def test_the_reference_is_the_adapter_at_the_request_and_goes_after_the_last_rou
     world, executor = watched(make_world(model, methods=[method], requests=[WHOLE]))
     federation = born(world, start)
     for index in range(3):
-        assert bool(federation.references) == (index > 0)
+        assert bool(federation.kept) == (index > 0)
         unlearn(world, federation, [0, 2], "npo", index)
-    assert federation.references == {}
+    assert federation.kept == {}
     targets = [job for job in executor.jobs if job.client == 1]
     assert len(targets) == 3
     assert all(same(job.reference, start) for job in targets)
@@ -637,14 +637,14 @@ def test_each_request_has_its_own_reference(model, start) -> None:
     assert [job.client for job in targets] == [1, 1, 2, 2]
     for job, expected in zip(targets, (0, 0, 2, 2), strict=True):
         assert same(job.reference, adapters[expected])
-    assert federation.references == {}
+    assert federation.kept == {}
 
 
 def test_methods_without_a_reference_store_none(model, start) -> None:
     world = make_world(model, methods=[GradDiff(rounds=2)], requests=[WHOLE])
     federation = born(world, start)
     unlearn(world, federation, [0, 2], "grad_diff")
-    assert federation.references == {}
+    assert federation.kept == {}
     assert federation.stored_bytes() == 0
 
 
@@ -654,7 +654,7 @@ def test_a_reference_is_cleared_even_when_the_last_round_is_empty(model, start) 
     outcome = unlearn(world, federation, [0], "npo")
     assert outcome.kind == "empty"
     assert outcome.request == 1
-    assert federation.references == {}
+    assert federation.kept == {}
 
 
 def test_a_failing_target_leaves_the_helpers_round(model, start) -> None:
@@ -946,7 +946,7 @@ def test_what_stages_keep_is_the_branchs_own(model, start, tmp_path) -> None:
     adaptive = [{"stage": "clip", "norm": 0.01, "quantile": 0.5}]
     world = make_world(model, privacy=adaptive, weighting="uniform")
     federation = born(world, start)
-    other = federation.fork(world.federation().strategy)
+    other = federation.fork()
     norms = []
     for round_ in (1, 2):
         run_round(federation, make_step(round_, [0, 1, 2]), "keep", world.engine)
@@ -954,7 +954,7 @@ def test_what_stages_keep_is_the_branchs_own(model, start, tmp_path) -> None:
     assert 0.01 < norms[0] < norms[1]
     assert other.privacy_state == {}
     federation.save(tmp_path)
-    again = Federation.load(tmp_path, world.federation().strategy, federation.adapter)
+    again = Federation.load(tmp_path, federation.algorithm, federation.adapter)
     assert again.privacy_state == federation.privacy_state
 
 

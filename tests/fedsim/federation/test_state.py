@@ -192,7 +192,7 @@ def test_a_fork_goes_its_own_way(name: str, grid) -> None:
     fork.keep_reference(1)
     live(fork, grid, 3, seed=2)
     assert federation.ledger.releases() == ()
-    assert federation.references == {}
+    assert federation.kept == {}
     live(federation, grid, 2, seed=3)
     live(twin, grid, 2, seed=3)
     assert same(federation.adapter, twin.adapter)
@@ -221,7 +221,7 @@ def test_what_is_saved_comes_back_bit_by_bit(
     for group, arrays in states[0].items():
         assert list(arrays) == list(states[1][group])
         assert same(arrays, states[1][group])
-    assert same(again.references[2], federation.references[2])
+    assert same(again.kept[2]["reference"], federation.kept[2]["reference"])
     assert (again.round, again.version) == (federation.round, federation.version)
     assert again.ledger.to_json() == federation.ledger.to_json()
     for one in (federation, again):
@@ -300,4 +300,4 @@ def test_the_first_reference_of_a_request_stays(grid) -> None:
     first = {name: value.copy() for name, value in federation.adapter.items()}
     live(federation, grid, 2)
     federation.keep_reference(1)
-    assert same(federation.references[1], first)
+    assert same(federation.kept[1]["reference"], first)

@@ -11,6 +11,7 @@ import pytest
 
 from fedsim.places import ScenarioError
 from fedsim.scenario.file import anchored, json_schema, load_scenario
+from fedsim.unlearning import registry
 
 HEAD = """\
 name: t
@@ -48,7 +49,7 @@ TOP = "name, description, seeds, model, data, federation, privacy, timeline, com
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
 EVENTS = "join, train, forget, leave, rejoin, drop, probe"
 ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
-METHODS = "keep, leave, retrain, grad_ascent, grad_diff, npo, simnpo"
+METHODS = ", ".join(["keep", "leave", *registry.METHODS])
 STAGES = "example_dp, clip, compression, client_dp, local_dp, distributed_dp, secure_aggregation"
 SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
 
