@@ -1,39 +1,47 @@
-"""What other packages add: classes that they announce as entry points of a group."""
+"""Kinds of things that are known by name: those that a registry lists, and those that other packages add."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TypeVar
 
 Kind = TypeVar("Kind")
 
 
-def with_plugins(listed: tuple[type[Kind], ...], *, group: str, tag: str) -> dict[str, type[Kind]]:
-    """The ``listed`` classes and those that packages announce under ``group``, by name.
+def registered(
+    kind: type[Kind], listed: Sequence[str], *, package: str, group: str, tag: str
+) -> dict[str, type[Kind]]:
+    """Classes of a kind by name: the default of their field ``tag``.
 
-    The name is the default of the field ``tag``.
+    ``listed`` are ``module:Class`` below ``package``; other packages announce theirs as entry points of
+    ``group``.
 
     Raises:
         ImportError: an entry point cannot be loaded, is no class of the kind, or takes a name that is taken.
     """
-    found = {name_of(cls, tag): cls for cls in listed}
+    found: dict[str, type[Kind]] = {}
+    for place in listed:
+        module, _, name = place.partition(":")
+        cls: type[Kind] = getattr(import_module(f"{package}.{module}"), name)
+        found[_name_of(cls, tag)] = cls
     for entry in sorted(entry_points(group=group), key=lambda each: each.name):
         where = f"entry point {entry.name!r} of {group} ({entry.value})"
         try:
             cls = entry.load()
         except Exception as error:
             raise ImportError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-        if not (isinstance(cls, type) and tag in getattr(cls, "model_fields", {})):
-            raise ImportError(f"{where} must be a configuration class with the field {tag!r}; found {cls!r}")
-        name = name_of(cls, tag)
+        if not (isinstance(cls, type) and issubclass(cls, kind)):
+            raise ImportError(f"{where} must be a {kind.__name__}; found {cls!r}")
+        name = _name_of(cls, tag)
         if name in found:
-            raise ImportError(
-                f"{where} is called {name!r}, as {found[name].__module__} is; give it another name"
-            )
+            taken = found[name].__module__
+            raise ImportError(f"{where} is called {name!r}, as one of {taken} is; give it another name")
         found[name] = cls
     return found
 
 
-def name_of(cls: type, tag: str) -> str:
-    """The name by which a scenario asks for a class: the default of its field ``tag``."""
+def _name_of(cls: type, tag: str) -> str:
+    """The name by which a scenario asks for a class."""
     return str(cls.model_fields[tag].default)  # type: ignore[attr-defined]

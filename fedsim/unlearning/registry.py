@@ -6,22 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from fedsim.plugins import with_plugins
-from fedsim.unlearning.methods.grad_ascent import GradAscent
-from fedsim.unlearning.methods.grad_diff import GradDiff
-from fedsim.unlearning.methods.npo import Npo
-from fedsim.unlearning.methods.retrain import Retrain
-from fedsim.unlearning.methods.simnpo import SimNpo
+from fedsim.plugins import registered
 from fedsim.unlearning.protocol import MethodConfig
 
-_LISTED: tuple[type[MethodConfig], ...] = (
-    Retrain,
-    GradAscent,
-    GradDiff,
-    Npo,
-    SimNpo,
+_LISTED = (
+    "retrain:Retrain",
+    "grad_ascent:GradAscent",
+    "grad_diff:GradDiff",
+    "npo:Npo",
+    "simnpo:SimNpo",
 )
-METHODS = with_plugins(_LISTED, group="fedsim.methods", tag="method")
+METHODS = registered(
+    MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
+)
 
 if TYPE_CHECKING:
     MethodChoice = MethodConfig

@@ -11,32 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from fedsim.config import Rule
-from fedsim.federation.strategies.adaptive import FedAdagradConfig, FedAdamConfig, FedYogiConfig
-from fedsim.federation.strategies.averaging import FedAvgConfig, FedAvgMConfig, FedProxConfig
 from fedsim.federation.strategies.protocol import StrategyConfig
-from fedsim.federation.strategies.robust import (
-    BulyanConfig,
-    FedMedianConfig,
-    FedTrimmedAvgConfig,
-    KrumConfig,
-    MultiKrumConfig,
-)
-from fedsim.plugins import with_plugins
+from fedsim.plugins import registered
 
-_LISTED: tuple[type[StrategyConfig], ...] = (
-    FedAvgConfig,
-    FedProxConfig,
-    FedAvgMConfig,
-    FedAdagradConfig,
-    FedAdamConfig,
-    FedYogiConfig,
-    FedMedianConfig,
-    FedTrimmedAvgConfig,
-    KrumConfig,
-    MultiKrumConfig,
-    BulyanConfig,
+_LISTED = (
+    "averaging:FedAvgConfig",
+    "averaging:FedProxConfig",
+    "averaging:FedAvgMConfig",
+    "adaptive:FedAdagradConfig",
+    "adaptive:FedAdamConfig",
+    "adaptive:FedYogiConfig",
+    "robust:FedMedianConfig",
+    "robust:FedTrimmedAvgConfig",
+    "robust:KrumConfig",
+    "robust:MultiKrumConfig",
+    "robust:BulyanConfig",
 )
-STRATEGIES = with_plugins(_LISTED, group="fedsim.strategies", tag="name")
+STRATEGIES = registered(
+    StrategyConfig, _LISTED, package="fedsim.federation.strategies", group="fedsim.strategies", tag="name"
+)
 
 
 def strategy_of(name: str = "fedavg", **parameters: Any) -> StrategyConfig:
