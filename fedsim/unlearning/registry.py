@@ -15,6 +15,7 @@ _LISTED = (
     "grad_diff:GradDiff",
     "npo:Npo",
     "simnpo:SimNpo",
+    "task_vector:TaskVector",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
