@@ -1,8 +1,10 @@
 """One torch thread, quiet libraries, and a base for tests that need a model but not knowledge."""
 
+import gc
 import logging
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
@@ -16,6 +18,11 @@ from tests.world import save_base
 torch.set_num_threads(1)
 logging.getLogger("flwr").setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """Spare what was imported the garbage collector, which some strategies of Flower call for each update."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -27,6 +27,8 @@ from scipy import stats
 from fedsim.metrics.arrays import FloatArray, present
 from fedsim.metrics.membership import auc
 
+MOST_ITEMS = 10_000
+"""Items of a side beyond which nobody is told to go."""
 Verdict = Literal["informative", "uninformative", "inconclusive"]
 Reason = Literal["", "keep_knows_little", "nothing_gained", "holdout_known", "retrain_knows", "too_few_items"]
 
@@ -157,14 +159,13 @@ def items_needed(
         return None
     room = margin - float(retrain_I.mean() - holdout_J.mean())
     spread, beside = float(retrain_I.var(ddof=1)), float(holdout_J.var(ddof=1)) / holdout_J.size
-    for n in range(2, 10_001):
-        error = spread / n + beside
-        if error == 0.0:
-            return n if room >= 0.0 else None
-        freedom = error**2 / ((spread / n) ** 2 / (n - 1) + beside**2 / (holdout_J.size - 1))
-        if float(stats.t.ppf(1.0 - alpha, freedom)) * error**0.5 <= room:
-            return n
-    return None
+    if spread + beside == 0.0:
+        return 2 if room >= 0.0 else None
+    n_N = np.arange(2, MOST_ITEMS + 1, dtype=np.float64)
+    error_N = spread / n_N + beside
+    freedom_N = error_N**2 / ((spread / n_N) ** 2 / (n_N - 1) + beside**2 / (holdout_J.size - 1))
+    enough_N = stats.t.ppf(1.0 - alpha, freedom_N) * np.sqrt(error_N) <= room
+    return int(n_N[enough_N.argmax()]) if enough_N.any() else None
 
 
 def _gain(keep_I: FloatArray, retrain_I: FloatArray, *, alpha: float) -> tuple[float, float]:

@@ -145,7 +145,7 @@ def test_a_deployment_lives_the_same_life(tmp_path: Path) -> None:
 RUN = """
 import sys
 from pathlib import Path
-from fedsim import runs
+from fedsim.app import runs
 from fedsim.storage.progress import Quiet
 from fedsim.storage.directory import RunDirectory
 from fedsim.scenario.file import load_scenario
