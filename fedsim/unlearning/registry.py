@@ -16,6 +16,7 @@ _LISTED = (
     "npo:Npo",
     "simnpo:SimNpo",
     "task_vector:TaskVector",
+    "ssd:Ssd",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
