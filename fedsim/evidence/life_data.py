@@ -66,6 +66,8 @@ def _branch(method: MethodConfig, life: Life) -> dict[str, Any]:
         "title": method.title if method.label is None else f"{method.title} ({method.label})",
         "class": method.promise,
         "unlearning": [
-            {"request": number, "first": first, "last": last} for number, (first, last) in spans.items()
+            {"request": number, "first": first, "last": last}
+            for number, (first, last) in spans.items()
+            if first <= last
         ],
     }

@@ -7,7 +7,7 @@ forms the same cohorts and ends with the same bytes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim.federation.state import Federation
 from fedsim.life.steps import Step
@@ -22,9 +22,9 @@ from fedsim.storage.whole import folder_name
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A measurement, and what decided it: the adapter's version, in which detail, with generation or not."""
+    """A measurement, and what decided it: the adapter's version, detail, generation, and granted requests."""
 
-    of: tuple[int, bool, bool]
+    of: tuple[int, bool, bool, tuple[int, ...]]
     found: Measurement
 
 
@@ -32,13 +32,13 @@ class Measured:
 class Lane:
     """A segment that is being lived: its state, and the rows it has given so far.
 
-    ``measured`` is reused while the adapter is unchanged.
+    ``measured`` holds the last measurement by view; it is reused while nothing that decides it changes.
     """
 
     segment: Segment
     federation: Federation
     rows: Rows
-    measured: Measured | None = None
+    measured: dict[str, Measured] = field(default_factory=dict)
 
     def step(self, round_: int) -> Step:
         return self.segment.steps[round_ - self.segment.start - 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fedsim.federation.rounds import RoundOutcome
@@ -98,14 +99,14 @@ class Recorder:
         spent = self.context.epsilon(federation.ledger)
         for client in sorted(spent, key=int):
             found += [(f"client:{client}", EPSILON_OF[unit], value) for unit, value in spent[client].items()]
-        for who in self._shown_as(segment, round_):
+        for who in self._whos(self.shown_as(segment, round_), round_):
             rows.tables["metrics"].extend(
                 {**who, "subject": subject, "metric": metric, "value": value}
                 for subject, metric, value in found
             )
 
-    def measured(self, found: Measurement, segment: Segment, rows: Rows, round_: int) -> None:
-        for who in self._shown_as(segment, round_):
+    def measured(self, found: Measurement, names: Sequence[str], rows: Rows, round_: int) -> None:
+        for who in self._whos(names, round_):
             rows.tables["metrics"].extend({**who, **row} for row in found.metrics)
             rows.tables["items"].extend({**who, **row} for row in found.items)
 
@@ -113,7 +114,7 @@ class Recorder:
         who = self._who(segment.owner, round_)
         rows.tables["timings"].append({**who, "phase": phase, "seconds": value})
 
-    def _shown_as(self, segment: Segment, round_: int) -> list[dict[str, Any]]:
+    def shown_as(self, segment: Segment, round_: int) -> list[str]:
         """The branches under which a round of this segment appears in the metric tables.
 
         ``retrain`` is spliced: before the first request the life itself, then the branch of the
@@ -124,6 +125,9 @@ class Recorder:
         reference = retrain_name(granted) if granted else "keep"
         if self.context.life.requests and reference in segment.branches:
             names.append("retrain")
+        return names
+
+    def _whos(self, names: Sequence[str], round_: int) -> list[dict[str, Any]]:
         event = self.context.life.label(round_)
         return [{**self._who(name, round_), "event": event} for name in names]
 

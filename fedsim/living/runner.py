@@ -19,9 +19,9 @@ from fedsim.living.checkpoints import SCHEMAS, Rows
 from fedsim.living.context import LifeContext
 from fedsim.living.lanes import Lane, Lanes, Measured
 from fedsim.living.recorder import Recorder
+from fedsim.living.views import Views
 from fedsim.measuring.measure import Measurement, measure
 from fedsim.measuring.scoring import DivergedError
-from fedsim.model.predictor import predictor_of
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Progress
 from fedsim.storage.tables import Row
@@ -35,8 +35,7 @@ class LifeRunner:
         self.recorder = Recorder(context, directory, progress)
         self.lanes = Lanes(context, directory, self.recorder)
         self.milestones = milestones(context.life, context.methods)
-        longest = max(probe.ids_ST.shape[1] for _, _, probe in context.probes.named())
-        self.shares_prefixes = longest <= context.model.packs_up_to
+        self.views = Views(context)
 
     def run(self) -> None:
         """Live every round that is not on disk."""
@@ -104,21 +103,24 @@ class LifeRunner:
         config = self.context.probing
         detailed = round_ in self.milestones
         generate = config.generate == "always" or (config.generate == "events" and detailed)
-        key = (lane.federation.version, detailed, generate)
-        try:
-            if lane.measured is None or lane.measured.of != key:
-                found = self._measure(lane.federation, detailed=detailed, generate=generate)
-                lane.measured = Measured(of=key, found=found)
-        except DivergedError as error:
-            self.recorder.not_measured(lane.segment, round_, error)
-            return
-        self.recorder.measured(lane.measured.found, lane.segment, lane.rows, round_)
+        for view, names in self.views.of(self.recorder.shown_as(lane.segment, round_)).items():
+            key = (lane.federation.version, detailed, generate, self.views.granted(view, round_))
+            try:
+                if view not in lane.measured or lane.measured[view].of != key:
+                    found = self._measure(lane.federation, view, round_, detailed=detailed, generate=generate)
+                    lane.measured[view] = Measured(of=key, found=found)
+            except DivergedError as error:
+                self.recorder.not_measured(lane.segment, round_, error)
+                return
+            self.recorder.measured(lane.measured[view].found, names, lane.rows, round_)
 
-    def _measure(self, federation: Federation, *, detailed: bool, generate: bool) -> Measurement:
+    def _measure(
+        self, federation: Federation, view: str, round_: int, *, detailed: bool, generate: bool
+    ) -> Measurement:
         self.context.model.load(federation.adapter)
         with self.context.model.measuring() as module:
             return measure(
-                predictor_of(self.context.model, module, shares_prefixes=self.shares_prefixes),
+                self.views.predictor(module, view, round_),
                 self.context.model.tokenizer,
                 self.context.probes,
                 config=self.context.probing,
