@@ -17,6 +17,7 @@ _LISTED = (
     "simnpo:SimNpo",
     "task_vector:TaskVector",
     "ssd:Ssd",
+    "keyword_filter:KeywordFilter",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
