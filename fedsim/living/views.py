@@ -34,10 +34,13 @@ class Views:
         return found
 
     def granted(self, view: str, round_: int) -> tuple[int, ...]:
-        """The requests that a view answers to after a round; none for the bare model."""
+        """The requests that a view has answered after a round; none for the bare model.
+
+        Like any method, a guard begins with the round after the request.
+        """
         if view == BARE:
             return ()
-        return tuple(request.number for request in self.context.life.requests if request.round <= round_)
+        return tuple(request.number for request in self.context.life.requests if request.round < round_)
 
     def predictor(self, module: torch.nn.Module, view: str, round_: int) -> Predictor:
         """The model in ``module``, as `AdapterModel.measuring` gives it, through a view."""
