@@ -44,4 +44,5 @@ def registered(
 
 def _name_of(cls: type, tag: str) -> str:
     """The name by which a scenario asks for a class."""
-    return str(cls.model_fields[tag].default)  # type: ignore[attr-defined]
+    fields = getattr(cls, "model_fields", {})
+    return str(fields[tag].default if tag in fields else getattr(cls, tag))

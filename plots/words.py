@@ -25,7 +25,7 @@ METRICS = {
     "model_utility": "model utility",
     "forget_quality_p": "forget quality",
 }
-UNITS = {"nll": "nats per token"}
+UNITS = {"nll": "nats per token", "min_k": "nats per token"}
 """Metrics that are not shares between 0 and 1."""
 
 METHODS = {

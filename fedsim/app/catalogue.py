@@ -14,6 +14,7 @@ from fedsim.evidence.differencing import differencing_rows, differencing_sentenc
 from fedsim.evidence.sight import view_sentences
 from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.living.context import LifeContext
+from fedsim.metrics.registry import METRICS
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.scenario.variants import Variant
 from fedsim.unlearning.registry import METHODS
@@ -79,25 +80,8 @@ def catalogue() -> dict[str, list[tuple[str, str]]]:
         "Methods": [(name, method.summary) for name, method in METHODS.items()],
         "Privacy stages": list(summaries().items()),
         "Strategies": [(name, cls.summary) for name, cls in STRATEGIES.items()],
-        "Metrics": METRIC_SUMMARIES,
+        "Metrics": [(name, metric.summary) for name, metric in METRICS.items()],
         "Data sources": [
             (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()
         ],
     }
-
-
-METRIC_SUMMARIES = [
-    ("fact_probability", "geometric mean per token over the tokens that carry the fact"),
-    ("probability", "geometric mean per token over the answer"),
-    ("nll", "nats per answer token"),
-    ("paraphrase_probability", "probability of the answer to the paraphrased question"),
-    ("truth_ratio", "wrong answers against the paraphrase; forget: min(R, 1/R), retain: max(0, 1 - R)"),
-    ("choice_probability", "the right answer's share among right and wrong ones"),
-    ("exact_memorisation", "share of answer tokens that are the argmax"),
-    ("extraction_strength", "how much of the answer follows from its beginning"),
-    ("rouge_l_recall", "ROUGE-L recall of the greedy answer"),
-    ("min_k", "mean log-probability of the least likely tokens"),
-    ("membership_auc", "loss attack, forgotten records against holdout"),
-    ("forget_quality_p", "Kolmogorov-Smirnov p-value of truth ratios against retrain"),
-    ("model_utility", "harmonic mean over retain and public sets"),
-]

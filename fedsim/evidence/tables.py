@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from fedsim.life.script import Life
 from fedsim.measuring.config import ProbesConfig
-from fedsim.measuring.scoring import KNOWN_IS_LOWER
 from fedsim.metrics.forget_quality import forget_quality
 from fedsim.metrics.informative import is_informative, metric_trust
+from fedsim.metrics.registry import KNOWN_IS_LOWER, TRACKED
 from fedsim.metrics.trajectories import (
     excess,
     forgetting_fraction,
@@ -27,17 +27,6 @@ from fedsim.metrics.trajectories import (
 )
 from fedsim.storage.tables import Row
 from fedsim.unlearning.request import Request
-
-TRACKED = (
-    "fact_probability",
-    "probability",
-    "paraphrase_probability",
-    "exact_memorisation",
-    "extraction_strength",
-    "membership_auc",
-    "rouge_l_recall",
-)
-"""Metrics whose trajectories are kept; in all of them higher means knows more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from fedsim.config import Config, Float, Int
+from fedsim.metrics.registry import DEFAULT_HEADLINE, HEADLINES
+
+if TYPE_CHECKING:
+    Headline = str
+else:
+    Headline = Literal[HEADLINES]
 
 
 class ProbesConfig(Config):
@@ -26,13 +32,7 @@ class ProbesConfig(Config):
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)
     """Longest generated answer, in tokens; never longer than the longest answer probed."""
-    headline: Literal[
-        "fact_probability",
-        "probability",
-        "paraphrase_probability",
-        "exact_memorisation",
-        "extraction_strength",
-    ] = "fact_probability"
+    headline: Headline = DEFAULT_HEADLINE
     """The metric that titles and verdicts quote."""
     tolerance: Float = Field(default=0.05, gt=0)
     """Excess within which a branch counts as having reached the reference."""

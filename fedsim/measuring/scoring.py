@@ -18,15 +18,11 @@ from numpy.typing import NDArray
 
 from fedsim.measuring.probe import Probe, ProbeKind
 from fedsim.metrics.arrays import BoolArray, FloatArray
-from fedsim.metrics.likelihood import choice_probability, mean_nll, probability
-from fedsim.metrics.membership import min_k_score
-from fedsim.metrics.memorisation import exact_memorisation, extraction_strength
-from fedsim.metrics.rouge import rouge
-from fedsim.metrics.truth_ratio import forget_score, retain_score, truth_ratio
+from fedsim.metrics.likelihood import mean_nll
+from fedsim.metrics.metric import Answers
+from fedsim.metrics.registry import METRICS
+from fedsim.metrics.truth_ratio import forget_score, retain_score
 from fedsim.model.predictor import Predictor
-
-KNOWN_IS_LOWER = frozenset({"nll", "truth_ratio"})
-"""Item metrics that fall as knowledge grows; all others rise."""
 
 
 class DivergedError(ValueError):
@@ -60,12 +56,8 @@ def score_probe(
 
     ``continuations`` are the prompts' greedy answers where they are known already (``continue_prompts``).
 
-    Metrics (nats are natural-log units): ``nll`` (nats per answer token), ``probability`` (of the answer with
-    its end marker), ``fact_probability``, ``paraphrase_probability`` (to the paraphrased question),
-    ``truth_ratio`` (R), ``choice_probability`` (the paraphrased answer among the wrong ones),
-    ``exact_memorisation``, ``extraction_strength``, ``min_k`` (nats per token), and with ``generate`` also
-    ``rouge_l_recall`` and ``rouge_l_f1`` of the greedy answer, which is no longer than the probe's longest
-    answer and ``max_new_tokens``.
+    The metrics are those of the registry; those that read text need ``generate``. A greedy answer is no
+    longer than the probe's longest answer and ``max_new_tokens``.
 
     Raises:
         ValueError: batch_size < 1.
@@ -73,16 +65,16 @@ def score_probe(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be >= 1")
-    values = _token_metrics(probe, *_teacher_forced(predictor, probe, batch_size))
     generated: tuple[str, ...] = ()
     if generate:
         if continuations is None:
             (continuations,) = continue_prompts(predictor, [probe], max_new_tokens)
         generated = tuple(tokenizer.batch_decode(continuations, skip_special_tokens=True))
-        pairs = zip(probe.records, generated, strict=True)
-        rouges = [rouge(record.answer, text) for record, text in pairs]
-        values["rouge_l_recall"] = np.array([scores.rouge_l_recall for scores in rouges])
-        values["rouge_l_f1"] = np.array([scores.rouge_l_f1 for scores in rouges])
+    answers = _answers(probe, *_teacher_forced(predictor, probe, batch_size), generated)
+    found = {
+        name: metric.compute(answers) for name, metric in METRICS.items() if generate or not metric.reads_text
+    }
+    values = {name: value for name, value in found.items() if value is not None}
     return ItemScores(
         record_ids=tuple(record.record_id for record in probe.records),
         subjects=tuple(record.subject for record in probe.records),
@@ -91,25 +83,24 @@ def score_probe(
     )
 
 
-def _token_metrics(probe: Probe, log_probs_N: FloatArray, hits_N: BoolArray) -> dict[str, FloatArray]:
-    """The metrics that follow from the answers' tokens, (I,) each."""
-    log_probs_SA, mask_SA = _by_sequence(probe, log_probs_N), _by_sequence(probe, ~probe.end_N)
-    hits_SA, fact_SA = _by_sequence(probe, hits_N), _by_sequence(probe, probe.fact_N)
+def _answers(probe: Probe, log_probs_N: FloatArray, hits_N: BoolArray, said: Sequence[str]) -> Answers:
+    """What metrics see of the probe's tokens and of what was said."""
+    log_probs_SA, hits_SA = _by_sequence(probe, log_probs_N), _by_sequence(probe, hits_N)
     with_end_SA = _by_sequence(probe, np.ones_like(hits_N))
-    rows = probe.answer_row_I
     tofu_S = np.append(mean_nll(log_probs_SA, with_end_SA), np.nan)  # NO_ROW reads the NaN at the end
-    truth_I, wrong_IW = tofu_S[probe.truth_row_I], tofu_S[probe.wrong_rows_IW]
-    return {
-        "nll": mean_nll(log_probs_SA[rows], mask_SA[rows]),
-        "probability": probability(tofu_S[rows]),
-        "fact_probability": probability(mean_nll(log_probs_SA[rows], fact_SA[rows])),
-        "paraphrase_probability": probability(tofu_S[probe.asked_otherwise_row_I]),
-        "truth_ratio": truth_ratio(truth_I, wrong_IW),
-        "choice_probability": choice_probability(truth_I, wrong_IW),
-        "exact_memorisation": exact_memorisation(hits_SA[rows], mask_SA[rows]),
-        "extraction_strength": extraction_strength(hits_SA[rows], mask_SA[rows]),
-        "min_k": min_k_score(log_probs_SA[rows], mask_SA[rows]),
-    }
+    rows = probe.answer_row_I
+    return Answers(
+        log_probs_IA=log_probs_SA[rows],
+        mask_IA=_by_sequence(probe, ~probe.end_N)[rows],
+        fact_IA=_by_sequence(probe, probe.fact_N)[rows],
+        hits_IA=hits_SA[rows],
+        nll_I=tofu_S[rows],
+        truth_I=tofu_S[probe.truth_row_I],
+        asked_otherwise_I=tofu_S[probe.asked_otherwise_row_I],
+        wrong_IW=tofu_S[probe.wrong_rows_IW],
+        said=said,
+        right=tuple(record.answer for record in probe.records),
+    )
 
 
 def continue_prompts(

@@ -73,7 +73,7 @@ WRONG = {
     "to 2147483647",
     "seeds: [1, 1]": "s.yaml:5: seeds: found [1, 1]; seeds must differ from each other",
     "probes: {headline: fact_prob}": "s.yaml:5: probes.headline: found 'fact_prob'; did you mean "
-    "'fact_probability'? choices: fact_probability, probability, paraphrase_probability, exact_memorisation, "
+    "'fact_probability'? choices: probability, fact_probability, paraphrase_probability, exact_memorisation, "
     "extraction_strength",
     # unions give one line
     "federation: {participation: 2}": f"s.yaml:5: federation.participation: found 2; {SHARE}",
