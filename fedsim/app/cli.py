@@ -6,11 +6,9 @@ Exit codes: 0 done, 2 the input cannot be used (one clear message, nothing chang
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedsim.app.quiet import quiet_libraries
 from fedsim.assembly.hub import go_offline_unless_reachable
 from fedsim.engines.errors import EngineError
 from fedsim.places import ScenarioError
@@ -162,21 +161,8 @@ def _load(file: Path, overrides: list[str] | None) -> LoadedScenario:
     """Read and check the file alone, which is quick; then make the slow libraries ready."""
     loaded = load_scenario(file, overrides or [])
     go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
-    _quiet_libraries()
+    quiet_libraries()
     return loaded
-
-
-def _quiet_libraries() -> None:
-    """Keep libraries' own logs, bars and notices off the terminal; faults are reported by the run."""
-    import flwr  # noqa: F401  (sets up its logger on import, so its level is set afterwards)
-    import transformers
-
-    for name in ("flwr", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for module in ("transformers", "ray"):
-        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def _finish(simulation: CheckedScenario, directory: RunDirectory) -> None:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedsim.app.cli import app
+from fedsim.training.objectives import LocalWork
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.unlearning.methods.grad_ascent import GradAscent
 from privacy.clipping import ClipStage
@@ -77,7 +78,7 @@ def test_a_record_longer_than_the_base_has_positions(tmp_path: Path) -> None:
 
 
 def test_a_method_whose_loss_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GradAscent, "objective", lambda self, role: _Broken())
+    monkeypatch.setattr(GradAscent, "local", lambda self, role, index: LocalWork(_Broken()))
     scenario = merged(BRIEF, compare=[{"method": "grad_ascent", "rounds": 1}])
     said = refused(tmp_path, scenario)
     assert (
