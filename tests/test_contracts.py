@@ -70,3 +70,14 @@ def test_global_generators_are_seeded_in_isolation_only() -> None:
 def test_reading_a_run_needs_no_torch() -> None:
     code = "import sys, plots.report, fedsim.storage.directory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_file_and_no_function_of_the_rooms_is_long() -> None:
+    """At most 300 lines a file, 45 a function."""
+    for path in (ROOT / "fedsim").rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert lines <= 45, f"{path}: {node.name} has {lines} lines"

@@ -13,23 +13,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-from flwr.app import MetricRecord, RecordDict
+from dataclasses import dataclass, field
 
 from fedsim.federation.attempt import Attempt, Engine, ask, attempt_round
+from fedsim.federation.budgets import affordable_orders, with_affordable_roster
 from fedsim.federation.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation.influence import Heaviest, heaviest
-from fedsim.federation.one_by_one import combine
+from fedsim.federation.moving import apply, settle
 from fedsim.federation.orders import Assignment, WorkOrder, with_shares
-from fedsim.federation.records import from_record, to_record
 from fedsim.federation.replies import ReplyError, read_count
-from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
 from fedsim.life.steps import Step
-from fedsim.model.vectors import from_vector, to_vector
-from fedsim.unlearning.desk import Desk
-from privacy import Contribution, Draw, RoundContext, l2_norm
+from fedsim.model.vectors import to_vector
+from privacy import l2_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +82,18 @@ def _round(
     assignment = engine.planner.assign(step, branch, federation.version)
     if assignment.compares:
         federation.keep_reference(assignment.request)
-    orders, exhausted = _affordable(assignment, branch, federation, engine)
-    assignment = _with_affordable_roster(assignment, branch, federation, engine)
+    orders, exhausted = affordable_orders(assignment, branch, federation, engine)
+    assignment = with_affordable_roster(assignment, branch, federation, engine)
     refused = yield from _confirm_request(step, orders, engine)
     orders = _without(orders, refused)
-    reason = _lacking(federation, assignment, len(orders))
-    if reason is None:
-        tries = yield from _attempts(federation, orders, assignment, branch, engine)
-    else:
-        tries = _Tries(last=Attempt(aborted=reason))
+    tries = yield from _attempts(federation, orders, assignment, branch, engine)
     tried = _unless_lacking(tries.last, federation, assignment)
     result = tried.result
     before = federation.adapter
     if result is not None:
-        _apply(federation, step, result, assignment, engine, tried.updates)
+        apply(federation, step, result, assignment, engine, tried.updates)
         federation.privacy_state = {**federation.privacy_state, **result.state}
-    settled = _settle(federation, step, assignment, engine)
+    settled = settle(federation, step, assignment, engine)
     if engine.planner.is_last(step):
         federation.kept.pop(assignment.request, None)
     contributors = result.contributors if result is not None else ()
@@ -137,7 +129,10 @@ def _attempts(
     branch: str,
     engine: Engine,
 ) -> Exchange[_Tries]:
-    """Try a round until it gives a sum, each time without those who failed."""
+    """Try a round until it gives a sum, each time without those who failed; not at all with too few."""
+    reason = _lacking(federation, assignment, len(orders))
+    if reason is not None:
+        return _Tries(last=Attempt(aborted=reason))
     pipeline = engine.runtime.pipeline
     anyway = pipeline.releases_anyway and bool(assignment.sampling.roster)
     helpers = assignment.sampling.draw.expected() if pipeline.central else None
@@ -180,57 +175,6 @@ def _confirm_request(step: Step, orders: Mapping[int, WorkOrder], engine: Engine
     return refused
 
 
-def _affordable(
-    assignment: Assignment, branch: str, federation: Federation, engine: Engine
-) -> tuple[dict[int, WorkOrder], tuple[int, ...]]:
-    """The orders of clients whose privacy budget allows this round, and the clients whose budget is spent."""
-    sampling = assignment.sampling
-    rule = engine.runtime.pipeline.local_rule()
-
-    def allowed(client: int, order: WorkOrder) -> bool:
-        task = engine.runtime.task(client, order)
-        if rule is not None and task is not None and not rule.affordable(task, federation.ledger):
-            return False
-        draw = sampling.draw if client in sampling.roster else None
-        return _budget_allows(client, branch, draw, client in sampling.invited, federation, engine)
-
-    orders = {client: order for client, order in assignment.orders.items() if allowed(client, order)}
-    return orders, tuple(client for client in assignment.orders if client not in orders)
-
-
-def _with_affordable_roster(
-    assignment: Assignment, branch: str, federation: Federation, engine: Engine
-) -> Assignment:
-    """Keep those alone who could have been sampled: whoever's budget is spent could not."""
-    sampling = assignment.sampling
-    if not engine.runtime.pipeline.central:
-        return assignment
-    left = tuple(
-        client
-        for client in sampling.roster
-        if _budget_allows(client, branch, sampling.draw, False, federation, engine)
-    )
-    return replace(assignment, sampling=replace(sampling, roster=left))
-
-
-def _budget_allows(
-    client: int, branch: str, draw: Draw | None, invited: bool, federation: Federation, engine: Engine
-) -> bool:
-    """Whether the privacy stages can afford this client in a round.
-
-    Without a ``draw`` it could not be sampled.
-    """
-    name = str(client)
-    alone = RoundContext(
-        round_id=federation.round,
-        branch=branch,
-        roster=() if draw is None else (name,),
-        invited=(name,) if invited else (),
-        draw=Draw() if draw is None else draw,
-    )
-    return engine.runtime.pipeline.affordable(name, alone, federation.ledger)
-
-
 def _lacking(federation: Federation, assignment: Assignment, count: int) -> str | None:
     """Why the Strategy can do nothing with the updates of ``count`` clients, or None."""
     return None if assignment.weights is not None else federation.algorithm.too_few(count)
@@ -242,66 +186,3 @@ def _unless_lacking(tried: Attempt, federation: Federation, assignment: Assignme
         return tried
     reason = _lacking(federation, assignment, len(tried.result.contributors))
     return tried if reason is None else Attempt(failed=tried.failed, aborted=reason)
-
-
-def _apply(
-    federation: Federation,
-    step: Step,
-    result: Combined,
-    assignment: Assignment,
-    engine: Engine,
-    updates: Mapping[int, Contribution],
-) -> None:
-    """Move what the plan says: the adapter, the request's draft of it, or nothing."""
-    if assignment.moves == "adapter":
-        _move(federation, result, assignment, engine, updates)
-        return
-    update, request = from_vector(result.update, federation.adapter), assignment.request
-    if assignment.moves == "draft":
-        start = federation.starting_adapter(request, "draft")
-        federation.keep(request, "draft", {name: start[name] + update[name] for name in start})
-    else:
-        assert step.unlearning is not None, "only a plan of unlearning moves nothing"
-        federation.keep(request, f"round-{step.unlearning.index}", update)
-
-
-def _settle(federation: Federation, step: Step, assignment: Assignment, engine: Engine) -> bool:
-    """Let a method edit the adapter after its round; whether it did."""
-    if step.unlearning is None:
-        return False
-    method = engine.planner.methods[step.unlearning.branch]
-    request = engine.planner.requests[step.unlearning.request]
-    desk = Desk(adapter=federation.adapter, kept=federation.kept.get(request.number, {}))
-    edited = method.settle(request, step.unlearning.index, desk)
-    if edited is None:
-        return False
-    federation.replace(edited, server_state=assignment.server_state)
-    return True
-
-
-def _move(
-    federation: Federation,
-    result: Combined,
-    assignment: Assignment,
-    engine: Engine,
-    updates: Mapping[int, Contribution],
-) -> None:
-    """Move the adapter by the combined update.
-
-    The update goes through the Strategy's optimiser, or around its memory. Given ``updates``, a robust
-    Strategy combines them. What was combined by planned weights goes around a robust one in any case.
-    """
-    if updates:
-        moved = combine(federation.strategy, federation.adapter, updates, engine.grid, federation.round)
-        federation.adopt(moved)
-        return
-    update = from_vector(result.update, federation.adapter)
-    moved = {name: federation.adapter[name] + update[name] for name in federation.adapter}
-    if assignment.server_state != "keep" or federation.algorithm.one_by_one:
-        federation.replace(moved, server_state=assignment.server_state)
-        return
-    content = RecordDict({"arrays": to_record(moved), "metrics": MetricRecord({"weight": 1.0})})
-    reply = engine.grid.reply_from_server(content, str(federation.round))
-    arrays, _ = federation.strategy.aggregate_train(federation.round, [reply])
-    assert arrays is not None, "a strategy given a valid reply returns arrays"
-    federation.adopt(from_record(arrays))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedsim.federation.grid import InProcessGrid
+from fedsim.federation.moving import move
 from fedsim.federation.orders import Assignment
 from fedsim.federation.records import to_record, untouched_global_random
-from fedsim.federation.rounds import _move
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.federation.strategies.registry import strategy_of
@@ -42,7 +42,7 @@ def lived(
             result = RoundResult(
                 update=np.float32([update]), total_weight=1.0, metrics={}, contributors=("0",), rejected={}
             )
-            _move(federation, result, Assignment(orders={}), SimpleNamespace(grid=GRID), {})
+            move(federation, result, Assignment(orders={}), SimpleNamespace(grid=GRID), {})
         seen.append(float(federation.adapter["a"][0]))
     return seen
 
@@ -64,6 +64,16 @@ def reddi(config: StrategyConfig, updates: list[float]) -> list[float]:
         x += config.eta * m / (math.sqrt(v) + config.tau)
         seen.append(x)
     return seen
+
+
+def hinges_on_rounding(config: StrategyConfig, updates: list[float]) -> bool:
+    """Whether FedYogi meets v = D^2, up to fp32: there its step jumps from one side to the other."""
+    v = config.tau**2
+    for square in (delta * delta for delta in updates):
+        if abs(v - square) <= 1e-4 * max(v, square):
+            return True
+        v = v - (1 - config.beta_2) * square * ((v > square) - (v < square))
+    return False
 
 
 def torch_adam(config: StrategyConfig, updates: list[float]) -> list[float]:
@@ -128,6 +138,7 @@ def test_all_three_follow_reddi(
     own = {} if name == "fedadagrad" else {"beta_1": beta_1, "beta_2": beta_2}
     correction = {"bias_correction": False} if name == "fedadam" else {}
     config = strategy_of(name, eta=eta, tau=tau, **own, **correction)
+    assume(name != "fedyogi" or not hinges_on_rounding(config, updates))
     assert close(lived(config, updates), reddi(config, updates), config)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fedsim.federation.adaptive import FedAdam
 from fedsim.federation.grid import InProcessGrid
+from fedsim.federation.moving import move
 from fedsim.federation.orders import Assignment
 from fedsim.federation.records import from_record, to_record, untouched_global_random
-from fedsim.federation.rounds import _move
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.registry import STRATEGIES, strategy_of
 from fedsim.model.vectors import to_vector
@@ -65,7 +65,7 @@ def step(
     sent = Contribution(update=result.update.astype(np.float64), weight=1.0)
     updates = {str(client): sent for client in range(7)} if one_by_one else {}
     assignment = Assignment(orders={}, server_state=server_state)
-    _move(federation, result, assignment, SimpleNamespace(grid=grid), updates)
+    move(federation, result, assignment, SimpleNamespace(grid=grid), updates)
 
 
 def live(federation: Federation, grid: InProcessGrid, rounds: int, seed: int = 1) -> None:
