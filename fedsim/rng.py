@@ -17,10 +17,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Key = int | str
 
@@ -41,6 +44,8 @@ def stream(seed: int, *keys: Key) -> np.random.Generator:
 
 def torch_stream(seed: int, *keys: Key, device: str = "cpu") -> torch.Generator:
     """The torch generator addressed by ``keys`` under ``seed``."""
+    import torch
+
     state = int.from_bytes(_digest(seed, keys)[:8], "little") & (2**63 - 1)
     return torch.Generator(device=device).manual_seed(state)
 
@@ -52,6 +57,8 @@ def secret_stream() -> np.random.Generator:
 
 def secret_torch_stream(device: str = "cpu") -> torch.Generator:
     """The same for torch."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(secrets.randbits(63))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from fedsim.config import Config, ConfigError, Float, Int
-from fedsim.life.events import ClientIds
+from fedsim.life.written import ClientIds
 from privacy import StageConfig
 
 ATTACKED = 3

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedsim.evidence.promises import Row
+from fedsim.life.events.registry import EVENTS
 from fedsim.life.steps import Branch, Step
 from fedsim.living.context import LifeContext
 
@@ -38,7 +39,12 @@ def differing(branch: Branch, targets: Mapping[int, int], *, apart: int = 1) -> 
 def _heard(step: Step, targets: Mapping[int, int]) -> frozenset[int]:
     """Whose updates are in the sum of a round, if nothing fails but by script."""
     asked = frozenset() if step.unlearning is None else frozenset({targets[step.unlearning.request]})
-    lost = {client for client, stage in step.drops if stage != "during_unmasking"}
+    lost = {
+        client
+        for client, conditions in step.conditions
+        for condition in conditions
+        if condition.silent_from() not in (None, "during_unmasking")
+    }
     return (frozenset(participant.client for participant in step.cohort) | asked) - lost
 
 
@@ -55,7 +61,7 @@ def differencing_rows(context: LifeContext) -> list[Row]:
     moves = {
         (event.round, client)
         for event in context.life.events
-        if event.kind in ("leave", "forget", "join", "rejoin")
+        if EVENTS[event.kind].changes_roster
         for client in event.clients
     }
     rows = []

@@ -25,7 +25,7 @@ from fedsim.federation.grid import CLIENT_STATE
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.records import from_record
 from fedsim.federation.runtime import ClientFailedError, ClientRuntime
-from fedsim.life.events import DropStage
+from fedsim.life.events.protocol import Moment
 from fedsim.model.vectors import Arrays
 from fedsim.training.jobs import TrainJob, TrainResult
 from fedsim.training.objectives import LocalWork, MeanNll
@@ -77,7 +77,7 @@ def _say(
     runtime: ClientRuntime,
     message: Message,
     context: Context,
-    step: DropStage,
+    step: Moment,
     what: Callable[[ClientParty, bytes], bytes],
 ) -> Message:
     """Answer a message of an interactive stage.
@@ -109,10 +109,11 @@ def _carried(message: Message) -> bytes:
     return bytes(state.get("memory", b""))  # type: ignore[arg-type]
 
 
-def _stay(order: WorkOrder, *steps: DropStage) -> None:
+def _stay(order: WorkOrder, *steps: Moment) -> None:
     """Fail if the scenario has the client drop out at one of these steps."""
-    if order.drop in steps:
-        raise ClientFailedError(f"dropped out {order.drop.replace('_', ' ')}, as scripted")
+    silent = [moment for condition in order.conditions if (moment := condition.silent_from()) in steps]
+    if silent:
+        raise ClientFailedError(f"dropped out {str(silent[0]).replace('_', ' ')}, as scripted")
 
 
 def train_together(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedsim.life.events import DropStage
+from fedsim.life.events.registry import ConditionChoice
 from fedsim.training.config import LocalConfig
 from fedsim.unlearning.protocol import Moves, Role, ServerState
 from privacy import Draw
@@ -23,7 +23,7 @@ class WorkOrder(BaseModel):
     """What the server asks of one client in one round; travels as JSON.
 
     ``without`` names records the client no longer uses, ``only`` the records it works on (both empty: all).
-    ``drop`` is the step at which the client falls silent, if it is scripted to. ``method``, ``role``
+    ``conditions`` say what the scenario has different about the client. ``method``, ``role``
     and ``index`` choose the local work of an unlearning round. ``state`` is what the privacy
     stages keep from round to round. ``weight`` is set when the server's plan fixes it: at first
     that of the role, then this client's share (``with_shares``).
@@ -45,7 +45,7 @@ class WorkOrder(BaseModel):
     weight: float | None = None
     proximal_mu: float = 0.0
     planned_steps: int = 0
-    drop: DropStage | None = None
+    conditions: tuple[ConditionChoice, ...] = ()
     state: dict[str, float] = Field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from fedsim.federation.draws import draw_of
 from fedsim.federation.orders import Assignment, PlannedWeights, Sampling, WorkOrder
 from fedsim.life.config import FixedCohort
+from fedsim.life.events.protocol import Condition
 from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.training.config import LocalConfig
 from fedsim.unlearning.protocol import MethodConfig, Role, Work
@@ -91,16 +92,17 @@ class Planner:
         )
 
     def _ordinary(self, step: Step, branch: str, version: int, participant: Participant) -> WorkOrder:
+        conditions = dict(step.conditions).get(participant.client, ())
         return WorkOrder(
             round=step.round,
             seed=self.seed,
             branch=branch,
             version=version,
-            local=self.local,
+            local=_under(conditions, self.local),
             without=participant.without,
             proximal_mu=self.proximal_mu,
             planned_steps=self.planned_steps.get(participant.client, 0),
-            drop=dict(step.drops).get(participant.client),
+            conditions=conditions,
         )
 
     def _in_role(
@@ -109,4 +111,12 @@ class Planner:
         overrides = {"lr": work.lr, "epochs": work.epochs}
         local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         own = {"method": settings, "role": role, "index": unlearning.index}
+        local = _under(order.conditions, local)
         return order.model_copy(update={**own, "weight": work.weight, "local": local})
+
+
+def _under(conditions: Sequence[Condition], local: LocalConfig) -> LocalConfig:
+    """Local training under conditions, one after the other."""
+    for condition in conditions:
+        local = condition.local(local)
+    return local

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedsim.life.roster import Participation, Roster, apply_events
+from fedsim.life.roster import Participation, Roster
 from fedsim.life.script import Life, RecordIds
-from fedsim.life.steps import Branch, Step, UnlearningStep, retrain_name
+from fedsim.life.steps import Branch, Step, retrain_name
 from fedsim.unlearning.protocol import MethodConfig
 
 
@@ -28,25 +28,25 @@ def unroll(
         name: str, granted: int | None, method: MethodConfig | None, until: int, observed_from: int = 0
     ) -> Branch:
         steps, rosters = [], []
-        roster = Roster(records, life.requests[: granted or 0])
-        pending: list[UnlearningStep] = []
+        asked_before = life.requests[: granted or 0]
+        roster = Roster(life, records, branch=name, granted=asked_before, method=method)
         for round_ in range(1, until + 1):
-            apply_events(roster, life, round_ - 1, name, pending, method)
+            roster.happen(round_ - 1)
             active = roster.active()
             if name == "keep":
                 nominal[round_] = active
             rosters.append(tuple(active))
             clients = participation.cohort(round_, active, nominal[round_])
-            unlearning = pending.pop(0) if pending else None
+            unlearning = roster.pending.pop(0) if roster.pending else None
             asked = {*clients, *([life.request(unlearning.request).client] if unlearning else [])}
-            dropping = ((client, stage) for client, stage in life.drops(round_).items() if client in asked)
+            conditions = ((who, what) for who, what in life.conditions(round_).items() if who in asked)
             steps.append(
                 Step(
                     round=round_,
                     cohort=roster.participants(clients),
                     nominal_size=len(nominal[round_]),
                     unlearning=unlearning,
-                    drops=tuple(sorted(dropping)),
+                    conditions=tuple(conditions),
                 )
             )
         return Branch(name=name, steps=tuple(steps), observed_from=observed_from, rosters=tuple(rosters))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from fedsim.data.names import ClientNames
-from fedsim.life.events import Drop, Event, Forget, Rejoin
+from fedsim.life.events.registry import Event
 from fedsim.life.schedule import unlearning_spans
-from fedsim.life.script import EventKind, Life, LifeEvent, RecordIds
+from fedsim.life.script import Life, LifeEvent, RecordIds
 from fedsim.places import KeyPath, Source
-from fedsim.rng import uniform
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.request import Request
 
@@ -38,7 +37,7 @@ def read_life(
     numbers). Raises ScenarioError at the offending event.
     """
     names = names or ClientNames.of(str(client) for client in records)
-    reader = _Reader(records, seed, source, names)
+    reader = Reader(records, seed, source, names)
     for index, event in enumerate(timeline):
         reader.read(index, event)
     life = Life(
@@ -57,12 +56,17 @@ def read_life(
     return life
 
 
-class _Reader:
-    """Walks the timeline once, keeping track of who is there."""
+class Reader:
+    """Walks the timeline once, keeping track of who is there; events write themselves into it.
+
+    ``status`` says of each client that ever joined whether it is ``present`` or why it is not; ``forgotten``
+    which of its records are; ``request_events`` at which place of the timeline each request stands.
+    """
 
     def __init__(self, records: RecordIds, seed: int, source: Source, names: ClientNames) -> None:
         self.records, self.seed, self.source, self.names = records, seed, source, names
         self.round = 0
+        self.index = 0
         self.status: dict[int, str] = {}
         self.events: list[LifeEvent] = []
         self.requests: list[Request] = []
@@ -70,54 +74,56 @@ class _Reader:
         self.forgotten: dict[int, set[str]] = {}
 
     def read(self, index: int, event: Event) -> None:
-        key: KeyPath = ("timeline", index)
-        if event.join is not None:
-            self._join((*key, "join", "clients"), event.join.clients)
-        elif event.train is not None:
-            if not self._present():
-                raise self.source.error(
-                    (*key, "train"), f"nobody is there to train in round {self.round + 1}; let clients join"
-                )
-            self.round += event.train.rounds
-        elif event.forget is not None:
-            self._forget((*key, "forget"), event.forget)
-            self.request_events.append(index)
-        elif event.leave is not None:
-            client = self._id((*key, "leave", "client"), event.leave.client)
-            self._must_be_present((*key, "leave", "client"), client, "leave")
-            self.status[client] = f"already left, after round {self.round}"
-            self._add("leave", (client,), f"{self.names.text(client)} leaves")
-        elif event.rejoin is not None:
-            self._rejoin((*key, "rejoin"), event.rejoin)
-        elif event.drop is not None:
-            self._drop((*key, "drop", "clients"), event.drop)
-        elif event.probe is not None:
-            self._add("probe", (), event.probe.label)
+        """Let the event at a place of the timeline happen."""
+        self.index = index
+        happening = event.given()
+        happening.enter(self, ("timeline", index, happening.name))
 
-    def _add(self, kind: EventKind, clients: tuple[int, ...], text: str, **more: Any) -> None:
+    def add(self, kind: str, clients: tuple[int, ...], text: str, **more: Any) -> None:
+        """Write an event into the life, after the rounds so far."""
         self.events.append(LifeEvent(round=self.round, kind=kind, clients=clients, text=text, **more))
 
-    def _present(self) -> list[int]:
+    def grant(self, request: Request) -> None:
+        """Write a request into the life."""
+        self.requests.append(request)
+        self.request_events.append(self.index)
+
+    def present(self) -> list[int]:
+        """Clients that are there now."""
         return [client for client, status in self.status.items() if status == "present"]
 
-    def _id(self, key: KeyPath, written: int | str) -> int:
+    def find(self, key: KeyPath, written: int | str) -> int:
+        """The client that is written so."""
         try:
             return self.names.find(written)
         except ValueError as error:
             raise self.source.error(key, str(error)) from None
 
-    def _ids(self, key: KeyPath, written: Sequence[int | str], everybody: Sequence[int]) -> tuple[int, ...]:
+    def find_all(
+        self, key: KeyPath, written: Sequence[int | str], everybody: Sequence[int]
+    ) -> tuple[int, ...]:
+        """The clients that are written so; ``all`` stands for ``everybody``."""
         try:
             return self.names.read(written, everybody)
         except ValueError as error:
             raise self.source.error(key, str(error)) from None
 
-    def _must_be_present(self, key: KeyPath, client: int, verb: str) -> None:
+    def find_present(self, key: KeyPath, written: Sequence[int | str], verb: str) -> tuple[int, ...]:
+        """Clients that are written so and must be there to ``verb``."""
+        clients = self.find_all(key, written, self.present())
+        if not clients:
+            raise self.source.error(key, f"nobody is there to {verb}; let clients join")
+        for client in clients:
+            self.must_be_present(key, client, verb)
+        return clients
+
+    def must_be_present(self, key: KeyPath, client: int, verb: str) -> None:
+        """Refuse an event for a client that is not there, with the nearest that is."""
         status = self.status.get(client)
         if status == "present":
             return
         why = "never joined" if status is None else status
-        near = min(self._present(), key=lambda other: abs(other - client), default=None)
+        near = min(self.present(), key=lambda other: abs(other - client), default=None)
         choice = "; nobody is there"
         if near is not None:
             choice = f"; the nearest client that is there is {self.names.name(near)}"
@@ -125,68 +131,8 @@ class _Reader:
             key, f"{self.names.text(client)} cannot {verb} after round {self.round}: it {why}{choice}"
         )
 
-    def _join(self, key: KeyPath, written: Sequence[int | str]) -> None:
-        clients = self._ids(key, written, [client for client in self.records if client not in self.status])
-        if not clients:
-            raise self.source.error(key, "all clients of the data have joined already; leave this event out")
-        for client in clients:
-            status = self.status.get(client)
-            if status is not None:
-                how = "is already there" if status == "present" else f"{status}; use rejoin to bring it back"
-                raise self.source.error(
-                    key, f"{self.names.text(client)} cannot join after round {self.round}: it {how}"
-                )
-            self.status[client] = "present"
-        self._add("join", clients, f"{self.names.range_text(clients)} join{'s' if len(clients) == 1 else ''}")
-
-    def _drop(self, key: KeyPath, drop: Drop) -> None:
-        clients = self._ids(key, drop.clients, self._present())
-        if not clients:
-            raise self.source.error(key, "nobody is there to drop out; let clients join")
-        for client in clients:
-            self._must_be_present(key, client, "drop out")
-        who, when = self.names.range_text(clients), drop.stage.replace("_", " ")
-        text = f"{who} drop{'s' if len(clients) == 1 else ''} out {when}"
-        self._add("drop", clients, text, drop=drop)
-
-    def _forget(self, key: KeyPath, forget: Forget) -> None:
-        client = self._id((*key, "client"), forget.client)
-        if not self.status.get(client, "").startswith("already left"):
-            self._must_be_present((*key, "client"), client, "be forgotten")
-        gone = self.forgotten.setdefault(client, set())
-        held = [name for name in self.records[client] if name not in gone]
-        if not held:
-            raise self.source.error((*key, "client"), f"{self.names.text(client)} holds no records to forget")
-        number = len(self.requests) + 1
-        chosen = self._chosen(key, forget, client, held)
-        scope: Literal["client", "records"] = "records" if len(chosen) < len(held) else "client"
-        if scope == "client":
-            self.status[client] = f"was already forgotten, after round {self.round}"
-        gone.update(chosen)
-        what = "to be forgotten" if scope == "client" else f"to forget {len(chosen)} of {len(held)} records"
-        self._add("forget", (client,), f"{self.names.text(client)} asks {what}", request=number)
-        self.requests.append(
-            Request(number=number, client=client, round=self.round, scope=scope, record_ids=tuple(chosen))
-        )
-
-    def _chosen(self, key: KeyPath, forget: Forget, client: int, held: list[str]) -> list[str]:
-        if forget.records is not None:
-            for name in forget.records:
-                self._must_hold((*key, "records"), client, name, held)
-            return list(dict.fromkeys(forget.records))
-        if forget.fraction is None:
-            return held
-        if len(held) == 1:
-            raise self.source.error(
-                (*key, "fraction"),
-                f"{self.names.text(client)} holds one record only; leave fraction out to forget the client",
-            )
-        count = min(max(1, round(forget.fraction * len(held))), len(held) - 1)
-        priority = {name: uniform(self.seed, "forget", client, name) for name in held}
-        chosen = set(sorted(held, key=lambda name: priority[name])[:count])
-        return [name for name in held if name in chosen]
-
-    def _must_hold(self, key: KeyPath, client: int, name: str, held: Sequence[str]) -> None:
+    def must_hold(self, key: KeyPath, client: int, name: str, held: Sequence[str]) -> None:
+        """Refuse a record that the client does not hold, with the nearest that it does."""
         if name in held:
             return
         if name in self.records[client]:
@@ -195,28 +141,6 @@ class _Reader:
         raise self.source.error(
             key, f"{self.names.text(client)} has no record {name!r}; nearest is {near[0]!r}"
         )
-
-    def _rejoin(self, key: KeyPath, rejoin: Rejoin) -> None:
-        client, records = self._id((*key, "client"), rejoin.client), rejoin.records
-        status = self.status.get(client)
-        if status is None or status == "present":
-            how = "never joined; use join" if status is None else "is already there"
-            raise self.source.error(
-                (*key, "client"),
-                f"{self.names.text(client)} cannot rejoin after round {self.round}: it {how}",
-            )
-        brings = self.records[client] if records == "all" else tuple(dict.fromkeys(records))
-        for name in brings:
-            self._must_hold((*key, "records"), client, name, self.records[client])
-        self.status[client] = "present"
-        self.forgotten[client] = set(self.records[client]) - set(brings)
-        self._add(
-            "rejoin", (client,), f"{self.names.text(client)} rejoins with {_count(brings)}", brings=brings
-        )
-
-
-def _count(records: Sequence[str]) -> str:
-    return f"{len(records)} record{'' if len(records) == 1 else 's'}"
 
 
 def _check_room(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsim.life.config import FixedCohort
+from fedsim.life.events.registry import EVENTS
 from fedsim.life.script import Life, RecordIds
 from fedsim.life.steps import Participant, UnlearningStep
 from fedsim.rng import uniform
@@ -45,10 +46,22 @@ class Participation:
 
 
 class Roster:
-    """Who is there with which data, in one branch."""
+    """Who is there with which data, in one branch.
 
-    def __init__(self, records: RecordIds, granted: Sequence[Request] = ()) -> None:
-        self.records = records
+    ``pending`` are the unlearning rounds that it still owes.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        records: RecordIds,
+        *,
+        branch: str,
+        granted: Sequence[Request] = (),
+        method: MethodConfig | None = None,
+    ) -> None:
+        self.life, self.records, self.branch, self.method = life, records, branch, method
+        self.pending: list[UnlearningStep] = []
         self.present: dict[int, set[str]] = {}
         self.granted = list(granted)
         """Requests still to come that this branch obeys from the start: it never uses their data."""
@@ -57,6 +70,22 @@ class Roster:
         """Join with these records, save those that a granted request will ask to forget."""
         barred = {name for request in self.granted if request.client == client for name in request.record_ids}
         self.present[client] = set(brings) - barred
+
+    def happen(self, after: int) -> None:
+        """Let the events between round ``after`` and the next happen."""
+        for event in self.life.at(after):
+            EVENTS[event.kind].change(event, self)
+
+    def answer(self, number: int) -> None:
+        """Answer a request as the branch does: not at all, by going without, or with a method's rounds."""
+        if self.branch == "keep":
+            return
+        self.leave_out(self.life.request(number))
+        if self.method is not None:
+            self.pending.extend(
+                UnlearningStep(branch=self.method.branch, request=number, index=index)
+                for index in range(self.method.unlearning_rounds)
+            )
 
     def leave_out(self, request: Request) -> None:
         """From now on without these records; data that come again later are new."""
@@ -76,35 +105,3 @@ class Roster:
 
     def active(self) -> list[int]:
         return sorted(client for client, held in self.present.items() if held)
-
-
-def apply_events(
-    roster: Roster,
-    life: Life,
-    after: int,
-    branch: str,
-    pending: list[UnlearningStep],
-    method: MethodConfig | None,
-) -> None:
-    """Let the events between round ``after`` and the next change a branch's roster."""
-    for event in life.at(after):
-        if event.kind == "join":
-            for client in event.clients:
-                roster.enter(client, roster.records[client])
-        elif event.kind == "leave":
-            roster.present.pop(event.clients[0], None)
-        elif event.kind == "rejoin":
-            assert event.brings is not None
-            client = event.clients[0]
-            # Where its request was ignored it never went, and loses nothing by coming back.
-            kept = roster.present.get(client, set()) if branch == "keep" else set()
-            roster.enter(client, [name for name in roster.records[client] if name in {*event.brings, *kept}])
-        elif event.kind == "forget" and branch != "keep":
-            assert event.request is not None
-            request = life.request(event.request)
-            roster.leave_out(request)
-            if method is not None:
-                pending.extend(
-                    UnlearningStep(branch=method.branch, request=request.number, index=index)
-                    for index in range(method.unlearning_rounds)
-                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fedsim.life.events.registry import EVENTS
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch, retrain_name
 from fedsim.unlearning.protocol import MethodConfig
@@ -37,13 +38,10 @@ def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
 
 
 def milestones(life: Life, methods: Sequence[MethodConfig]) -> frozenset[int]:
-    """The rounds that matter: the first and last, around requests and probe events, ends of unlearning."""
+    """The rounds that matter: the first and last, those of events, ends of unlearning."""
     marks = {0, life.horizon}
     for event in life.events:
-        if event.kind in ("forget", "probe"):
-            marks |= {event.round, event.round + 1}
-        elif event.kind == "rejoin":  # what was forgotten is judged before it comes back
-            marks.add(event.round)
+        marks |= EVENTS[event.kind].milestones(event)
     for method in methods:
         marks |= {last for _, last in unlearning_spans(life, method.unlearning_rounds).values()}
     return frozenset(marks)

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fedsim.data.names import ClientNames
-from fedsim.life.events import Drop, DropStage
+from fedsim.life.events.protocol import Condition
 from fedsim.unlearning.request import Request
 
-EventKind = Literal["join", "forget", "leave", "rejoin", "drop", "probe"]
 RecordIds = Mapping[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LifeEvent:
-    """Something that happens after round ``round`` and before the next."""
+    """Something that happens after round ``round`` and before the next.
+
+    ``condition`` holds for its clients in the ``lasts`` rounds after it.
+    """
 
     round: int
-    kind: EventKind
+    kind: str
     clients: tuple[int, ...]
     request: int | None = None
     brings: tuple[str, ...] | None = None
-    drop: Drop | None = None
+    condition: Condition | None = None
+    lasts: int = 0
     text: str
 
     @property
@@ -51,14 +53,14 @@ class Life:
         """The events between round ``round_`` and the next."""
         return tuple(event for event in self.events if event.round == round_)
 
-    def drops(self, round_: int) -> dict[int, DropStage]:
-        """Who falls silent in a round, and when; of several scripted steps the last one said counts."""
-        return {
-            client: event.drop.stage
-            for event in self.events
-            if event.drop is not None and event.round < round_ <= event.round + event.drop.rounds
-            for client in event.clients
-        }
+    def conditions(self, round_: int) -> dict[int, tuple[Condition, ...]]:
+        """What is different about whom in a round; of several events of a kind the last one said counts."""
+        found: dict[tuple[int, str], Condition] = {}
+        for event in self.events:
+            if event.condition is not None and event.round < round_ <= event.round + event.lasts:
+                found |= {(client, event.condition.kind): event.condition for client in event.clients}
+        clients = sorted({client for client, _ in found})
+        return {client: tuple(found[key] for key in sorted(found) if key[0] == client) for client in clients}
 
     def label(self, round_: int) -> str:
         """What happens after a round, for the ``event`` column: ``forget:1``, ``join``, or empty."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsim.life.events import DropStage
+from fedsim.life.events.protocol import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class Step:
     """All that decides one round of one branch.
 
     ``nominal_size`` is how many clients would be there had nobody been forgotten: a public number,
-    the same in all branches. ``drops`` says which of those who are asked fall silent, and when.
+    the same in all branches. ``conditions`` says what is different about those who are asked.
     """
 
     round: int
     cohort: tuple[Participant, ...]
     nominal_size: int
     unlearning: UnlearningStep | None = None
-    drops: tuple[tuple[int, DropStage], ...] = ()
+    conditions: tuple[tuple[int, tuple[Condition, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from fedsim.audits.config import AuditConfig
 from fedsim.config import Config, Int, Rule
 from fedsim.data.config import AuthorsData, DataChoice
 from fedsim.federation.config import FederationConfig
-from fedsim.life.events import Event
+from fedsim.life.events.registry import Event
 from fedsim.measuring.config import ProbesConfig
 from fedsim.model.config import ModelConfig
 from fedsim.scenario.compare import MethodList

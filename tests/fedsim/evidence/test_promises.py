@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedsim.evidence.budgets import exhausted_rows, exhausted_sentences
 from fedsim.evidence.differencing import Differing, differencing_sentences, differing
 from fedsim.evidence.promises import promise_in_words
+from fedsim.life.events.drop import FallsSilent
 from fedsim.life.steps import Branch, Participant, Step, UnlearningStep
 
 
@@ -31,7 +32,8 @@ def test_two_rounds_that_differ_by_one_client() -> None:
 
 def test_who_drops_out_before_the_sum_is_not_in_it() -> None:
     steps = branch_of([0, 1, 2], [0, 1, 2]).steps
-    silent = replace(steps[1], drops=((1, "after_masking"), (2, "during_unmasking")))
+    gone = [(FallsSilent(stage=stage),) for stage in ("after_masking", "during_unmasking")]
+    silent = replace(steps[1], conditions=((1, gone[0]), (2, gone[1])))
     branch = Branch(name="keep", steps=(steps[0], silent))
     assert differing(branch, {}) == [Differing(branch="keep", rounds=(1, 2), client=1)]
 

@@ -14,7 +14,8 @@ from fedsim.federation.exchange import Running, Taken, carry, group_of
 from fedsim.federation.rounds import RoundOutcome, run_round, run_rounds
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.registry import strategy_of
-from fedsim.life.events import DropStage
+from fedsim.life.events.drop import FallsSilent
+from fedsim.life.events.protocol import Moment
 from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.vectors import Arrays, to_vector
@@ -308,12 +309,12 @@ def test_a_masked_round_with_too_few_left_is_repeated_without_those_that_failed(
     assert "1 of 4 masked clients did not report" in outcome.repeated[0]
 
 
-@pytest.mark.parametrize("stage", get_args(DropStage))
+@pytest.mark.parametrize("stage", get_args(Moment))
 @pytest.mark.parametrize("privacy", [CLIP, MASKED], ids=["plain", "masked"])
 def test_clients_drop_out_where_the_scenario_says(model, start, privacy, stage: str) -> None:
     world = make_world(model, privacy=privacy, clients=5)
     federation = born(world, start)
-    step = replace(make_step(1, [0, 1, 2, 3, 4]), drops=((3, stage),))
+    step = replace(make_step(1, [0, 1, 2, 3, 4]), conditions=((3, (FallsSilent(stage=stage),)),))
     outcome = run_round(federation, step, "keep", world.engine)
     stays = stage == "during_unmasking"
     there = [0, 1, 2, 3, 4] if stays else [0, 1, 2, 4]

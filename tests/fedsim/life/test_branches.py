@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedsim.life.config import FixedCohort
+from fedsim.life.events.drop import FallsSilent
 from fedsim.life.roster import Participation
 from fedsim.life.schedule import probe_rounds, replay_from
 from fedsim.life.steps import Branch, Participant, Step, UnlearningStep
@@ -540,19 +541,15 @@ def test_who_falls_silent_is_part_of_the_step() -> None:
         records_of(4),
         participation=1.0,
     )
-    drops = [step.drops for step in lived.steps("keep")]
-    assert drops == [
-        (),
-        ((1, "after_keys"), (2, "after_masking")),
-        ((1, "after_keys"), (2, "after_keys")),
-        (),
-    ]
+    early, late = (FallsSilent(stage="after_keys"),), (FallsSilent(stage="after_masking"),)
+    conditions = [step.conditions for step in lived.steps("keep")]
+    assert conditions == [(), ((1, early), (2, late)), ((1, early), (2, early)), ()]
 
 
 def test_only_those_who_are_asked_can_fall_silent() -> None:
     events = [{"join": {"clients": "0-9"}}, {"drop": {"clients": "0-9"}}, {"train": {"rounds": 1}}]
     (step,) = live(events, records_of(10), participation=0.5).steps("keep")
-    assert {client for client, _ in step.drops} == {participant.client for participant in step.cohort}
+    assert {client for client, _ in step.conditions} == {participant.client for participant in step.cohort}
 
 
 def test_rosters_say_who_could_have_been_drawn() -> None:

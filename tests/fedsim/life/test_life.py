@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data.names import ClientNames
+from fedsim.life.events.drop import FallsSilent
 from fedsim.life.reading import read_life
 from fedsim.life.schedule import milestones, unlearning_spans
 from fedsim.life.script import Life
@@ -283,8 +284,9 @@ def test_dropping_out_is_told() -> None:
         records_of(4),
     )
     assert [event.text for event in life.events] == ["clients 0-3 join", "clients 1-2 drop out before keys"]
-    assert life.drops(1) == {1: "before_keys", 2: "before_keys"}
-    assert life.drops(2) == {}
+    silent = (FallsSilent(stage="before_keys"),)
+    assert life.conditions(1) == {1: silent, 2: silent}
+    assert life.conditions(2) == {}
 
 
 def test_only_who_is_there_drops_out() -> None:

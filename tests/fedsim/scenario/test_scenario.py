@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.life.config import FixedCohort
-from fedsim.life.events import parse_clients
+from fedsim.life.written import parse_clients
 from fedsim.scenario.compare import method_positions
 from fedsim.scenario.file import dump_scenario, load_scenario
 from fedsim.scenario.rules import TypeRule
