@@ -17,6 +17,7 @@ _LISTED = (
     "leave:Leave",
     "rejoin:Rejoin",
     "drop:Drop",
+    "slow:Slow",
     "probe:ProbeEvent",
 )
 EVENTS = registered(EventConfig, _LISTED, package="fedsim.life.events", group="fedsim.events", tag="name")
