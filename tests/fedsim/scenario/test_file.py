@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.life.events import registry as events
 from fedsim.places import ScenarioError
 from fedsim.scenario.file import anchored, json_schema, load_scenario
 from fedsim.unlearning import registry
@@ -47,7 +48,7 @@ def test_keys_merged_from_an_anchor_are_read(file: Path) -> None:
 
 TOP = "name, description, seeds, model, data, federation, privacy, timeline, compare, audits, probes, execution, sweep"
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
-EVENTS = "join, train, forget, leave, rejoin, drop, probe"
+EVENTS = ", ".join(events.EVENTS)
 ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
 METHODS = ", ".join(["keep", "leave", *registry.METHODS])
 STAGES = "example_dp, clip, compression, client_dp, local_dp, distributed_dp, secure_aggregation"
