@@ -65,7 +65,7 @@ class Planner:
             sampling=replace(self._sampling(step, branch), invited=invited),
             weights=PlannedWeights(by_role=weights, normalise=plan.combine == "mean"),
             compares=frozenset(
-                role for role in work_of if method.local(role, unlearning.index).objective.needs_reference
+                role for role in work_of if method.local(role, unlearning.index).objective.needs.reference
             ),
             server_state=plan.server_state,
             moves=plan.moves,

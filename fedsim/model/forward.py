@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Pass:
     used_BA: torch.Tensor
     nll_B: torch.Tensor
     count_B: torch.Tensor
+    hidden_NH: torch.Tensor | None = None
+    """What leaves a block where answer tokens are predicted, if that was asked for."""
 
     @classmethod
     def of(cls, logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> Pass:
@@ -78,6 +80,45 @@ class Pass:
 def _by_sample(values_N: torch.Tensor, used_BA: torch.Tensor) -> torch.Tensor:
     """Values of answer tokens as (B, A), zero after a sample's last."""
     return values_N.new_zeros(used_BA.shape).masked_scatter(used_BA, values_N)
+
+
+def forward_with_hidden(module: Any, batch: Batch, layer: int) -> Pass:
+    """The same, not packed, with what leaves a block; blocks count from 0, or from the last one back with -1.
+
+    Raises:
+        ValueError: the base has no such block.
+    """
+    used_BT = batch.labels_BT[:, 1:] != IGNORED
+    left: list[torch.Tensor] = []
+
+    def note(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        left.append(output if isinstance(output, torch.Tensor) else output[0])
+
+    handle = block_of(module, layer).register_forward_hook(note)
+    try:
+        found = forward(module, batch)
+    finally:
+        handle.remove()
+    return replace(found, hidden_NH=left[-1][used_BT])
+
+
+def block_of(module: Any, layer: int) -> torch.nn.Module:
+    """A transformer block of a causal language model.
+
+    Raises:
+        ValueError: there is no such block; names those that are there.
+    """
+    count = int(module.config.num_hidden_layers)
+    lists = [
+        part for part in module.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count
+    ]
+    if not lists:
+        raise ValueError(f"no list of {count} blocks was found in this base")
+    if not -count <= layer < count:
+        raise ValueError(
+            f"layer={layer} is not in this base; its blocks are 0 to {count - 1}, or -{count} to -1"
+        )
+    return lists[0][layer]
 
 
 def forward(module: Any, batch: Batch, packing: Packing | None = None) -> Pass:

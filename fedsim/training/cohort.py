@@ -72,8 +72,9 @@ class BatchedExecutor:
         return results
 
     def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        """Train jobs of one cohort; one at a time where joint steps are no help: SPSA, importances."""
-        if jobs[0].local.optimizer == "spsa" or jobs[0].importance:
+        """Train jobs of one cohort; one at a time for SPSA, importances and what reads hidden states."""
+        first = jobs[0]
+        if first.local.optimizer == "spsa" or first.importance or first.objective.needs.layer is not None:
             return self._alone.train_clients(jobs)
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
         results = self._tried(trial)
@@ -113,7 +114,7 @@ class _Cohort:
         self.first = [0, *itertools.accumulate(len(job.pairs) for job in jobs)]
         self.start_KD = self._stack([job.adapter for job in jobs])
         self.references_KD: torch.Tensor | None = None
-        if jobs[0].objective.needs_reference:
+        if jobs[0].objective.needs.reference:
             self.references_KD = self._stack([_reference(job) for job in jobs])
         self.vectors_KD = torch.nn.Parameter(self.start_KD.clone())
         self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)

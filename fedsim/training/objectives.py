@@ -11,13 +11,28 @@ if TYPE_CHECKING:
     from fedsim.model.forward import Pass
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What an objective must be shown beside the current model's logits.
+
+    ``reference``: a pass under the adapter at the request. ``layer``: what leaves a block of the base, in
+    both passes; blocks count from 0, or from the last one back with -1.
+    """
+
+    reference: bool = False
+    layer: int | None = None
+
+
 class Objective(Protocol):
     """A local loss: one value per sample, (B,), to be averaged over the batch and minimised.
 
     Objectives that are equal compute the same, so clients that share one are computed together.
     """
 
-    needs_reference: ClassVar[bool]
+    @property
+    def needs(self) -> Needs:
+        """What it must be shown."""
+        ...
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
 
@@ -38,7 +53,7 @@ class LocalWork:
 class MeanNll:
     """Ordinary training: each sample's own mean negative log-likelihood per token."""
 
-    needs_reference: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         return current.mean_nll
@@ -48,7 +63,7 @@ class MeanNll:
 class ReferenceKl:
     """KL(reference || current) per answer token, the distillation form of a retain term."""
 
-    needs_reference: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(reference=True)
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         import torch

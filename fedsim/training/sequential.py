@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
-from fedsim.model.forward import Pass, evaluating, forward
+from fedsim.model.forward import Pass, evaluating, forward, forward_with_hidden
 from fedsim.model.text import Batch, collate
 from fedsim.model.vectors import from_vector, to_vector
 from fedsim.rng import torch_stream
@@ -81,7 +81,7 @@ class SequentialExecutor:
 
         The model is left as it was.
         """
-        if not job.objective.needs_reference:
+        if not job.objective.needs.reference:
             return None
         assert job.reference is not None, "the objective needs a reference adapter"
         parameters = self.model.parameters()
@@ -89,11 +89,16 @@ class SequentialExecutor:
         self.model.load(job.reference)
         try:
             with torch.no_grad(), evaluating(self.model.module):
-                return forward(self.model.module, batch)
+                return passed(self.model.module, batch, job.objective.needs.layer)
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(current[name])
+
+
+def passed(module: torch.nn.Module, batch: Batch, layer: int | None) -> Pass:
+    """A pass over a batch, with what leaves a block if one is named."""
+    return forward(module, batch) if layer is None else forward_with_hidden(module, batch, layer)
 
 
 def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
@@ -192,7 +197,8 @@ class SampleLosses:
         batch = collate([self.job.pairs[position] for position in positions], pad_id=model.pad_id)
         batch = batch.to(model.device)
         reference = self.executor.reference_pass(self.job, batch)
-        losses = self.job.objective(forward(module, batch), reference)
+        current = passed(module, batch, self.job.objective.needs.layer)
+        losses = self.job.objective(current, reference)
         self.mean = float(losses.detach().mean())
         self.tokens = int(batch.lengths_B.sum()) * (1 if reference is None else 2)
         return losses

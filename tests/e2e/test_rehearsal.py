@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedsim.app.cli import app
-from fedsim.training.objectives import LocalWork
+from fedsim.training.objectives import LocalWork, Needs
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.unlearning.methods.grad_ascent import GradAscent
 from privacy.clipping import ClipStage
@@ -87,7 +87,7 @@ def test_a_method_whose_loss_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class _Broken:
-    needs_reference = False
+    needs = Needs()
 
     def __call__(self, current: object, reference: object) -> None:
         raise RuntimeError("no such operator\nin 40 lines")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class NegatedNll:
     """-NLL per token of each sample; unbounded below, so few steps and a small rate."""
 
-    needs_reference: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         return -current.mean_nll

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
 from privacy import Capability
 
@@ -27,7 +27,7 @@ class NpoLoss:
     """The bounded ascent loss; ``beta`` in 1/nats."""
 
     beta: float
-    needs_reference: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(reference=True)
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
 from privacy import Capability
 
@@ -26,7 +26,7 @@ class SimNpoLoss:
 
     beta: float
     delta: float
-    needs_reference: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         import torch

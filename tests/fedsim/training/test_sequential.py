@@ -13,7 +13,7 @@ from fedsim.model.text import collate
 from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob, make_optimizer, planned_steps, private_draws
-from fedsim.training.objectives import MeanNll, ReferenceKl
+from fedsim.training.objectives import MeanNll, Needs, ReferenceKl
 from fedsim.training.sequential import SequentialExecutor, _plain_steps
 from fedsim.unlearning.methods.grad_ascent import NegatedNll
 from fedsim.unlearning.methods.npo import NpoLoss
@@ -181,7 +181,7 @@ def test_a_job_that_raises_is_its_own_failure(executor, model, start) -> None:
     def fail(current, reference):
         raise ArithmeticError("no loss today")
 
-    fail.needs_reference = False
+    fail.needs = Needs()
     good = make_job(model, start, client=2)
     results = executor.train_clients([make_job(model, start, objective=fail), good])
     assert results[0].error == "ArithmeticError: no loss today"
