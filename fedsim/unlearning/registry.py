@@ -15,6 +15,7 @@ _LISTED = (
     "grad_diff:GradDiff",
     "npo:Npo",
     "simnpo:SimNpo",
+    "rmu:Rmu",
     "task_vector:TaskVector",
     "ssd:Ssd",
     "keyword_filter:KeywordFilter",
