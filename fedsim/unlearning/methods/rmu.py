@@ -3,8 +3,8 @@
 At the forgetting client, what leaves one block is pulled to ``strength`` times a fixed random direction u
 (uniform entries, normalised): the mean over answer tokens of (h - c u)^2. The other clients hold theirs where
 it was at the request: (h - h_ref)^2. Deviations: tokens are those that predict the answer, not the whole
-text; the whole adapter moves, not three layers. Known weakness: what stands behind the block is untouched, and
-a short training brings the answers back.
+text; the whole adapter moves, not three layers. Known weakness: what stands behind the block is untouched,
+and a short training brings the answers back.
 """
 
 from __future__ import annotations
