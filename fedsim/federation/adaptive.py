@@ -10,7 +10,7 @@ from m = 0 and v = tau^2. FedAdam corrects its moments for that start unless tol
 
     x <- x + eta (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + tau)
 
-Deviations of Flower 1.41 from these, which are mended here: its FedAdam takes ``server_round + 1`` for t, so
+Deviations of Flower 1.42 from these, which are mended here: its FedAdam takes ``server_round + 1`` for t, so
 that the first step is .74 eta instead of eta and rounds to which nobody came advance t; it divides tau by
 ``sqrt(1 - beta_2^t)``, ten times tau at first; FedAdagrad and FedYogi start from v = 0, which makes the first
 step of FedAdagrad longer. Here t counts the rounds whose update this optimiser applied.

@@ -95,7 +95,7 @@ PROVENANCE: Row = {
     "python": "3.11.9",
     "platform": "Linux x86_64",
     "cpu": "a laptop",
-    "packages": {"torch": "2.13.0", "flwr": "1.41.0"},
+    "packages": {"torch": "2.13.0", "flwr": "1.42.0"},
     "resolved": {"devices": ["cpu"], "threads": 2, "cohort": {"base": {"clients": 64, "tokens": 2048}}},
     "created": "2026-01-01T00:00:00+00:00",
     "wall_seconds": 201.2,
