@@ -143,7 +143,6 @@ class Rounds:
             local=work.local,
             methods={},
             requests={},
-            proximal_mu=0.0,
             planned_steps={
                 c: 100 * planned_steps(len(held), work.local) for c, held in runtime.records.items()
             },

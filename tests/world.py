@@ -215,6 +215,7 @@ def make_world(
         pairs={client: encode(model, some) for client, some in held.items()},
         pipeline=pipeline,
         local_work=local_work,
+        drift=strategy.drift(),
         keyed_secrets=simulated,
     )
     planner = Planner(
@@ -222,7 +223,6 @@ def make_world(
         local=local,
         methods={method.branch: method for method in methods},
         requests={request.number: request for request in requests},
-        proximal_mu=float(strategy.parameters().get("proximal_mu", 0.0)),
         planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
     )
     grid = InProcessGrid(

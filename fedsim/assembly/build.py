@@ -134,6 +134,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         pairs=pairs,
         pipeline=pipeline,
         local_work=local_work,
+        drift=scenario.federation.strategy.drift(),
         keyed_secrets=scenario.execution.engine != "deployment",
     )
     return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)
@@ -193,7 +194,6 @@ def _planner(
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
         requests={request.number: request for request in life.requests},
-        proximal_mu=float(scenario.federation.strategy.parameters().get("proximal_mu", 0.0)),
         planned_steps=most_steps(branches, scenario.federation.local, scenario.compare, life, corpus),
         rosters={branch.name: branch.rosters for branch in branches},
         participation=scenario.federation.participation,

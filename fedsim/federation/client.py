@@ -195,7 +195,7 @@ def make_job(
         local=order.local,
         objective=work.objective,
         importance=work.importance,
-        proximal_mu=order.proximal_mu,
+        drift=runtime.drift,
         rule=runtime.pipeline.local_rule(),
         task=runtime.task(client, order),
         ledger=ledger,

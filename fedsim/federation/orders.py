@@ -43,7 +43,6 @@ class WorkOrder(BaseModel):
     role: Role | None = None
     index: int = 0
     weight: float | None = None
-    proximal_mu: float = 0.0
     planned_steps: int = 0
     conditions: tuple[ConditionChoice, ...] = ()
     state: dict[str, float] = Field(default_factory=dict)

@@ -28,7 +28,6 @@ class Planner:
     local: LocalConfig
     methods: Mapping[str, MethodConfig]
     requests: Mapping[int, Request]
-    proximal_mu: float
     planned_steps: Mapping[int, int]
     rosters: Mapping[str, Sequence[tuple[int, ...]]] = field(default_factory=dict)
     participation: float | FixedCohort = 1.0
@@ -100,7 +99,6 @@ class Planner:
             version=version,
             local=_under(conditions, self.local),
             without=participant.without,
-            proximal_mu=self.proximal_mu,
             planned_steps=self.planned_steps.get(participant.client, 0),
             conditions=conditions,
         )

@@ -11,6 +11,7 @@ from fedsim.data.records import Record
 from fedsim.federation.orders import WorkOrder
 from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
+from fedsim.training.drift import Drift
 from fedsim.training.jobs import Executor, planned_steps
 from fedsim.training.objectives import LocalWork
 from fedsim.unlearning.protocol import Role
@@ -34,6 +35,7 @@ class ClientRuntime:
     pairs: Mapping[int, tuple[Pair, ...]]
     pipeline: Pipeline
     local_work: Callable[[str, Role, int], LocalWork]
+    drift: Drift | None = None
     keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""

@@ -172,7 +172,7 @@ class _Cohort:
         gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
         gradient_KD = torch.empty_like(self.vectors_KD)
         gradient_KD[layout.order] = torch.cat([part.flatten(1) for part in gradients], dim=1)
-        gradient_KD = self._with_pull(gradient_KD)
+        gradient_KD = self._with_drift(gradient_KD)
         if local.max_grad_norm is not None:
             norms_K = torch.linalg.vector_norm(gradient_KD, dim=1)
             gradient_KD *= (local.max_grad_norm / (norms_K + 1e-6)).clamp(max=1.0)[:, None]
@@ -199,13 +199,13 @@ class _Cohort:
             self._note(positions, self.vectors_KD.new_zeros(0))
         assert jobs[0].rule is not None
         generators = [noise_generator(job, step, self.model.device) for job in jobs]
-        return self._with_pull(jobs[0].rule.privatise(sessions, gradients, counts, generators))
+        return self._with_drift(jobs[0].rule.privatise(sessions, gradients, counts, generators))
 
-    def _with_pull(self, gradient_KD: torch.Tensor) -> torch.Tensor:
-        """Add the gradient of mu / 2 |w - w_start|^2 (FedProx; Li et al., 2018, arXiv:1812.06127)."""
-        mu = self.jobs[0].proximal_mu
-        if mu > 0:
-            gradient_KD += mu * (self.vectors_KD.detach() - self.start_KD[: len(gradient_KD)])
+    def _with_drift(self, gradient_KD: torch.Tensor) -> torch.Tensor:
+        """Add what the federated algorithm adds to each step."""
+        drift = self.jobs[0].drift
+        if drift is not None:
+            gradient_KD += drift.gradient(self.vectors_KD.detach(), self.start_KD[: len(gradient_KD)])
         return gradient_KD
 
     # --------------------------------------------------------------------------- losses (R,)

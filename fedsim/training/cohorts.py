@@ -71,7 +71,7 @@ def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]
     """
     kinds: dict[tuple[object, ...], list[_Size]] = {}
     for index, job in enumerate(jobs):
-        key = (job.local, job.proximal_mu, id(job.rule), job.importance, job.objective.needs)
+        key = (job.local, job.drift, id(job.rule), job.importance, job.objective.needs)
         kinds.setdefault(key, []).append(_Size.of(index, job))
     cohorts: list[list[int]] = []
     for members in kinds.values():

@@ -17,6 +17,7 @@ from fedsim.model.text import Pair
 from fedsim.model.vectors import Arrays
 from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
 from fedsim.training.config import LocalConfig
+from fedsim.training.drift import Drift
 from fedsim.training.objectives import Objective
 from privacy import Ledger, LocalRule, LocalTask
 
@@ -29,9 +30,9 @@ class TrainJob:
 
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
     needs one. With ``importance`` the result is no update but the mean squared gradient (``LocalWork``).
-    ``proximal_mu`` is FedProx's weight. ``rule`` and ``task`` are set when a privacy stage owns the local
-    loss and sampler; the releases it makes are written into ``ledger``. Its noise and its sampling are
-    keyed if ``keyed_secrets``, else they are the operating system's.
+    ``drift`` is what the federated algorithm adds to each step. ``rule`` and ``task`` are set when a privacy
+    stage owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
+    sampling are keyed if ``keyed_secrets``, else they are the operating system's.
     """
 
     client: int
@@ -44,7 +45,7 @@ class TrainJob:
     objective: Objective
     importance: bool = False
     reference: Arrays | None = None
-    proximal_mu: float = 0.0
+    drift: Drift | None = None
     rule: LocalRule | None = None
     task: LocalTask | None = None
     ledger: Ledger | None = None

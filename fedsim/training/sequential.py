@@ -17,6 +17,7 @@ from fedsim.model.forward import Pass, evaluating, forward, forward_with_hidden
 from fedsim.model.text import Batch, collate
 from fedsim.model.vectors import from_vector, to_vector
 from fedsim.rng import torch_stream
+from fedsim.training.drift import Drift
 from fedsim.training.jobs import (
     NO_GRADIENTS,
     TrainJob,
@@ -62,8 +63,8 @@ class SequentialExecutor:
                 steps = _private_steps(self, job) if job.rule is not None else _plain_steps(self, job)
                 losses, tokens = [], 0
                 for loss, used in steps:
-                    if job.proximal_mu > 0:
-                        _add_proximal(model, start, job.proximal_mu)
+                    if job.drift is not None:
+                        _add_drift(model, start, job.drift)
                     if job.local.max_grad_norm is not None and job.rule is None:
                         torch.nn.utils.clip_grad_norm_(
                             list(model.parameters().values()), job.local.max_grad_norm
@@ -131,7 +132,7 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
 def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
     """Training by SPSA: two passes a step without dropout, which would differ between them; no gradients.
 
-    FedProx's term is part of the loss.
+    A drift's term is part of the loss.
     """
     if job.rule is not None:
         raise ValueError(NO_GRADIENTS)
@@ -143,7 +144,7 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
         model.load(from_vector(start_D + update_D, job.adapter))
         found = float(loss_of(model.module, batches[step]).double().mean())
         tokens += loss_of.tokens
-        return found + job.proximal_mu / 2 * float(np.square(update_D, dtype=np.float64).sum())
+        return found + (job.drift.penalty(update_D) if job.drift is not None else 0.0)
 
     with torch.no_grad(), evaluating(model.module):
         address = Address(seed=job.seed, round=job.round, client=job.client)
@@ -204,8 +205,13 @@ class SampleLosses:
         return losses
 
 
-def _add_proximal(model: AdapterModel, start: dict[str, torch.Tensor], mu: float) -> None:
-    """Add the gradient of mu / 2 |w - w_start|^2 (Li et al., 2018, arXiv:1812.06127)."""
-    for name, parameter in model.parameters().items():
-        pull = mu * (parameter.detach() - start[name])
+def _add_drift(model: AdapterModel, start: dict[str, torch.Tensor], drift: Drift) -> None:
+    """Add to the gradients what a federated algorithm adds to each step; the client is a stack of one."""
+    parameters = model.parameters()
+    now_1D = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])[None]
+    start_1D = torch.cat([start[name].reshape(-1) for name in parameters])[None]
+    added_D = drift.gradient(now_1D, start_1D)[0]
+    pieces = torch.split(added_D, [parameter.numel() for parameter in parameters.values()])
+    for parameter, piece in zip(parameters.values(), pieces, strict=True):
+        pull = piece.view_as(parameter)
         parameter.grad = pull if parameter.grad is None else parameter.grad + pull

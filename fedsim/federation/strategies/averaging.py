@@ -10,6 +10,7 @@ from pydantic import Field
 from fedsim.config import Float
 from fedsim.federation.strategies.protocol import COMMON, StrategyConfig, copied
 from fedsim.model.vectors import Arrays
+from fedsim.training.drift import Drift, Proximal
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import FedAvg, FedAvgM
@@ -39,6 +40,9 @@ class FedProxConfig(StrategyConfig):
         from flwr.serverapp.strategy import FedProx
 
         return FedProx(**COMMON, proximal_mu=self.proximal_mu)
+
+    def drift(self) -> Drift | None:
+        return Proximal(self.proximal_mu) if self.proximal_mu > 0 else None
 
 
 class FedAvgMConfig(StrategyConfig):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.config import Config
 from fedsim.model.vectors import Arrays
+from fedsim.training.drift import Drift
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import FedAvg
@@ -32,6 +33,10 @@ class StrategyConfig(Config):
     def make(self) -> FedAvg:
         """Flower's strategy, told to take every node that the roster offers."""
         raise NotImplementedError
+
+    def drift(self) -> Drift | None:
+        """What it adds to each step of a client's local training, if anything."""
+        return None
 
     def remembered(self, strategy: FedAvg) -> dict[str, Arrays]:
         """What a strategy keeps from round to round, as named groups of arrays: copies, none of them empty.

@@ -19,6 +19,7 @@ from fedsim.life.events.protocol import Moment
 from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.vectors import Arrays, to_vector
+from fedsim.training.drift import Proximal
 from fedsim.training.jobs import TrainJob, TrainResult
 from fedsim.training.objectives import MeanNll
 from fedsim.training.sequential import SequentialExecutor
@@ -162,7 +163,7 @@ def test_fedprox_reaches_the_client(model, start) -> None:
     mu = 4.0
     world = make_world(model, strategy=strategy_of("fedprox", proximal_mu=mu))
     federation, _ = one_round(world, start, [1])
-    assert moved(federation, start) == pytest.approx(update_of(model, start, 1, proximal_mu=mu), abs=1e-6)
+    assert moved(federation, start) == pytest.approx(update_of(model, start, 1, drift=Proximal(mu)), abs=1e-6)
     assert not np.allclose(moved(federation, start), update_of(model, start, 1), atol=1e-4)
 
 

@@ -22,6 +22,7 @@ from fedsim.training import stacked as stacked_module
 from fedsim.training.cohort import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit, plan_cohorts, tokens_per_step
 from fedsim.training.config import LocalConfig
+from fedsim.training.drift import Proximal
 from fedsim.training.executors import CoresExecutor, DevicesExecutor, make_executor
 from fedsim.training.jobs import TrainJob, shuffled_batches
 from fedsim.training.objectives import MeanNll, ReferenceKl
@@ -91,9 +92,9 @@ def one_at_a_time(model: AdapterModel, job: TrainJob) -> np.ndarray:
         ]
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
-        if job.proximal_mu:
+        if job.drift is not None:
             for parameter, begin in zip(parameters, start, strict=True):
-                parameter.grad += job.proximal_mu * (parameter.detach() - begin)
+                parameter.grad += job.drift.mu * (parameter.detach() - begin)
         if job.local.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, job.local.max_grad_norm)
         optimizer.step()
@@ -140,7 +141,7 @@ def test_whole_trajectories_in_fp64(
         max_grad_norm=max_grad_norm,
     )
     jobs = [
-        make_job(precise, client, count, local=local, proximal_mu=proximal_mu)
+        make_job(precise, client, count, local=local, drift=Proximal(proximal_mu) if proximal_mu else None)
         for client, count in enumerate(counts)
     ]
     executor = BatchedExecutor(precise, CohortLimit(clients=room, tokens=10**9))

@@ -12,6 +12,7 @@ from fedsim.model.forward import forward
 from fedsim.model.text import collate
 from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.config import LocalConfig
+from fedsim.training.drift import Proximal
 from fedsim.training.jobs import TrainJob, make_optimizer, planned_steps, private_draws
 from fedsim.training.objectives import MeanNll, Needs, ReferenceKl
 from fedsim.training.sequential import SequentialExecutor, _plain_steps
@@ -157,12 +158,12 @@ def test_proximal_term_pulls_by_mu_times_the_distance(executor, model, start) ->
         moved[name] = start[name] + first[offset : offset + size].reshape(start[name].shape)
         offset += size
     expected = first - SGD.lr * (gradient(model, moved, job) + mu * first)
-    assert train(executor, replace(job, proximal_mu=mu)) == pytest.approx(expected, abs=1e-6)
+    assert train(executor, replace(job, drift=Proximal(mu))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_heavy_proximal_term_keeps_the_client_near(executor, model, start) -> None:
     job = make_job(model, start, local=SGD.model_copy(update={"epochs": 20, "batch_size": 2}))
-    norms = [np.linalg.norm(train(executor, replace(job, proximal_mu=mu))) for mu in (0.0, 1.0, 9.0)]
+    norms = [np.linalg.norm(train(executor, replace(job, drift=Proximal(mu)))) for mu in (0.0, 1.0, 9.0)]
     assert norms[2] < norms[1] < norms[0]
     assert norms[2] < 0.5 * norms[0]
 

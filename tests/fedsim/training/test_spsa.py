@@ -17,6 +17,7 @@ from fedsim.model.text import collate
 from fedsim.model.vectors import from_vector, to_vector
 from fedsim.training.cohorts import CohortLimit
 from fedsim.training.config import LocalConfig
+from fedsim.training.drift import Proximal
 from fedsim.training.executors import make_executor
 from fedsim.training.jobs import make_optimizer, shuffled_batches
 from fedsim.training.objectives import ReferenceKl
@@ -179,7 +180,7 @@ def test_the_loss_falls(model, executor, start):
 def test_a_pull_and_a_reference(model, executor, start):
     longer = SPSA.model_copy(update={"epochs": 20})
     free = train(executor, make_job(model, start, local=longer))
-    pulled = train(executor, make_job(model, start, local=longer, proximal_mu=0.5))
+    pulled = train(executor, make_job(model, start, local=longer, drift=Proximal(0.5)))
     assert np.linalg.norm(pulled) < np.linalg.norm(free)
     referred = make_job(model, start, local=SPSA, objective=ReferenceKl(), reference=random_arrays(model, 5))
     (result,) = executor.train_clients([referred])
