@@ -31,8 +31,8 @@ class TrainJob:
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
     needs one. With ``importance`` the result is no update but the mean squared gradient (``LocalWork``).
     ``drift`` is what the federated algorithm adds to each step. ``rule`` and ``task`` are set when a privacy
-    stage owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and its
-    sampling are keyed if ``keyed_secrets``, else they are the operating system's.
+    stage owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and
+    its sampling are keyed if ``keyed_secrets``, else they are the operating system's.
     """
 
     client: int
