@@ -31,7 +31,7 @@ from privacy.stage import Wire
 
 
 def charged(draw: Draw, *, noise_multiplier: float, invited: bool = False, known: bool = False) -> Mechanism:
-    """What noise on the sum over a cohort costs whoever could have been drawn, or was invited to it anyway.
+    """What noise on a sum is charged as, to each client that could have been sampled or was asked.
 
     With ``known`` everybody may know who takes part: it costs those who do, and nothing is amplified.
     """

@@ -75,8 +75,8 @@ class Facts:
     ``reveals`` is what the server sees after it; ``charges`` the unit that its releases are charged
     to (None: no release), whose epsilon is quoted at ``delta`` by ``accountant``. ``noised_by`` says who adds
     noise, hence against whom it protects. ``central`` stages need one weight for all, divide by a public
-    constant, and release noise even if nobody contributes. ``on_sum`` says, for those who wonder why
-    they cannot have updates one by one, what the server does for it to their sum.
+    constant, and release noise even if nobody contributes. ``on_sum`` says what the server does to the sum;
+    it is quoted when a strategy asks for individual updates.
     """
 
     name: str

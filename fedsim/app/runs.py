@@ -173,9 +173,9 @@ def _execute(simulation: CheckedScenario, directory: RunDirectory, progress: Pro
     elif engine == "deployment":
         if simulation.private and _begun(directory):
             raise ScenarioError(
-                f"{directory.path}: a deployment with differential privacy cannot be resumed: noise of "
-                "rounds after the last checkpoint may be out, and in no ledger. Nothing was changed; start "
-                "anew with --out"
+                f"{directory.path}: a deployment with differential privacy cannot be resumed: noise drawn "
+                "after the last checkpoint may already have been released without being in any ledger. "
+                "Nothing was changed; start anew with --out"
             )
         from fedsim.engines.deployment import run_deployed
 

@@ -121,8 +121,9 @@ def _informative(one: Verdict) -> Text:
 
 def _legend(headline: str) -> str:
     return (
-        f"knows: {headline.replace('_', ' ')} of the forgotten facts at the end; excess, utility change, "
-        "worst client: against retrain; NLL excess: nats a token above retrain's, positive knows less; "
+        f"knows: {headline.replace('_', ' ')} of the forgotten facts at the end; excess, utility change: "
+        "difference to retrain; worst client: difference to retrain for the client that lost most; "
+        "NLL excess: nats a token above retrain's, positive knows less; "
         "member AUC: of telling forgotten from unseen records, as good an attack below .5 as above; "
         "quality D: distance of truth ratios from retrain's (Kolmogorov-Smirnov); "
         "shown: knows more or less than retrain; cost: share of retraining's"

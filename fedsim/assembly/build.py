@@ -179,7 +179,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
         ),
         model=model,
         probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
-        together=len(simulation.devices)
+        clients_per_batch=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         holdings=holdings,
         epsilon=runtime.pipeline.spent,

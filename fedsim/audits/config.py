@@ -21,7 +21,7 @@ OWN = "this run"
 
 
 class CanaryAudit(Config):
-    """Plays the run's noise against canaries that are in by a fair coin: the claimed epsilon must hold."""
+    """Tests the claimed epsilon with canaries, each included with probability 1/2."""
 
     audit: Literal["canaries"]
     records: Int = Field(default=20_000, ge=100, le=1_000_000)
@@ -31,7 +31,7 @@ class CanaryAudit(Config):
     games: Int = Field(default=200, ge=20, le=10_000)
     """Steps played with the run's own loss, to see whether records change each other's gradients."""
     confidence: Float = Field(default=0.99, gt=0.5, lt=1)
-    """Chance with which a claim that is kept is not called broken."""
+    """Probability that a correct claim is not reported as broken."""
 
 
 def _others(under: dict[str, tuple[StageConfig, ...]]) -> dict[str, tuple[StageConfig, ...]]:

@@ -233,7 +233,7 @@ def trust_rows(lives: Sequence[tuple[LifeTables, Life]]) -> list[dict[str, Any]]
                         sides[branch].setdefault(metric, []).extend(found.values())
         lower = {("truth_ratio_raw" if name == "truth_ratio" else name) for name in KNOWN_IS_LOWER}
         trust = metric_trust(sides["keep"], sides["retrain"], known_is_lower=lower)
-        if "nll" in trust:  # the loss attack tells what its loss tells
+        if "nll" in trust:  # membership_auc is computed from nll and inherits its trust
             trust["membership_auc"] = trust["nll"]
         rows.extend(
             {"variant": variant, "metric": name.removesuffix("_raw"), "auc": one.auc, "trusted": one.trusted}

@@ -1,7 +1,7 @@
-"""Conversations that give messages and take their replies, carried together and counted.
+"""Rounds as generators that yield messages and receive replies, advanced in lockstep.
 
-A round is such a conversation. Those of several branches send together, so that their clients train as one
-cohort, and each has its own count of what crossed.
+So the rounds of several branches share one send, and their clients train in one batch. Each round has its own
+count of what crossed.
 """
 
 from __future__ import annotations

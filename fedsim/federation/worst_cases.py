@@ -26,7 +26,7 @@ def planned_weights(methods: Sequence[MethodConfig], life: Life) -> Iterator[flo
 
 
 def most_invitations(methods: Sequence[MethodConfig], life: Life) -> int:
-    """To how many unlearning rounds a method may ask one client whatever the draw."""
+    """The most unlearning rounds in which a client is asked regardless of sampling; DP is sized for it."""
     most: Counter[tuple[str, int]] = Counter()
     for method in methods:
         for request in life.requests:

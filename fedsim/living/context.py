@@ -40,9 +40,8 @@ class LifeContext:
     engine: Engine
     model: AdapterModel
     probes: ProbeSet
-    together: int
-    """Clients of several branches that train together: branches are joined until so many are there for each
-    core, or in all if on GPUs."""
+    clients_per_batch: int
+    """How many clients to batch across branches: per core on a CPU, in total on GPUs."""
     holdings: Holdings
     epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
     """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""

@@ -69,7 +69,7 @@ class LifeRunner:
         clients = 0
         for lane in lanes:
             size = len(lane.step(round_).cohort)
-            if group and clients + size > workers * self.context.together:
+            if group and clients + size > workers * self.context.clients_per_batch:
                 yield group
                 group, clients = [], 0
             group.append(lane)

@@ -1,4 +1,4 @@
-"""Sequences behind each other in a row, without padding between them; only attention takes them apart.
+"""Sequence packing: sequences concatenated in one row; only attention keeps them separate.
 
 Every layer but attention treats positions alike, so one row may hold many sequences. In attention they are
 laid out one a row, padded on the right, and put back afterwards. Sequences come in groups, whose places lie

@@ -24,7 +24,7 @@ from fedsim.training.sample_gradients import LayeredGradients
 
 ADAPTER = "default"
 TRIAL_SCALE = 0.1
-"""Size of the factors of a trial: what they change is far above rounding, in half precision too."""
+"""Size of the factors of a trial: large enough that its effect exceeds rounding, even in half precision."""
 
 
 class NotStackableError(ValueError):
