@@ -25,6 +25,7 @@ def registered(
     for place in listed:
         module, _, name = place.partition(":")
         cls: type[Kind] = getattr(import_module(f"{package}.{module}"), name)
+        assert _name_of(cls, tag) not in found, f"{place} has the name of another one that is listed"
         found[_name_of(cls, tag)] = cls
     for entry in sorted(entry_points(group=group), key=lambda each: each.name):
         where = f"entry point {entry.name!r} of {group} ({entry.value})"

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedsim.assembly.build import load_and_check, make_context, rounds_over_seeds
 from fedsim.assembly.estimate import effort_sentence
 from fedsim.assembly.token_facts import token_sentences
+from fedsim.audits.registry import AUDITS
 from fedsim.data.config import AuthorsData, JsonlData, TofuData
 from fedsim.evidence.differencing import differencing_rows, differencing_sentences
 from fedsim.evidence.sight import view_sentences
@@ -80,6 +81,7 @@ def catalogue() -> dict[str, list[tuple[str, str]]]:
         "Methods": [(name, method.summary) for name, method in METHODS.items()],
         "Privacy stages": list(summaries().items()),
         "Strategies": [(name, cls.summary) for name, cls in STRATEGIES.items()],
+        "Audits": [(name, audit.summary) for name, audit in AUDITS.items()],
         "Metrics": [(name, metric.summary) for name, metric in METRICS.items()],
         "Data sources": [
             (name, (cls.__doc__ or "").strip().splitlines()[0]) for name, cls in sources.items()

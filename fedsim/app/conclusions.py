@@ -55,7 +55,7 @@ def conclude(
     verdict = _verdict_json(scenario, contexts, lives, branches, directory.json("life")["branches"])
     directory.write_json("privacy", _privacy_json(runners, branches, directory))
     if scenario.audits:
-        directory.write_json("audits", audits_json(scenario.audits, runners, progress))
+        directory.write_json("audits", audits_json(scenario.audits, runners, directory, progress))
     directory.write_json("verdict", verdict)
 
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
-from fedsim.audits.attention_inputs import attention_sites
-from fedsim.audits.config import InversionAudit
-from fedsim.audits.inversion import in_place_of, victims_of
+from fedsim.audits.protocol import CheckedLife
 from fedsim.config import ConfigError
 from fedsim.data.config import JsonlData
 from fedsim.data.names import ClientNames
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.runtime import ClientRuntime
-from fedsim.federation.trials import check_per_sample
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
@@ -44,30 +40,11 @@ def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
 def check_audits(
     scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source, names: ClientNames
 ) -> None:
-    """Refuse attacks that would fail once the life is over.
-
-    They are on clients that hold nothing, or through a model or behind a pipeline that cannot be attacked.
-    """
-    held = sorted(client for client, records in runtime.records.items() if records)
+    """Refuse audits that would fail once the life is over."""
+    life = CheckedLife(runtime=runtime, model=model, names=names)
     for index, audit in enumerate(scenario.audits):
-        if not isinstance(audit, InversionAudit):
-            continue
-        with blamed_on(source, "audits", index, "clients"):
-            victims = victims_of(audit, names, held)
-        unknown = [client for client in victims if client not in held]
-        if unknown:
-            near = min(held, key=lambda other: abs(other - unknown[0]))
-            raise source.error(
-                ("audits", index, "clients"),
-                f"{names.text(unknown[0])} holds no records to attack; "
-                f"nearest that does is {names.name(near)}",
-            )
         with blamed_on(source, "audits", index):
-            attention_sites(model)
-        for name, stages in audit.under.items():
-            with blamed_on(source, "audits", index, "under", name):
-                other = in_place_of(runtime.pipeline, stages)
-                check_per_sample(replace(runtime, pipeline=other), model.arrays())
+            audit.check(life)
 
 
 def check_anybody(branches: Sequence[Branch], source: Source) -> None:

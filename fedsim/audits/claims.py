@@ -9,20 +9,19 @@ a breach says little where the number that so many canaries could certify at bes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 
-from fedsim.audits.config import CanaryAudit
+from fedsim.audits.kinds.canaries import CanaryAudit
+from fedsim.audits.protocol import Row
 from fedsim.audits.rules import bare
 from fedsim.living.context import LifeContext
 from fedsim.living.tasks import life_tasks
 from fedsim.model.adapter import isolated_torch_rng
 from fedsim.model.text import Pair
 from fedsim.rng import stream, torch_stream, uniform
-from fedsim.storage.progress import Progress
 from fedsim.training.jobs import TrainJob
 from fedsim.training.objectives import MeanNll
 from fedsim.training.sequential import SampleLosses, SequentialExecutor
@@ -33,10 +32,9 @@ MASKED_CLIENTS, MASKED_ROUNDS = 200, 3
 """Most canary clients and rounds under masks, where each pair of neighbours computes."""
 BACKGROUND = 8
 """Short records beside the long one in the game about the loss."""
-Row = dict[str, Any]
 
 
-def canary_rows(context: LifeContext, config: CanaryAudit, progress: Progress) -> Iterator[Row]:
+def canary_rows(context: LifeContext, config: CanaryAudit, note: Callable[[str], None]) -> Iterator[Row]:
     """One row a game; none without a stage that claims anything, or where canaries cannot say anything."""
     pipeline = context.engine.runtime.pipeline
     rule = pipeline.local_rule()
@@ -58,7 +56,7 @@ def canary_rows(context: LifeContext, config: CanaryAudit, progress: Progress) -
             try:
                 yield _row(context, "canary clients", fact.name, _client_game(context, config))
             except ValueError as error:
-                progress.note(f"{context.variant}: {fact.name} was not audited: {error}")
+                note(f"{context.variant}: {fact.name} was not audited: {error}")
 
 
 def _row(

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from fedsim.audits.completion import complete, match_next, secrets_told
-from fedsim.audits.config import ATTACKED, OWN, InversionAudit
 from fedsim.audits.gradient_inversion import invert, score
+from fedsim.audits.kinds.gradient_inversion import OWN, InversionAudit
+from fedsim.audits.protocol import Row
 from fedsim.audits.rules import bare
-from fedsim.data.names import ClientNames
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import local_task
 from fedsim.federation.trials import trial_parties
@@ -34,15 +33,13 @@ from fedsim.training.sequential import SequentialExecutor
 from privacy import ExampleDpRule, Ledger, Pipeline, RoundContext, StageConfig, Update, build_pipeline
 from privacy.rehearsal import rehearse
 
-Row = dict[str, Any]
-
 
 def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays) -> Iterator[Row]:
     """One row a victim and pipeline: how much of its records the attack recovered."""
     own = context.engine.runtime.pipeline
     pipelines = {OWN: own} | {name: in_place_of(own, stages) for name, stages in config.under.items()}
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
-    victims = victims_of(config, context.holdings.names, held)
+    victims = config.victims(context.holdings.names, held)
     for name, pipeline in pipelines.items():
         for victim in victims:
             alike = [client for client in victims if client != victim]
@@ -52,11 +49,6 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
             seen = _seen(context, config, pipeline, cohort, adapter)
             who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
             yield {**who, "cohort": len(cohort), **_read(context, config, adapter, seen, victim)}
-
-
-def victims_of(config: InversionAudit, names: ClientNames, held: Sequence[int]) -> tuple[int, ...]:
-    """The clients to attack, of those that hold records (sorted)."""
-    return tuple(held[:ATTACKED]) if config.clients is None else names.read(config.clients, held)
 
 
 def in_place_of(own: Pipeline, stages: Sequence[StageConfig]) -> Pipeline:

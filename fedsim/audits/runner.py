@@ -1,37 +1,41 @@
-"""Runs the audits of a scenario on finished lives."""
+"""Runs the audits of a scenario on finished lives; what one has found is kept: a killed run goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from fedsim.audits.claims import canary_rows
-from fedsim.audits.config import AuditConfig, CanaryAudit
-from fedsim.audits.inversion import inversion_rows
+from fedsim.audits.protocol import AuditConfig, FinishedLife, Row
+from fedsim.audits.registry import AUDITS
 from fedsim.living.runner import LifeRunner
+from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Progress
+
+FOUND = "audits.jsonl"
+"""What each audit found on each life, a line each, in the order in which they ended."""
 
 
 def audits_json(
-    audits: Sequence[AuditConfig], runners: Sequence[LifeRunner], progress: Progress
-) -> dict[str, Any]:
-    """What each of the ``audits`` found on every life: games against claims, records read off updates."""
-    found: dict[str, list[dict[str, Any]]] = {"canaries": [], "gradient_inversion": []}
+    audits: Sequence[AuditConfig],
+    runners: Sequence[LifeRunner],
+    directory: RunDirectory,
+    progress: Progress,
+) -> dict[str, list[Row]]:
+    """What each of the ``audits`` found on every life, by the audit's name."""
+    before = {(line["variant"], line["seed"], line["place"]): line["rows"] for line in directory.lines(FOUND)}
+    found: dict[str, list[Row]] = {name: [] for name in AUDITS}
     for runner in runners:
         context = runner.context
-        for config in audits:
-            progress.note(
-                f"{context.variant}, seed {context.seed}: audit by {config.audit.replace('_', ' ')}"
-            )
-            if isinstance(config, CanaryAudit):
-                found["canaries"] += canary_rows(context, config, progress)
-            else:
-                adapter = runner.final_federation("keep").adapter
-                found["gradient_inversion"] += inversion_rows(context, config, adapter)
-    for row in found["canaries"]:
-        if row["broken"]:
-            progress.note(
-                f"{row['variant']}, seed {row['seed']}: the claim of {row['stage']} is BROKEN: audited "
-                f"epsilon {row['audited_epsilon']:.3g} above the claimed {row['claimed_epsilon']:.3g}"
-            )
+        where = f"{context.variant}, seed {context.seed}"
+        life = FinishedLife(context=context, federation=runner.final_federation, note=progress.note)
+        for place, audit in enumerate(audits):
+            key = (context.variant, context.seed, place)
+            if key not in before:
+                progress.note(f"{where}: audit by {audit.audit.replace('_', ' ')}")
+                rows = list(audit.rows(life))
+                directory.append(FOUND, life.row(place=place, audit=audit.audit, rows=rows))
+                before[key] = rows
+            found[audit.audit] += before[key]
+            warnings = (audit.warning(row) for row in before[key])
+            for warning in filter(None, warnings):
+                progress.note(f"{where}: {warning}")
     return found

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from fedsim.audits.config import AuditConfig
+from fedsim.audits.registry import AuditChoice
 from fedsim.config import Config, Int, Rule
 from fedsim.data.config import AuthorsData, DataChoice
 from fedsim.federation.config import FederationConfig
@@ -57,7 +57,7 @@ class Scenario(Config):
     timeline: tuple[Event, ...] = Field(min_length=1)
     compare: MethodList = ()
     """Unlearning methods to compare; keep, leave and retrain are always there."""
-    audits: tuple[AuditConfig, ...] = ()
+    audits: tuple[AuditChoice, ...] = ()
     """Attacks on the run's privacy, once it has ended."""
     probes: ProbesConfig = ProbesConfig()
     execution: ExecutionConfig = ExecutionConfig()

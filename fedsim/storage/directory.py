@@ -21,6 +21,7 @@ verdict.json        one row per branch and request, and whether the run is infor
 ledger.json         every privacy-relevant release
 checkpoints/        the state that lives through time, per variant, seed, round and branch
 figures/ report.html  drawn from the above
+audits.jsonl        what each audit found on each life, as they end; audits.json has it all
 manifest.json       SHA-256 of the results, written last
 logs/               what the programs of a deployment printed
 ==================  ============================================================================
@@ -34,7 +35,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,21 +92,29 @@ class RunDirectory:
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.file(f"{name}.json"), value)
 
-    def log(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl; a line that a kill cut off is ended first."""
+    def append(self, name: str, value: Mapping[str, Any]) -> None:
+        """Append one line to a file of JSON lines; a line that a kill cut off is ended first."""
         self.path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"kind": kind, **fields}, sort_keys=True) + "\n"
-        with self.file("events.jsonl").open("ab+") as handle:
+        line = json.dumps(dict(value), sort_keys=True) + "\n"
+        with self.file(name).open("ab+") as handle:
             if handle.tell():
                 handle.seek(-1, os.SEEK_END)
                 line = line if handle.read(1) == b"\n" else f"\n{line}"
             handle.write(line.encode())
 
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of events.jsonl; one that was cut off by a kill is left out."""
-        path = self.file("events.jsonl")
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file of JSON lines; one that was cut off by a kill is left out."""
+        path = self.file(name)
         found = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             with suppress(json.JSONDecodeError):
                 found.append(json.loads(line))
         return found
+
+    def log(self, kind: str, **fields: Any) -> None:
+        """Append what happened to events.jsonl."""
+        self.append("events.jsonl", {"kind": kind, **fields})
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened so far."""
+        return self.lines("events.jsonl")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedsim.assembly.build import load_and_check
-from fedsim.audits.config import OWN, InversionAudit
-from fedsim.audits.inversion import in_place_of, victims_of
+from fedsim.audits.inversion import in_place_of
+from fedsim.audits.kinds.gradient_inversion import OWN, InversionAudit
 from fedsim.data.names import ClientNames
 from fedsim.scenario.file import ScenarioError, load_scenario
 from privacy import Draw, Nominal, build_pipeline
@@ -114,7 +114,7 @@ def test_the_first_who_hold_records_are_attacked_where_nobody_is_named() -> None
     """Data may know no client 0, and a client may hold nothing."""
     names = ClientNames.of(["4", "7", "9", "11"])
     nobody = InversionAudit(audit="gradient_inversion")
-    assert victims_of(nobody, names, [4, 9, 11]) == (4, 9, 11)
-    assert victims_of(nobody, names, [9]) == (9,)
+    assert nobody.victims(names, [4, 9, 11]) == (4, 9, 11)
+    assert nobody.victims(names, [9]) == (9,)
     named = InversionAudit(audit="gradient_inversion", clients="7,9")
-    assert victims_of(named, names, [4, 7, 9, 11]) == (7, 9)
+    assert named.victims(names, [4, 7, 9, 11]) == (7, 9)

@@ -1,0 +1,1 @@
+"""The audits, one file each; only the registry knows them."""
