@@ -98,6 +98,6 @@ def test_a_private_deployment_cannot_go_on(tmp_path: Path) -> None:
     simulation = runs.prepare(load_scenario(write_scenario(tmp_path, ONCE)), directory)
     directory.log("started", time="now")
     before = directory.events()
-    with pytest.raises(ScenarioError, match="in no ledger"):
+    with pytest.raises(ScenarioError, match="without being in any ledger"):
         runs.execute(simulation, directory, Quiet())
     assert directory.events() == before
