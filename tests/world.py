@@ -222,7 +222,7 @@ def make_world(
         seed=7,
         local=local,
         methods={method.branch: method for method in methods},
-        requests={request.number: request for request in requests},
+        requests={(method.branch, request.number): request for method in methods for request in requests},
         planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
     )
     grid = InProcessGrid(

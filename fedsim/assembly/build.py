@@ -35,7 +35,7 @@ from fedsim.life.branches import unroll
 from fedsim.life.holdings import Holdings
 from fedsim.life.reading import read_life
 from fedsim.life.roster import Participation
-from fedsim.life.schedule import probe_rounds, replay_from
+from fedsim.life.schedule import answers, probe_rounds, replay_from
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.life.tree import build_tree
@@ -193,7 +193,11 @@ def _planner(
         seed=seed,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
-        requests={request.number: request for request in life.requests},
+        requests={
+            (method.branch, answer.request.number): answer.request
+            for method in scenario.compare
+            for answer in answers(life, method)
+        },
         planned_steps=most_steps(branches, scenario.federation.local, scenario.compare, life, corpus),
         rosters={branch.name: branch.rosters for branch in branches},
         participation=scenario.federation.participation,

@@ -14,14 +14,14 @@ from fedsim.data.config import JsonlData
 from fedsim.data.names import ClientNames
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.worst_cases import planned_rounds
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.model.adapter import AdapterModel
 from fedsim.scenario.file import ScenarioError, Source
 from fedsim.scenario.scenario import Scenario
-from fedsim.unlearning.protocol import MethodConfig
-from fedsim.unlearning.request import Request
+from fedsim.unlearning.protocol import MethodConfig, RoundPlan
 from privacy import Pipeline, require, require_individuals
 
 
@@ -62,15 +62,19 @@ def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: So
     """Refuse methods that need more than the pipeline lets a server see or add up, in any of their rounds."""
     for index, method in enumerate(scenario.compare):
         with blamed_on(source, "compare", index):
+            planned = list(planned_rounds(method, life))
+            looks_back = any(map(method.stores, range(1, life.horizon + 1)))
+            one_by_one = looks_back or any(plan.combine == "each" for _, _, plan in planned)
             require(pipeline, method.needs, method=method.branch)
-            for request in life.requests:
-                for step in range(method.unlearning_rounds):
-                    _check_round(method, request, step, pipeline)
+            if one_by_one:
+                require_individuals(pipeline, method=method.branch)
+            for _, step, plan in planned:
+                _check_round(method, step, plan, pipeline)
 
 
-def _check_round(method: MethodConfig, request: Request, step: int, pipeline: Pipeline) -> None:
+def _check_round(method: MethodConfig, step: int, plan: RoundPlan, pipeline: Pipeline) -> None:
     """ValueError for a round of a method that the pipeline cannot keep private."""
-    work = method.plan(request, step).work()
+    work = plan.work()
     if pipeline.min_cohort > 1 and "helper" not in work and work:
         raise ValueError(
             f"{method.branch} sends the forgetting client's update alone, and a masked round with one "

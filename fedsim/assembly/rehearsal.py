@@ -16,6 +16,7 @@ import numpy as np
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.token_facts import check_tokens
 from fedsim.federation.trials import trial_jobs, trial_parties
+from fedsim.federation.worst_cases import planned_rounds
 from fedsim.life.script import Life
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probe import build_probe
@@ -74,13 +75,11 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
 
 
 def _works(method: MethodConfig, life: Life) -> list[tuple[Role, LocalWork]]:
-    """What each role of a method is asked to compute, in any of its rounds for the first request."""
-    if not life.requests:
-        return []
+    """What each role of a method is asked to compute, in any of its rounds."""
     found = [
         (role, method.local(role, index))
-        for index in range(method.unlearning_rounds)
-        for role in method.plan(life.requests[0], index).work()
+        for _, index, plan in planned_rounds(method, life)
+        for role in plan.work()
     ]
     return list(dict.fromkeys(found))
 

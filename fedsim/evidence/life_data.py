@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedsim.life.schedule import unlearning_spans
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
@@ -59,15 +59,14 @@ def _references() -> list[dict[str, Any]]:
 
 def _branch(method: MethodConfig, life: Life) -> dict[str, Any]:
     """A method's branch, with the rounds that it takes for each request."""
-    spans = unlearning_spans(life, method.unlearning_rounds)
     return {
         "name": method.branch,
         "method": method.method,
         "title": method.title if method.label is None else f"{method.title} ({method.label})",
         "class": method.promise,
         "unlearning": [
-            {"request": number, "first": first, "last": last}
-            for number, (first, last) in spans.items()
-            if first <= last
+            {"request": answer.request.number, "first": answer.first, "last": answer.last}
+            for answer in answers(life, method)
+            if answer.first <= answer.last
         ],
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedsim.evidence.judgements import finding, judged_round, judgement, quality_note
 from fedsim.evidence.tables import LifeTables, number, quality_at, trajectory
-from fedsim.life.schedule import unlearning_spans
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.life.steps import retrain_name
 from fedsim.measuring.config import ProbesConfig
@@ -115,8 +115,7 @@ def _dynamics(
     reached = time_to_reference(
         rounds, over, request_round=request.round, tolerance=config.tolerance, hold_rounds=config.window
     )
-    spans = unlearning_spans(life, method.unlearning_rounds if method is not None else 0)
-    since = spans[request.number][1] if method is not None else request.round
+    since = answers(life, method)[request.number - 1].last if method is not None else request.round
     return {
         "time_to_reference": None if reached is None else reached - request.round,
         "exposure": number(exposure(rounds, over, request_round=request.round, horizon_round=end)),

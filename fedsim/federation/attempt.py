@@ -43,7 +43,7 @@ class Attempt:
     Without a result, another one without the ``failed`` may have one, unless this one is ``final``: its sum
     was read.
 
-    ``updates`` holds by client what was combined, where the Strategy wants to do that itself.
+    ``updates`` holds by client what was combined, where the Strategy or a method wants it one by one.
     """
 
     result: Combined | None = None
@@ -173,9 +173,11 @@ class _Conversation:
         return combined
 
     def updates(self) -> dict[int, Contribution]:
-        """Each contributor's update, if the Strategy combines them one by one."""
-        one_by_one = self.federation.algorithm.one_by_one and self.assignment.weights is None
-        return self._server().individuals() if one_by_one else {}
+        """Each contributor's update, if the Strategy or a method wants them one by one."""
+        assignment = self.assignment
+        one_by_one = self.federation.algorithm.one_by_one and assignment.weights is None
+        wanted = one_by_one or assignment.each or assignment.stored
+        return self._server().individuals() if wanted else {}
 
     def say(self, action: str, setups: Mapping[int, bytes]) -> Exchange[dict[int, bytes]]:
         """Send ``query.ACTION`` to each client that ``setups`` names; answers by client."""

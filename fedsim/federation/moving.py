@@ -12,10 +12,18 @@ from fedsim.federation.orders import Assignment
 from fedsim.federation.records import from_record, to_record
 from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
-from fedsim.life.steps import Step
-from fedsim.model.vectors import from_vector
-from fedsim.unlearning.desk import Desk
+from fedsim.life.steps import Step, UnlearningStep
+from fedsim.model.vectors import Arrays, from_vector
+from fedsim.unlearning.desk import Desk, Forgetful, Sent
+from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.request import Request
 from privacy import Contribution
+
+
+def store(federation: Federation, assignment: Assignment, updates: Mapping[int, Contribution]) -> None:
+    """Store a round for the methods that will look back at it, also one to which nobody contributed."""
+    if assignment.stored and federation.history is not None:
+        federation.history.append(federation.round, federation.adapter, _sent(federation, updates))
 
 
 def apply(
@@ -27,49 +35,81 @@ def apply(
     updates: Mapping[int, Contribution],
 ) -> None:
     """Move what the plan says: the adapter, the request's draft of it, or nothing."""
+    update = from_vector(result.update, federation.adapter)
+    if assignment.each:
+        assert step.unlearning is not None, "only a plan of unlearning combines by itself"
+        method, request = _asked(step.unlearning, engine)
+        sent = _sent(federation, updates)
+        update = method.combined(request, step.unlearning.index, sent, _desk(federation, request))
     if assignment.moves == "adapter":
-        move(federation, result, assignment, engine, updates)
+        move(federation, update, assignment, engine, updates)
         return
-    update, request = from_vector(result.update, federation.adapter), assignment.request
+    number = assignment.request
     if assignment.moves == "draft":
-        start = federation.starting_adapter(request, "draft")
-        federation.keep(request, "draft", {name: start[name] + update[name] for name in start})
+        start = federation.starting_adapter(number, "draft")
+        federation.keep(number, "draft", {name: start[name] + update[name] for name in start})
     else:
         assert step.unlearning is not None, "only a plan of unlearning moves nothing"
-        federation.keep(request, f"round-{step.unlearning.index}", update)
+        federation.keep(number, f"round-{step.unlearning.index}", update)
+
+
+def begin(federation: Federation, step: Step, engine: Engine) -> None:
+    """Before a method's first round, put in place the draft that it begins with, if any."""
+    if step.unlearning is None or step.unlearning.index > 0:
+        return
+    method, request = _asked(step.unlearning, engine)
+    draft = method.draft(request, _desk(federation, request))
+    if draft is not None:
+        federation.keep(request.number, "draft", draft)
 
 
 def settle(federation: Federation, step: Step, assignment: Assignment, engine: Engine) -> bool:
     """Let a method edit the adapter after its round; whether it did."""
     if step.unlearning is None:
         return False
-    method = engine.planner.methods[step.unlearning.branch]
-    request = engine.planner.requests[step.unlearning.request]
-    desk = Desk(adapter=federation.adapter, kept=federation.kept.get(request.number, {}))
-    edited = method.settle(request, step.unlearning.index, desk)
+    method, request = _asked(step.unlearning, engine)
+    edited = method.settle(request, step.unlearning.index, _desk(federation, request))
     if edited is None:
         return False
     federation.replace(edited, server_state=assignment.server_state)
     return True
 
 
+def _asked(unlearning: UnlearningStep, engine: Engine) -> tuple[MethodConfig, Request]:
+    """The method of an unlearning round, and the request it answers."""
+    return engine.planner.methods[unlearning.branch], engine.planner.request(unlearning)
+
+
+def _desk(federation: Federation, request: Request) -> Desk:
+    kept = federation.kept.get(request.number, {})
+    return Desk(adapter=federation.adapter, kept=kept, history=federation.history or Forgetful())
+
+
+def _sent(federation: Federation, updates: Mapping[int, Contribution]) -> dict[int, Sent]:
+    """Updates one by one, as arrays of the adapter."""
+    layout = federation.adapter
+    return {
+        client: Sent(update=from_vector(one.update, layout), weight=one.weight)
+        for client, one in updates.items()
+    }
+
+
 def move(
     federation: Federation,
-    result: Combined,
+    update: Arrays,
     assignment: Assignment,
     engine: Engine,
     updates: Mapping[int, Contribution],
 ) -> None:
     """Move the adapter by the combined update.
 
-    The update goes through the Strategy's optimiser, or around its memory. Given ``updates``, a robust
-    Strategy combines them. What was combined by planned weights goes around a robust one in any case.
+    The update goes through the Strategy's optimiser, or around its memory. A robust Strategy combines
+    ``updates`` itself. What was combined by planned weights goes around a robust one in any case.
     """
-    if updates:
+    if federation.algorithm.one_by_one and assignment.weights is None:
         moved = combine(federation.strategy, federation.adapter, updates, engine.grid, federation.round)
         federation.adopt(moved)
         return
-    update = from_vector(result.update, federation.adapter)
     moved = {name: federation.adapter[name] + update[name] for name in federation.adapter}
     if assignment.server_state != "keep" or federation.algorithm.one_by_one:
         federation.replace(moved, server_state=assignment.server_state)

@@ -88,8 +88,8 @@ class Assignment:
 
     ``weights`` are set when a plan fixes them. ``compares`` names the roles whose loss compares with the
     adapter at the request. ``server_state`` says what becomes of the strategy's memory, ``moves`` what
-    the combined update moves (see ``RoundPlan``). ``kind`` and
-    ``request`` label the round in the cost table.
+    the combined update moves, ``each`` that the method combines (see ``RoundPlan``). ``stored`` says that
+    some method looks back at the round. ``kind`` and ``request`` label it in the cost table.
     """
 
     orders: Mapping[int, WorkOrder]
@@ -98,6 +98,8 @@ class Assignment:
     compares: frozenset[Role] = frozenset()
     server_state: ServerState = "keep"
     moves: Moves = "adapter"
+    each: bool = False
+    stored: bool = False
     kind: str = "train"
     request: int = 0
 

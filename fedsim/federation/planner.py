@@ -19,15 +19,15 @@ from fedsim.unlearning.request import Request
 class Planner:
     """Writes the orders of one life's rounds; holds what is the same in all of them.
 
-    ``planned_steps`` is the most local steps each client may take in this life, for noise calibration.
-    ``rosters`` says who is there in each round of each branch, and ``participation`` how cohorts are drawn of
-    them.
+    ``requests`` go by branch and number, as the branch's method answers them. ``planned_steps`` is the most
+    local steps each client may take in this life, for noise calibration. ``rosters`` says who is there in
+    each round of each branch, and ``participation`` how cohorts are drawn of them.
     """
 
     seed: int
     local: LocalConfig
     methods: Mapping[str, MethodConfig]
-    requests: Mapping[int, Request]
+    requests: Mapping[tuple[str, int], Request]
     planned_steps: Mapping[int, int]
     rosters: Mapping[str, Sequence[tuple[int, ...]]] = field(default_factory=dict)
     participation: float | FixedCohort = 1.0
@@ -37,11 +37,12 @@ class Planner:
         if step.unlearning is not None:
             return self._unlearning(step, step.unlearning, branch, version)
         orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
-        return Assignment(orders=orders, sampling=self._sampling(step, branch))
+        stored = any(method.stores(step.round) for method in self.methods.values())
+        return Assignment(orders=orders, sampling=self._sampling(step, branch), stored=stored)
 
     def _unlearning(self, step: Step, unlearning: UnlearningStep, branch: str, version: int) -> Assignment:
         """The orders of a round that follows a method's plan."""
-        method, request = self.methods[unlearning.branch], self.requests[unlearning.request]
+        method, request = self.methods[unlearning.branch], self.request(unlearning)
         plan = method.plan(request, unlearning.index)
         work_of = plan.work()
         settings = method.model_dump_json()
@@ -58,7 +59,8 @@ class Planner:
             order = order.model_copy(update={"only": request.record_ids})
             orders[request.client] = self._in_role(order, work_of["target"], settings, "target", unlearning)
         weights = {role: work.weight for role, work in work_of.items()}
-        invited = (request.client,) if "target" in work_of else ()
+        by_name = method.helped_by(request, unlearning.index) is not None
+        invited = tuple(c for c, order in orders.items() if by_name or order.role == "target")
         return Assignment(
             orders=orders,
             sampling=replace(self._sampling(step, branch), invited=invited),
@@ -68,6 +70,7 @@ class Planner:
             ),
             server_state=plan.server_state,
             moves=plan.moves,
+            each=plan.combine == "each",
             kind="unlearn",
             request=request.number,
         )
@@ -85,10 +88,14 @@ class Planner:
     def is_last(self, step: Step) -> bool:
         """Whether a step is the last unlearning round for its request."""
         unlearning = step.unlearning
-        return (
-            unlearning is not None
-            and unlearning.index == self.methods[unlearning.branch].unlearning_rounds - 1
-        )
+        if unlearning is None:
+            return False
+        rounds = self.methods[unlearning.branch].rounds_for(self.request(unlearning))
+        return unlearning.index == rounds - 1
+
+    def request(self, unlearning: UnlearningStep) -> Request:
+        """The request that an unlearning round answers."""
+        return self.requests[unlearning.branch, unlearning.request]
 
     def _ordinary(self, step: Step, branch: str, version: int, participant: Participant) -> WorkOrder:
         conditions = dict(step.conditions).get(participant.client, ())

@@ -19,7 +19,7 @@ from fedsim.federation.attempt import Attempt, Engine, ask, attempt_round
 from fedsim.federation.budgets import affordable_orders, with_affordable_roster
 from fedsim.federation.exchange import Exchange, Running, Taken, carry, group_of
 from fedsim.federation.influence import Heaviest, heaviest
-from fedsim.federation.moving import apply, settle
+from fedsim.federation.moving import apply, begin, settle, store
 from fedsim.federation.orders import Assignment, WorkOrder, with_shares
 from fedsim.federation.replies import ReplyError, read_count
 from fedsim.federation.state import Federation
@@ -82,6 +82,7 @@ def _round(
     assignment = engine.planner.assign(step, branch, federation.version)
     if assignment.compares:
         federation.keep_reference(assignment.request)
+    begin(federation, step, engine)
     orders, exhausted = affordable_orders(assignment, branch, federation, engine)
     assignment = with_affordable_roster(assignment, branch, federation, engine)
     refused = yield from _confirm_request(step, orders, engine)
@@ -90,6 +91,7 @@ def _round(
     tried = _unless_lacking(tries.last, federation, assignment)
     result = tried.result
     before = federation.adapter
+    store(federation, assignment, tried.updates)
     if result is not None:
         apply(federation, step, result, assignment, engine, tried.updates)
         federation.privacy_state = {**federation.privacy_state, **result.state}

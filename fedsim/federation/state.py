@@ -14,6 +14,7 @@ import numpy as np
 from flwr.serverapp.strategy import FedAvg
 from safetensors.numpy import load_file, save_file
 
+from fedsim.federation.history import StoredHistory
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.vectors import Arrays
 from fedsim.storage.whole import read_json, write_json
@@ -26,8 +27,9 @@ class Federation:
     """One branch's federation at one point in time; forked by ``fork``, saved by ``save``.
 
     ``version`` counts changes of the adapter: every update carries the version it started from.
-    ``kept`` holds, by request and name, arrays of its unlearning (see ``unlearning.desk``); ``privacy_state``
-    what the privacy stages keep from round to round.
+    ``history`` is what is stored of past rounds, if a method looks back. ``kept`` holds, by request and name,
+    arrays of its unlearning (see ``unlearning.desk``); ``privacy_state`` what the privacy stages keep from
+    round to round.
     """
 
     algorithm: StrategyConfig
@@ -35,6 +37,7 @@ class Federation:
     round: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    history: StoredHistory | None = None
     kept: dict[int, dict[str, Arrays]] = field(default_factory=dict)
     privacy_state: dict[str, float] = field(default_factory=dict)
     strategy: FedAvg = field(init=False)
@@ -54,6 +57,7 @@ class Federation:
             round=self.round,
             version=self.version,
             ledger=self.ledger.fork(),
+            history=self.history,
             kept={request: dict(named) for request, named in self.kept.items()},
             privacy_state=dict(self.privacy_state),
         )

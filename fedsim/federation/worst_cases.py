@@ -8,31 +8,41 @@ from collections.abc import Iterator, Sequence
 from fedsim.data.records import Corpus
 from fedsim.federation.draws import draw_of
 from fedsim.life.config import FixedCohort
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import planned_steps
-from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.protocol import MethodConfig, RoundPlan
+from fedsim.unlearning.request import Request
 from privacy import Draw
+
+
+def planned_rounds(method: MethodConfig, life: Life) -> Iterator[tuple[Request, int, RoundPlan]]:
+    """Every unlearning round that a method takes in a life: the request it answers, its index, its plan."""
+    for answer in answers(life, method):
+        for index in range(method.rounds_for(answer.request)):
+            yield answer.request, index, method.plan(answer.request, index)
 
 
 def planned_weights(methods: Sequence[MethodConfig], life: Life) -> Iterator[float]:
     """Every weight that an unlearning round of this life may give to one client."""
     for method in methods:
-        for request in life.requests:
-            for index in range(method.unlearning_rounds):
-                plan = method.plan(request, index)
-                yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
+        for _, _, plan in planned_rounds(method, life):
+            yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
 
 
 def most_invitations(methods: Sequence[MethodConfig], life: Life) -> int:
     """The most unlearning rounds in which a client is asked regardless of sampling; DP is sized for it."""
-    most: Counter[tuple[str, int]] = Counter()
+    most = 0
     for method in methods:
-        for request in life.requests:
-            rounds = (method.plan(request, index) for index in range(method.unlearning_rounds))
-            most[method.branch, request.client] += sum(plan.target is not None for plan in rounds)
-    return max(most.values(), default=0)
+        forgetting: Counter[int] = Counter()
+        helping = 0
+        for request, index, plan in planned_rounds(method, life):
+            forgetting[request.client] += plan.target is not None
+            helping += plan.helper is not None and method.helped_by(request, index) is not None
+        most = max(most, helping + max(forgetting.values(), default=0))
+    return most
 
 
 def draws_of(rule: float | FixedCohort, branches: Sequence[Branch]) -> tuple[Draw, ...]:
@@ -71,11 +81,8 @@ def most_steps(
 def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
     """Local steps of each forgetting client in a method's unlearning rounds."""
     taken: Counter[int] = Counter()
-    for request in life.requests:
-        size = len(corpus.clients[request.client])
-        for index in range(method.unlearning_rounds):
-            target = method.plan(request, index).target
-            if target is not None:
-                own = local.model_copy(update={"epochs": target.epochs or local.epochs})
-                taken[request.client] += planned_steps(size, own)
+    for request, _, plan in planned_rounds(method, life):
+        if plan.target is not None:
+            own = local.model_copy(update={"epochs": plan.target.epochs or local.epochs})
+            taken[request.client] += planned_steps(len(corpus.clients[request.client]), own)
     return taken

@@ -27,7 +27,8 @@ def unroll(
     def live(
         name: str, granted: int | None, method: MethodConfig | None, until: int, observed_from: int = 0
     ) -> Branch:
-        steps, rosters = [], []
+        steps: list[Step] = []
+        rosters = []
         asked_before = life.requests[: granted or 0]
         roster = Roster(life, records, branch=name, granted=asked_before, method=method)
         for round_ in range(1, until + 1):
@@ -38,6 +39,9 @@ def unroll(
             rosters.append(tuple(active))
             clients = participation.cohort(round_, active, nominal[round_])
             unlearning = roster.pending.pop(0) if roster.pending else None
+            helped_by = roster.helped_by(unlearning) if unlearning else None
+            if helped_by is not None:
+                clients = [p.client for p in steps[helped_by - 1].cohort if p.client in active]
             asked = {*clients, *([life.request(unlearning.request).client] if unlearning else [])}
             conditions = ((who, what) for who, what in life.conditions(round_).items() if who in asked)
             steps.append(

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedsim.data.names import ClientNames
 from fedsim.life.events.registry import Event
-from fedsim.life.schedule import unlearning_spans
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life, LifeEvent, RecordIds
 from fedsim.places import KeyPath, Source
 from fedsim.unlearning.protocol import MethodConfig
@@ -60,7 +60,8 @@ class Reader:
     """Walks the timeline once, keeping track of who is there; events write themselves into it.
 
     ``status`` says of each client that ever joined whether it is ``present`` or why it is not; ``forgotten``
-    which of its records are; ``request_events`` at which place of the timeline each request stands.
+    which of its records are; ``since`` the first round in which its others could be trained on;
+    ``request_events`` at which place of the timeline each request stands.
     """
 
     def __init__(self, records: RecordIds, seed: int, source: Source, names: ClientNames) -> None:
@@ -72,6 +73,7 @@ class Reader:
         self.requests: list[Request] = []
         self.request_events: list[int] = []
         self.forgotten: dict[int, set[str]] = {}
+        self.since: dict[int, int] = {}
 
     def read(self, index: int, event: Event) -> None:
         """Let the event at a place of the timeline happen."""
@@ -87,6 +89,11 @@ class Reader:
         """Write a request into the life."""
         self.requests.append(request)
         self.request_events.append(self.index)
+
+    def enters(self, client: int) -> None:
+        """From the next round on the client is there; if it was before, what it did then still counts."""
+        self.status[client] = "present"
+        self.since.setdefault(client, self.round + 1)
 
     def present(self) -> list[int]:
         """Clients that are there now."""
@@ -153,13 +160,12 @@ def _check_room(
             "no round follows the request, so nothing can be observed; add - train: {rounds: 5}",
         )
     for method in methods:
-        spans = unlearning_spans(life, method.unlearning_rounds)
-        for request, index in zip(life.requests, request_events, strict=True):
-            busy_until = spans[request.number][1]
-            if busy_until > life.horizon:
+        for answer, index in zip(answers(life, method), request_events, strict=True):
+            if answer.last > life.horizon:
+                rounds = answer.last - answer.first + 1
                 raise source.error(
                     ("timeline", index, "forget"),
-                    f"{method.branch} takes {method.unlearning_rounds} rounds per request and would end "
-                    f"after round {busy_until}, but the life ends after round {life.horizon}; add "
-                    f"{busy_until - life.horizon} or more rounds of training at the end",
+                    f"{method.branch} takes {rounds} round{'' if rounds == 1 else 's'} for this request and "
+                    f"would end after round {answer.last}, but the life ends after round {life.horizon}; add "
+                    f"{answer.last - life.horizon} or more rounds of training at the end",
                 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedsim.life.config import FixedCohort
 from fedsim.life.events.registry import EVENTS
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life, RecordIds
 from fedsim.life.steps import Participant, UnlearningStep
 from fedsim.rng import uniform
@@ -61,6 +62,7 @@ class Roster:
         method: MethodConfig | None = None,
     ) -> None:
         self.life, self.records, self.branch, self.method = life, records, branch, method
+        self.asked = [answer.request for answer in answers(life, method)] if method is not None else []
         self.pending: list[UnlearningStep] = []
         self.present: dict[int, set[str]] = {}
         self.granted = list(granted)
@@ -82,10 +84,16 @@ class Roster:
             return
         self.leave_out(self.life.request(number))
         if self.method is not None:
+            request = self.asked[number - 1]
             self.pending.extend(
                 UnlearningStep(branch=self.method.branch, request=number, index=index)
-                for index in range(self.method.unlearning_rounds)
+                for index in range(self.method.rounds_for(request))
             )
+
+    def helped_by(self, unlearning: UnlearningStep) -> int | None:
+        """The past round whose cohort helps in an unlearning round, if it is not drawn like any other."""
+        assert self.method is not None, "only a method unlearns"
+        return self.method.helped_by(self.asked[unlearning.request - 1], unlearning.index)
 
     def leave_out(self, request: Request) -> None:
         """From now on without these records; data that come again later are new."""

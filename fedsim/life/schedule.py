@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fedsim.life.events.registry import EVENTS
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch, retrain_name
 from fedsim.unlearning.protocol import MethodConfig
+from fedsim.unlearning.request import Request
 
 
-def unlearning_spans(life: Life, rounds: int) -> dict[int, tuple[int, int]]:
-    """For each request, the first and last of the ``rounds`` rounds a method takes; requests wait in line."""
-    spans, busy = {}, 0
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A request as a method answers it, in rounds ``first`` to ``last`` (before ``first``: in none)."""
+
+    request: Request
+    first: int
+    last: int
+
+
+def answers(life: Life, method: MethodConfig) -> tuple[Answer, ...]:
+    """How a method answers the requests of a life; they wait in line.
+
+    A later request goes back as far as the ones before it: what was trained since is free of no other one.
+    """
+    found: list[Answer] = []
+    unlearning: set[int] = set()
+    busy, since = 0, life.horizon
     for request in life.requests:
         first = max(busy, request.round) + 1
-        busy = first + rounds - 1
-        spans[request.number] = (first, busy)
-    return spans
+        since = min(since, request.since)
+        trained = tuple(round_ for round_ in range(1, first) if round_ not in unlearning)
+        answered = replace(request, since=since, trained=trained)
+        busy = first + method.rounds_for(answered) - 1
+        unlearning.update(range(first, busy + 1))
+        found.append(Answer(request=answered, first=first, last=busy))
+    return tuple(found)
 
 
 def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
@@ -43,7 +63,7 @@ def milestones(life: Life, methods: Sequence[MethodConfig]) -> frozenset[int]:
     for event in life.events:
         marks |= EVENTS[event.kind].milestones(event)
     for method in methods:
-        marks |= {last for _, last in unlearning_spans(life, method.unlearning_rounds).values()}
+        marks |= {answer.last for answer in answers(life, method)}
     return frozenset(marks)
 
 

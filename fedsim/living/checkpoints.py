@@ -56,6 +56,10 @@ class Checkpoints:
     def path(self, segment: Segment, round_: int) -> Path:
         return self.root / f"round-{round_:04d}" / folder_name(segment.owner.replace("#", "-"))
 
+    def history(self, segment: Segment) -> Path:
+        """Where what is stored of a segment's rounds lies."""
+        return self.root / "history" / folder_name(segment.owner.replace("#", "-"))
+
     def exists(self, segment: Segment, round_: int) -> bool:
         return self.path(segment, round_).exists()
 

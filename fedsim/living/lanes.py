@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from fedsim.federation.history import StoredHistory, Stretch
 from fedsim.federation.state import Federation
 from fedsim.life.steps import Step
 from fedsim.life.tree import Segment
@@ -51,6 +52,8 @@ class Lanes:
         self.context, self.recorder = context, recorder
         self.every = context.checkpoint_every
         self.segments = [segment for segment, _ in context.tree.walk()]
+        rounds = range(1, context.life.horizon + 1)
+        self.looking_back = {m.branch for m in context.methods if any(map(m.stores, rounds))}
         self.checkpoints = Checkpoints(
             root=directory.path / "checkpoints" / folder_name(context.variant) / str(context.seed),
             model=context.model,
@@ -61,7 +64,23 @@ class Lanes:
         """The lane of a life that has not begun, with fresh parameters."""
         adapter = self.context.model.fresh(self.context.seed)
         federation = Federation(algorithm=self.context.federation.strategy, adapter=adapter)
-        return Lane(segment=self.context.tree, federation=federation, rows=Rows())
+        return self._lane(self.context.tree, federation, Rows())
+
+    def _lane(self, segment: Segment, federation: Federation, rows: Rows) -> Lane:
+        """The lane of a segment; its rounds are stored if the method of one of its branches wants that."""
+        federation.history = None
+        if not self.looking_back.isdisjoint(segment.branches):
+            federation.history = StoredHistory(self._stretches(segment))
+        return Lane(segment=segment, federation=federation, rows=rows)
+
+    def _stretches(self, segment: Segment) -> tuple[Stretch, ...]:
+        """Where the rounds that lead through a segment are stored, from the first on."""
+        through = [
+            s for s in self.segments if s.end <= segment.end and set(segment.branches) <= set(s.branches)
+        ]
+        return tuple(
+            Stretch(folder=self.checkpoints.history(s), first=s.start + 1, last=s.end) for s in through
+        )
 
     def rows(self) -> Iterator[Rows]:
         """The rows of every segment of a finished life, parents first."""
@@ -114,10 +133,10 @@ class Lanes:
             if segment.start < round_ < segment.end:
                 federation = self.checkpoints.federation(segment, round_)
                 rows = self.checkpoints.rows(segment, round_)
-                lanes.append(Lane(segment=segment, federation=federation, rows=rows))
+                lanes.append(self._lane(segment, federation, rows))
             elif segment.start == round_ < segment.end and parent is not None:
                 federation = self.checkpoints.federation(parent, parent.end)
-                lanes.append(Lane(segment=segment, federation=federation, rows=Rows()))
+                lanes.append(self._lane(segment, federation, Rows()))
         return lanes
 
     def saved(self, lanes: Sequence[Lane], round_: int) -> list[Lane]:
@@ -141,10 +160,7 @@ class Lanes:
                 continue
             self.checkpoints.save(segment, round_, lane.federation, lane.rows)
             self.recorder.segment_done(segment)
-            children = [
-                Lane(segment=child, federation=lane.federation.fork(), rows=Rows())
-                for child in segment.children
-            ]
+            children = [self._lane(child, lane.federation.fork(), Rows()) for child in segment.children]
             going.extend(self.parted(children, round_))
         return going
 

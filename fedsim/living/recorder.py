@@ -82,9 +82,19 @@ class Recorder:
             "bytes_up": outcome.taken.bytes_up,
             "clients": outcome.taken.clients,
             "failures": len(outcome.failures),
-            "stored_bytes": federation.stored_bytes(),
         }
-        rows.tables["costs"].extend({**self._who(name, round_), **cost} for name in segment.branches)
+        rows.tables["costs"].extend(
+            {**self._who(name, round_), **cost, "stored_bytes": self._stored(name, federation, round_)}
+            for name in segment.branches
+        )
+
+    def _stored(self, branch: str, federation: Federation, round_: int) -> int:
+        """Bytes that the server keeps for a branch beyond the adapter; a history for those that look back."""
+        stored = federation.stored_bytes()
+        method = next((method for method in self.context.methods if method.branch == branch), None)
+        if method is not None and federation.history is not None:
+            stored += federation.history.stored_bytes(round_, method.stores)
+        return stored
 
     def model_metrics(
         self, outcome: RoundOutcome, segment: Segment, federation: Federation, rows: Rows, round_: int

@@ -8,7 +8,7 @@ request and the round's index, so a run that was killed goes on where it stopped
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fedsim.model.vectors import Arrays
 from fedsim.training.objectives import LocalWork, MeanNll, Objective, ReferenceKl
-from fedsim.unlearning.desk import Desk
+from fedsim.unlearning.desk import Desk, Sent
 from fedsim.unlearning.request import Request
 from privacy import Capability
 from privacy.config import meant
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Promise = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
 Moves = Literal["adapter", "draft", "nothing"]
+Combine = Literal["sum", "mean", "each"]
 ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
 
@@ -51,13 +52,16 @@ class RoundPlan:
     through the strategy's optimiser like any other; otherwise it is applied as it is, and the optimiser
     neither adds old momentum to it nor replays it later.
 
+    With ``each`` the method combines the updates itself (``MethodConfig.combined``), which takes a server
+    that sees them one by one.
+
     ``moves: draft`` moves a copy of the adapter that only this request sees, from which the clients of such
     rounds start; ``moves: nothing`` keeps the combined update for ``settle``, under ``round-INDEX``.
     """
 
     target: Work | None = None
     helper: Work | None = None
-    combine: Literal["sum", "mean"] = "sum"
+    combine: Combine = "sum"
     server_state: ServerState = "rebase"
     moves: Moves = "adapter"
 
@@ -81,6 +85,8 @@ class MethodConfig(BaseModel):
     title: ClassVar[str]
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CLIENT_COOPERATION})
+    has_branch: ClassVar[bool] = True
+    """Whether it is a branch of its own beside the references that every run has."""
     guards: ClassVar[bool] = False
     """Whether users reach the model through ``guard``; such a method may take no rounds at all."""
 
@@ -92,23 +98,36 @@ class MethodConfig(BaseModel):
     def branch(self) -> str:
         return self.label or self.method
 
-    @property
-    def unlearning_rounds(self) -> int:
-        """How many rounds the method takes for one request."""
+    def rounds_for(self, request: Request) -> int:
+        """How many rounds the method takes for a request."""
         return 0
 
-    @property
-    def has_branch(self) -> bool:
-        """Whether there is anything to tell from the life in which the client just leaves."""
-        return self.guards or self.unlearning_rounds > 0
+    def stores(self, round_: int) -> bool:
+        """Whether the server must store what is sent in a round of training, and the adapter before it.
+
+        That takes a server that sees updates one by one.
+        """
+        return False
 
     def plan(self, request: Request, index: int) -> RoundPlan:
         """The plan of unlearning round ``index`` (0-based) for ``request``."""
         raise NotImplementedError(f"{self.method} plans no rounds")
 
+    def helped_by(self, request: Request, index: int) -> int | None:
+        """The past round whose cohort helps, as far as it is still there; None for a cohort of its own."""
+        return None
+
+    def draft(self, request: Request, desk: Desk) -> Arrays | None:
+        """The draft with which the first round begins; None for the adapter."""
+        return None
+
     def local(self, role: Role, index: int) -> LocalWork:
         """What a client of a role computes in unlearning round ``index``."""
         raise NotImplementedError(f"{self.method} has no local work")
+
+    def combined(self, request: Request, index: int, updates: Mapping[int, Sent], desk: Desk) -> Arrays:
+        """The update that a round with ``combine: each`` gives, from those of its clients."""
+        raise NotImplementedError(f"{self.method} combines no updates itself")
 
     def settle(self, request: Request, index: int, desk: Desk) -> Arrays | None:
         """The adapter after round ``index``, from what the request has kept; None leaves it as it is."""
@@ -142,8 +161,7 @@ class LossMethodConfig(MethodConfig):
     server_state: ServerState = "rebase"
     """The server's momentum in unlearning rounds: left out (rebase), forgotten (reset), or used (keep)."""
 
-    @property
-    def unlearning_rounds(self) -> int:
+    def rounds_for(self, request: Request) -> int:
         return self.rounds
 
     def plan(self, request: Request, index: int) -> RoundPlan:

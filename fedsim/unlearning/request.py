@@ -15,6 +15,10 @@ class Request:
     round: int
     scope: Literal["client", "records"]
     record_ids: tuple[str, ...]
+    since: int = 1
+    """The first round in which its data, or those of a request before it, could be trained on."""
+    trained: tuple[int, ...] = ()
+    """The rounds of ordinary training behind the adapter on which a method answers it."""
 
     @property
     def subject(self) -> str:

@@ -21,8 +21,7 @@ class Wait(MethodConfig):
     summary: ClassVar[str] = "one more round of the others"
     method: Literal["{name}"] = "{name}"
 
-    @property
-    def unlearning_rounds(self):
+    def rounds_for(self, request):
         return 1
 
     def plan(self, request, index):

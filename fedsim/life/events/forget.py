@@ -50,13 +50,22 @@ class Forget(EventConfig):
         number = len(reader.requests) + 1
         chosen = self._chosen(reader, key, client, held)
         scope: Literal["client", "records"] = "records" if len(chosen) < len(held) else "client"
+        since = reader.since[client]
         if scope == "client":
+            del reader.since[client]
             reader.status[client] = f"was already forgotten, after round {reader.round}"
         gone.update(chosen)
         what = "to be forgotten" if scope == "client" else f"to forget {len(chosen)} of {len(held)} records"
         reader.add("forget", (client,), f"{reader.names.text(client)} asks {what}", request=number)
         reader.grant(
-            Request(number=number, client=client, round=reader.round, scope=scope, record_ids=tuple(chosen))
+            Request(
+                number=number,
+                client=client,
+                round=reader.round,
+                scope=scope,
+                record_ids=tuple(chosen),
+                since=since,
+            )
         )
 
     def _chosen(self, reader: Reader, key: KeyPath, client: int, held: list[str]) -> list[str]:

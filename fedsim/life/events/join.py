@@ -38,7 +38,7 @@ class Join(EventConfig):
                 raise reader.source.error(
                     key, f"{reader.names.text(client)} cannot join after round {reader.round}: it {how}"
                 )
-            reader.status[client] = "present"
+            reader.enters(client)
         joins = f"join{'s' if len(clients) == 1 else ''}"
         reader.add("join", clients, f"{reader.names.range_text(clients)} {joins}")
 

@@ -37,7 +37,7 @@ class Rejoin(EventConfig):
         brings = held if self.records == "all" else tuple(dict.fromkeys(self.records))
         for name in brings:
             reader.must_hold((*key, "records"), client, name, held)
-        reader.status[client] = "present"
+        reader.enters(client)
         reader.forgotten[client] = set(held) - set(brings)
         count = f"{len(brings)} record{'' if len(brings) == 1 else 's'}"
         reader.add("rejoin", (client,), f"{reader.names.text(client)} rejoins with {count}", brings=brings)

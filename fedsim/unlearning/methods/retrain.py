@@ -17,6 +17,7 @@ class Retrain(MethodConfig):
 
     promise: ClassVar[Promise] = "exact"
     title: ClassVar[str] = "Retrain"
+    has_branch: ClassVar[bool] = False
     summary: ClassVar[str] = "replay the life without the forgotten data (exact; the reference)"
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.GLOBAL_MODELS, Capability.PEER_COOPERATION}

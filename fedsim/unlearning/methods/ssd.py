@@ -39,8 +39,7 @@ class Ssd(MethodConfig):
     dampening: float = Field(default=1.0, gt=0)
     """A dampened parameter keeps this multiple of its ratio of importances, at most all (lambda)."""
 
-    @property
-    def unlearning_rounds(self) -> int:
+    def rounds_for(self, request: Request) -> int:
         return 2
 
     def plan(self, request: Request, index: int) -> RoundPlan:

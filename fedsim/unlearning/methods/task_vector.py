@@ -35,8 +35,7 @@ class TaskVector(MethodConfig):
     strength: float = Field(default=1.0, gt=0)
     """How far to go back, as a multiple of the draft's way (Ilharco et al. choose it on held-out data)."""
 
-    @property
-    def unlearning_rounds(self) -> int:
+    def rounds_for(self, request: Request) -> int:
         return self.rounds
 
     def plan(self, request: Request, index: int) -> RoundPlan:

@@ -10,7 +10,7 @@ from fedsim.data.names import ClientNames
 from fedsim.evidence.judgements import _harm, divergence_notes
 from fedsim.evidence.tables import LifeTables, forget_quality_rows, informative_rows, trajectories, trust_rows
 from fedsim.evidence.verdict import verdict_rows
-from fedsim.life.schedule import unlearning_spans
+from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.measuring.config import ProbesConfig
 from fedsim.storage.tables import COSTS, METRICS, TRAJECTORIES
@@ -197,7 +197,7 @@ def test_requests_wait_for_each_other() -> None:
         for number, round_ in ((1, 2), (2, 2), (3, 9))
     )
     life = Life(horizon=12, events=(), requests=requests)
-    assert [last for _, last in unlearning_spans(life, METHOD.unlearning_rounds).values()] == [4, 6, 11]
+    assert [answer.last for answer in answers(life, METHOD)] == [4, 6, 11]
 
 
 # ------------------------------------------------------------------------------------- costs

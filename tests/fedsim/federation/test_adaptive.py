@@ -18,7 +18,6 @@ from fedsim.federation.records import to_record, untouched_global_random
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.federation.strategies.registry import strategy_of
-from privacy import RoundResult
 
 GRID = InProcessGrid(ClientApp())
 GRID.roster = (0, 1)
@@ -39,10 +38,8 @@ def lived(
                 federation.round, to_record(federation.adapter), ConfigRecord(), GRID
             )
         if update is not None:
-            result = RoundResult(
-                update=np.float32([update]), total_weight=1.0, metrics={}, contributors=("0",), rejected={}
-            )
-            move(federation, result, Assignment(orders={}), SimpleNamespace(grid=GRID), {})
+            moved = {"a": np.float32([update])}
+            move(federation, moved, Assignment(orders={}), SimpleNamespace(grid=GRID), {})
         seen.append(float(federation.adapter["a"][0]))
     return seen
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from fedsim.federation.adaptive import FedAdam
 from fedsim.federation.grid import InProcessGrid
 from fedsim.federation.moving import move
-from fedsim.federation.orders import Assignment
+from fedsim.federation.orders import Assignment, PlannedWeights
 from fedsim.federation.records import from_record, to_record, untouched_global_random
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.registry import STRATEGIES, strategy_of
-from fedsim.model.vectors import to_vector
+from fedsim.model.vectors import from_vector, to_vector
 from fedsim.unlearning.protocol import ServerState
-from privacy import Contribution, Release, RoundResult
+from privacy import Contribution, Release
 from tests.world import same
 
 NAMES = sorted(STRATEGIES)
@@ -54,18 +54,14 @@ def step(
             federation.round, to_record(federation.adapter), ConfigRecord(), grid
         )
     size = sum(value.size for value in federation.adapter.values())
-    result = RoundResult(
-        update=np.broadcast_to(np.float32(update), size).astype(np.float32),
-        total_weight=1.0,
-        metrics={},
-        contributors=("0",),
-        rejected={},
-    )
+    vector = np.broadcast_to(np.float32(update), size).astype(np.float32)
     one_by_one = federation.algorithm.one_by_one and server_state == "keep"
-    sent = Contribution(update=result.update.astype(np.float64), weight=1.0)
+    sent = Contribution(update=vector.astype(np.float64), weight=1.0)
     updates = {str(client): sent for client in range(7)} if one_by_one else {}
-    assignment = Assignment(orders={}, server_state=server_state)
-    move(federation, result, assignment, SimpleNamespace(grid=grid), updates)
+    planned = PlannedWeights(by_role={"target": 1.0}, normalise=False)
+    weights = None if server_state == "keep" else planned
+    assignment = Assignment(orders={}, server_state=server_state, weights=weights)
+    move(federation, from_vector(vector, federation.adapter), assignment, SimpleNamespace(grid=grid), updates)
 
 
 def live(federation: Federation, grid: InProcessGrid, rounds: int, seed: int = 1) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedsim.data.names import ClientNames
 from fedsim.life.events.drop import FallsSilent
 from fedsim.life.reading import read_life
-from fedsim.life.schedule import milestones, unlearning_spans
+from fedsim.life.schedule import answers, milestones
 from fedsim.life.script import Life
 from fedsim.places import ScenarioError, Source
 from fedsim.unlearning.methods.npo import Npo
@@ -199,11 +199,20 @@ def test_unlearning_rounds_must_fit_into_the_life() -> None:
     with pytest.raises(ScenarioError) as caught:
         life_of(timeline, RECORDS, [method])
     assert str(caught.value) == (
-        "s.yaml:5: timeline[4].forget: npo takes 3 rounds per request and would end after round 10, but the life "
-        "ends after round 9; add 1 or more rounds of training at the end"
+        "s.yaml:5: timeline[4].forget: npo takes 3 rounds for this request and would end after round 10, but the "
+        "life ends after round 9; add 1 or more rounds of training at the end"
     )
     timeline[-1] = {"train": {"rounds": 4}}
     assert life_of(timeline, RECORDS, [method]).horizon == 10
+
+
+def test_a_request_goes_back_to_when_its_data_came() -> None:
+    """Leaving keeps what was learned; being forgotten does not; what was before another request stays."""
+    timeline = [JOIN, TRAIN, leave(2), {"rejoin": {"client": 2}}, TRAIN, forget(2), TRAIN]
+    back = [*timeline, {"rejoin": {"client": 2}}, TRAIN, forget(2), TRAIN]
+    life = life_of(back, RECORDS)
+    assert [request.since for request in life.requests] == [1, 13]
+    assert [answer.request.since for answer in answers(life, Npo(rounds=1))] == [1, 1]
 
 
 # ------------------------------------------------------------------------------------- scope
@@ -268,9 +277,9 @@ def test_a_client_that_left_can_still_ask() -> None:
     assert request.record_ids == RECORDS[2]
 
 
-def test_unlearning_spans_wait_in_line() -> None:
+def test_requests_wait_in_line() -> None:
     life = life_of([JOIN, TRAIN, forget(1), {"train": {"rounds": 1}}, forget(2), TRAIN, TRAIN], RECORDS)
-    assert unlearning_spans(life, 3) == {1: (5, 7), 2: (8, 10)}
+    assert [(answer.first, answer.last) for answer in answers(life, Npo(rounds=3))] == [(5, 7), (8, 10)]
     assert {7, 10} <= milestones(life, [Npo(rounds=3)])
 
 

@@ -169,7 +169,7 @@ def test_names() -> None:
 def test_a_plan_is_a_pure_function(method: LossMethodConfig) -> None:
     """Told again, from JSON, in another order: the same rounds, so a killed run can go on."""
     again = METHODS[method.method].model_validate_json(method.model_dump_json())
-    rounds = range(method.unlearning_rounds)
+    rounds = range(method.rounds_for(REQUEST))
     plans = {index: method.plan(REQUEST, index) for index in rounds}
     assert {index: again.plan(REQUEST, index) for index in reversed(rounds)} == plans
 
@@ -199,7 +199,7 @@ def test_an_objective_survives_the_way_to_the_client(method: MethodConfig) -> No
 
 
 def test_retrain_plans_nothing() -> None:
-    assert Retrain().unlearning_rounds == 0
+    assert Retrain().rounds_for(REQUEST) == 0
     assert Retrain.promise == "exact"
     with pytest.raises(NotImplementedError):
         Retrain().plan(REQUEST, 0)
