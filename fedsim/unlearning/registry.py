@@ -18,6 +18,7 @@ _LISTED = (
     "rmu:Rmu",
     "task_vector:TaskVector",
     "ssd:Ssd",
+    "fed_eraser:FedEraser",
     "keyword_filter:KeywordFilter",
 )
 METHODS = registered(
