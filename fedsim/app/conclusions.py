@@ -24,8 +24,9 @@ from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Progress
+from fedsim.storage.tables import Row
 from fedsim.unlearning.protocol import MethodConfig
-from privacy import VACUOUS
+from privacy import VACUOUS, Ledger
 
 NO_UTILITY = "Model utility is 0 in every branch, as one of its parts is: this base does not show it."
 
@@ -45,7 +46,7 @@ def conclude(
     directory.write_json("ledger", _ledger_json(runners, references, branches))
     raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
     raw["metrics"] = with_reference_epsilon(raw["metrics"], references)
-    lives = [(LifeTables.of(c.variant, c.seed, raw, c.replay_from), c.life) for c in contexts]
+    lives = [(_tables(context, raw), context.life) for context in contexts]
     derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
     directory.write_rows("trajectories", derived)
     quality = [row for tables, life in lives for row in forget_quality_rows(tables, life, branches)]
@@ -53,10 +54,27 @@ def conclude(
         "metrics", [*(r for r in raw["metrics"] if r["metric"] != "forget_quality_p"), *quality]
     )
     verdict = _verdict_json(scenario, contexts, lives, branches, directory.json("life")["branches"])
-    directory.write_json("privacy", _privacy_json(runners, branches, directory))
+    directory.write_json("privacy", _privacy_json(runners, references, branches, directory))
     if scenario.audits:
         directory.write_json("audits", audits_json(scenario.audits, runners, directory, progress))
     directory.write_json("verdict", verdict)
+
+
+def _tables(context: LifeContext, raw: Mapping[str, Sequence[Row]]) -> LifeTables:
+    """A life's tables."""
+    ensembles = {one.name: one.lines for one in context.composed if one.life == "retrain"}
+    return LifeTables.of(context.variant, context.seed, raw, context.replay_from, ensembles)
+
+
+def _ledger(runner: LifeRunner, reference: Reference, branch: str) -> Ledger:
+    """A branch's ledger at the end of its life; with all that is replayed, where requests are answered so."""
+    context = runner.context
+    if branch == "retrain":
+        return reference.ledger(context.life.horizon)
+    lines = context.lines(branch)
+    if lines is not None:
+        return Reference(runner, lines).ledger(context.life.horizon)
+    return runner.final_federation(branch).ledger
 
 
 def _verdict_json(
@@ -108,13 +126,7 @@ def _ledger_json(
         for branch in branches:
             if branch == "retrain" and not context.life.requests:
                 continue
-            retrained = branch == "retrain"
-            own = (
-                reference.ledger(context.life.horizon)
-                if retrained
-                else runner.final_federation(branch).ledger
-            )
-            ledger = json.loads(own.to_json())
+            ledger = json.loads(_ledger(runner, reference, branch).to_json())
             entries.append(
                 {
                     "variant": context.variant,
@@ -127,7 +139,10 @@ def _ledger_json(
 
 
 def _privacy_json(
-    runners: Sequence[LifeRunner], branches: Sequence[str], directory: RunDirectory
+    runners: Sequence[LifeRunner],
+    references: Sequence[Reference],
+    branches: Sequence[str],
+    directory: RunDirectory,
 ) -> dict[str, Any]:
     """Sight, promises, differencing and budgets of a run.
 
@@ -145,10 +160,10 @@ def _privacy_json(
         "views": [row for context in of_variant.values() for row in view_rows(context)],
         "forgetting": [
             row
-            for runner in runners
+            for runner, reference in zip(runners, references, strict=True)
             for branch in branches
             if branch != "retrain"
-            for row in forgetting_rows(runner.context, branch, runner.final_federation(branch))
+            for row in forgetting_rows(runner.context, branch, _ledger(runner, reference, branch))
         ],
         "differencing": differing,
         "exhausted": exhausted,

@@ -169,8 +169,10 @@ class Run:
         if not own:
             known = sorted({name for event in ended for name in event["branches"]})
             raise ValueError(f"branch={branch!r} is not in this run; choices: {', '.join(known)}")
+        from fedsim.living.checkpoints import branch_folder
+
         last = max(own, key=lambda event: int(event["last"]))
-        owner = folder_name(last["branches"][0].replace("#", "-"))
+        owner = branch_folder(last["branches"][0])
         place = Path("checkpoints") / folder_name(variant) / str(seed) / f"round-{last['last']:04d}" / owner
         return self.path / place / "adapter"
 
@@ -187,12 +189,17 @@ class Run:
         from fedsim.model.saving import load_adapter
 
         variant, seed = self._variant(variant), self._seed(seed)
-        folder = self.adapter_directory(branch, variant=variant, seed=seed)
         checked = runs.reopen(self._directory)
         named = {each.name: each for each in checked.loaded.variants}
         context = make_context(checked, named[variant], seed)
-        context.model.load(load_adapter(context.model, folder))
         views = Views(context)
+        ensemble = next((one for one in context.composed if one.name == branch), None)
+        names = [branch] if ensemble is None else ensemble.at(len(context.life.requests))
+        folders = [self.adapter_directory(name, variant=variant, seed=seed) for name in names]
+        adapters = [load_adapter(context.model, folder) for folder in folders]
+        if ensemble is not None:
+            return views.joined(ensemble, adapters), context.model.tokenizer
+        context.model.load(adapters[0])
         (view,) = views.of([branch])
         return views.predictor(context.model.module, view, context.life.horizon), context.model.tokenizer
 

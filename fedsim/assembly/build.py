@@ -31,13 +31,13 @@ from fedsim.federation.planner import Planner
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.trials import check_per_sample
 from fedsim.federation.worst_cases import most_steps
-from fedsim.life.branches import unroll
+from fedsim.life.branches import lines_of, unroll
 from fedsim.life.holdings import Holdings
 from fedsim.life.reading import read_life
 from fedsim.life.roster import Participation
 from fedsim.life.schedule import answers, probe_rounds, replay_from
 from fedsim.life.script import Life
-from fedsim.life.steps import Branch
+from fedsim.life.steps import Branch, Line, composed
 from fedsim.life.tree import build_tree
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import build_probes
@@ -156,9 +156,11 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
     if seed == scenario.seeds[0]:
         check_anybody(branches, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
-    check_methods(scenario, life, runtime.pipeline, variant.source)
+    clients = sorted(corpus.clients)
+    check_methods(scenario, life, clients, runtime.pipeline, variant.source)
     check_audits(scenario, runtime, model, variant.source, corpus.names)
     tree = build_tree(branches)
+    lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, clients))}
     return LifeContext(
         variant=variant.name,
         seed=seed,
@@ -169,9 +171,13 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
         checkpoint_every=scenario.execution.checkpoint_every,
         life=life,
         branches=branches,
+        composed=tuple(one for method, own in lines.items() for one in composed(method, own)),
         tree=tree,
         probe_rounds=probe_rounds(branches, life, scenario.compare, scenario.probes.every),
-        replay_from=replay_from(branches, life),
+        replay_from={
+            line: replay_from(branches, life, line)
+            for line in (Line(), *(line for own in lines.values() for line in own))
+        },
         engine=Engine(
             grid=simulation.connect(runtime, variant.name, seed),
             runtime=runtime,

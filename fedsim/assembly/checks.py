@@ -58,7 +58,9 @@ def check_anybody(branches: Sequence[Branch], source: Source) -> None:
         )
 
 
-def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: Source) -> None:
+def check_methods(
+    scenario: Scenario, life: Life, clients: Sequence[int], pipeline: Pipeline, source: Source
+) -> None:
     """Refuse methods that need more than the pipeline lets a server see or add up, in any of their rounds."""
     for index, method in enumerate(scenario.compare):
         with blamed_on(source, "compare", index):
@@ -66,6 +68,12 @@ def check_methods(scenario: Scenario, life: Life, pipeline: Pipeline, source: So
             looks_back = any(map(method.stores, range(1, life.horizon + 1)))
             one_by_one = looks_back or any(plan.combine == "each" for _, _, plan in planned)
             require(pipeline, method.needs, method=method.branch)
+            parts = method.parts(clients)
+            if not all(parts):
+                raise ValueError(
+                    f"{method.branch} deals {len(clients)} clients to {len(parts)} parts, so that some stay "
+                    f"empty; use {len(clients)} parts at most"
+                )
             if one_by_one:
                 require_individuals(pipeline, method=method.branch)
             for _, step, plan in planned:

@@ -77,18 +77,18 @@ def judgement(
     untrusted: Collection[str] = (),
 ) -> dict[str, Any]:
     """What all metrics say of a branch at a round against retrain; ``untrusted`` metrics have no say."""
-    subject = request.subject
+    subject, against = request.subject, tables.references(branch).retrain
 
     def items(name: str, metric: str, of: str = subject) -> Any:
         return tables.item_values(name, of, metric, round_)
 
     found = []
     for metric, margin in ((config.headline, config.tolerance), ("nll", NLL_MARGIN)):
-        mine, reference = items(branch, metric), items("retrain", metric)
+        mine, reference = items(branch, metric), items(against, metric)
         if metric not in untrusted and mine.size and mine.size == reference.size:
             found.append(paired(metric, mine, reference, margin=margin, known_is_lower=metric == "nll"))
-    sides = [items(branch, "nll"), items("retrain", "nll")]
-    sides += [items(branch, "nll", "holdout"), items("retrain", "nll", "holdout")]
+    sides = [items(branch, "nll"), items(against, "nll")]
+    sides += [items(branch, "nll", "holdout"), items(against, "nll", "holdout")]
     if "nll" not in untrusted and all(side.size for side in sides) and sides[2].size == sides[3].size:
         found.append(membership(*sides, margin=MEMBERSHIP_MARGIN))
     comparisons = [one for one in found if one is not None]
@@ -102,7 +102,7 @@ def judgement(
             for one in comparisons
         ],
         "membership_auc": tables.value(branch, subject, "membership_auc", round_),
-        "membership_reference": tables.value("retrain", subject, "membership_auc", round_),
+        "membership_reference": tables.value(against, subject, "membership_auc", round_),
     }
 
 
@@ -113,6 +113,10 @@ def finding(row: Mapping[str, Any], config: ProbesConfig, names: ClientNames) ->
         return f"{name} was not measured at round {round_}{_absent(row)}"
     if row["branch"] == "retrain":
         return "the reference"
+    if row["reference"] == row["branch"]:
+        return "its own reference: what held the data was trained again without them" + _harm(
+            row, config, names
+        )
     judged = row["judgement"]
     by_name = {one["metric"]: one for one in judged["comparisons"]}
     n = max((one["n"] for one in judged["comparisons"]), default=0)
@@ -198,7 +202,8 @@ def summaries(
         kinds: dict[str, list[Kind]] = {}
         where: dict[tuple[str, Kind], set[int]] = {}
         for row in rows:
-            if row["variant"] == variant and (row["seed"], row["request"]) in good:
+            own = row["reference"] == row["branch"] != "retrain"
+            if row["variant"] == variant and not own and (row["seed"], row["request"]) in good:
                 kind: Kind = row["judgement"]["kind"]
                 kinds.setdefault(row["branch"], []).append(kind)
                 where.setdefault((row["branch"], kind), set()).add(row["request"])

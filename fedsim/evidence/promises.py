@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fedsim.federation.state import Federation
 from fedsim.living.context import LifeContext
 from fedsim.unlearning.request import Request
 from privacy import VACUOUS, Facts, Ledger, Neighbours, Unit, group_epsilon
@@ -19,30 +18,28 @@ from privacy import VACUOUS, Facts, Ledger, Neighbours, Unit, group_epsilon
 Row = dict[str, Any]
 
 
-def forgetting_rows(context: LifeContext, branch: str, federation: Federation) -> Iterator[Row]:
+def forgetting_rows(context: LifeContext, branch: str, ledger: Ledger) -> Iterator[Row]:
     """The guarantee that the branch's ledger alone implies at its end, by request and protected unit."""
     pipeline = context.engine.runtime.pipeline
     for fact in pipeline.facts:
         if fact.charges is None or fact.delta is None:
             continue
         for request in context.life.requests:
-            row = _promise(context, fact, request, federation)
+            row = _promise(context, fact, request, ledger)
             yield {"variant": context.variant, "seed": context.seed, "branch": branch, **row}
 
 
-def _promise(context: LifeContext, fact: Facts, request: Request, federation: Federation) -> Row:
+def _promise(context: LifeContext, fact: Facts, request: Request, ledger: Ledger) -> Row:
     assert fact.charges is not None
     assert fact.delta is not None
     unit, delta = fact.charges, fact.delta
     before = [r for r in context.life.requests if r.number <= request.number]
     names = [str(r.client) for r in before]
-    spent = max(
-        federation.ledger.epsilon(name, unit=unit, delta=delta, accountant=fact.accountant) for name in names
-    )
+    spent = max(ledger.epsilon(name, unit=unit, delta=delta, accountant=fact.accountant) for name in names)
     size = len(set(names)) if unit == "client" else sum(len(r.record_ids) for r in before)
-    made = [federation.ledger.composition(name, unit=unit) for name in names]
+    made = [ledger.composition(name, unit=unit) for name in names]
     together = group_epsilon(made, size=size, delta=delta, accountant=fact.accountant)
-    relation = relation_of(federation.ledger, names, unit)
+    relation = relation_of(ledger, names, unit)
     numbers = {"epsilon": together, "delta": delta}
     return {
         "request": request.number,

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from fedsim.life.config import FixedCohort
-from fedsim.life.steps import retrain_name
+from fedsim.life.steps import Line
 from fedsim.living.context import EPSILON_OF, LifeContext
 from fedsim.living.runner import LifeRunner
 from privacy import Ledger, Release
@@ -89,39 +90,52 @@ def _without(release: Release, gone: Collection[str]) -> Iterator[Release]:
 
 
 class Reference:
-    """The reference's ledger in a life that was lived to its end."""
+    """The ledger of a reference in a life that was lived to its end.
 
-    def __init__(self, runner: LifeRunner) -> None:
+    ``lines`` are the lives it is made of: those of all clients, or of the parts of an ensemble.
+    """
+
+    def __init__(self, runner: LifeRunner, lines: Sequence[Line] = (Line(),)) -> None:
         self.context: LifeContext = runner.context
-        requests = self.context.life.requests
-        self._granted = [
-            Granted(
-                number=request.number,
-                client=str(request.client),
-                round=request.round,
-                replay_from=self.context.replay_from[request.number],
-                whole=request.scope == "client",
-            )
-            for request in requests
-        ]
-        self._keep = runner.final_federation("keep").ledger
-        self._retrained = {
-            request.number: runner.final_federation(retrain_name(request.number)).ledger
-            for request in requests
-        }
+        self._runner, self._lines = runner, lines
         rule = self.context.federation.participation
         self._refills = isinstance(rule, FixedCohort) and rule.rate is None and rule.replacement != "none"
 
     def ledger(self, until: int) -> Ledger:
         """All that was released by a round of the reference."""
-        return reference_ledger(
-            self._keep, self._retrained, self._granted, until=until, refills=self._refills
-        )
+        found = Ledger()
+        for keep, retrained, granted in self._made:
+            found.extend(
+                reference_ledger(keep, retrained, granted, until=until, refills=self._refills).releases()
+            )
+        return found
+
+    @cached_property
+    def _made(self) -> list[tuple[Ledger, dict[int, Ledger], list[Granted]]]:
+        """For each line its ledger in which no request is answered, those without, and how it is replayed."""
+        requests, end = self.context.life.requests, self._runner.final_federation
+        return [
+            (
+                end(line.keep).ledger,
+                {request.number: end(line.retrain(request.number)).ledger for request in requests},
+                [
+                    Granted(
+                        number=request.number,
+                        client=str(request.client),
+                        round=request.round,
+                        replay_from=self.context.replay_from[line][request.number],
+                        whole=request.scope == "client",
+                    )
+                    for request in requests
+                ],
+            )
+            for line in self._lines
+        ]
 
     def epsilon_rows(self, metrics: Sequence[Row]) -> Iterator[Row]:
         """What each client has spent by each round of ``retrain`` that the metric rows of its life name."""
         context = self.context
-        if not self._granted or not context.engine.runtime.pipeline.protects:
+        if not context.life.requests or not context.engine.runtime.pipeline.protects:
             return
         names = ("variant", "seed", "branch")
         here = (context.variant, context.seed, "retrain")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.life.script import Life
+from fedsim.life.steps import Line, References, own_references
 from fedsim.measuring.config import ProbesConfig
 from fedsim.metrics.forget_quality import forget_quality
 from fedsim.metrics.informative import is_informative, metric_trust
@@ -40,8 +41,10 @@ class LifeTables:
     items: Mapping[tuple[str, str, str, int], Mapping[str, float]]
     """(branch, subject, metric, round) -> record -> value."""
     costs: Mapping[str, Sequence[Row]]
-    replay_from: Mapping[int, int]
-    """Request number -> first round that retraining for it has to replay."""
+    replay_from: Mapping[Line, Mapping[int, int]]
+    """Line of lives -> request number -> first round that retraining for it has to replay."""
+    ensembles: Mapping[str, tuple[Line, ...]] = field(default_factory=dict)
+    """Branches that are measured against references of their own -> the lines of their parts."""
 
     @classmethod
     def of(
@@ -49,7 +52,8 @@ class LifeTables:
         variant: str,
         seed: int,
         tables: Mapping[str, Iterable[Row]],
-        replay_from: Mapping[int, int],
+        replay_from: Mapping[Line, Mapping[int, int]],
+        ensembles: Mapping[str, tuple[Line, ...]] | None = None,
     ) -> LifeTables:
         series: dict[tuple[str, str, str], dict[int, float]] = {}
         items: dict[tuple[str, str, str, int], dict[str, float]] = {}
@@ -67,8 +71,22 @@ class LifeTables:
         for row in own("costs"):
             costs.setdefault(row["branch"], []).append(row)
         return cls(
-            variant=variant, seed=seed, series=series, items=items, costs=costs, replay_from=replay_from
+            variant=variant,
+            seed=seed,
+            series=series,
+            items=items,
+            costs=costs,
+            replay_from=replay_from,
+            ensembles=ensembles or {},
         )
+
+    def references(self, branch: str) -> References:
+        """What forgetting in a branch is measured against; utility is measured against the common ones."""
+        return own_references(branch) if branch in self.ensembles else References()
+
+    def lines(self, branch: str) -> tuple[Line, ...]:
+        """The lines of lives that a branch is made of."""
+        return self.ensembles.get(branch, (Line(),))
 
     def item_values(self, branch: str, subject: str, metric: str, round_: int) -> NDArray[np.float64]:
         """Values of one metric in order of record id (a record without one is NaN); empty if not measured."""
@@ -93,14 +111,15 @@ def trajectories(tables: LifeTables, life: Life, branches: Sequence[str]) -> lis
 
 def trajectory(tables: LifeTables, branch: str, request: Request, subject: str, metric: str) -> Iterable[Row]:
     """One metric of a branch after a request, against its references: a row a round."""
-    names = (branch, "retrain", "keep", "leave")
+    against = tables.references(branch)
+    names = (branch, against.retrain, against.keep, against.leave)
     series = [tables.series.get((name, subject, metric), {}) for name in names]
     rounds = sorted(set.intersection(*(set(one) for one in series)))
     rounds = [round_ for round_ in rounds if round_ >= request.round]
     if not rounds:
         return
     unlearned, retrain, keep, leave = (np.array([one[r] for r in rounds]) for one in series)
-    gap = [_gap_error(tables, subject, metric, r) for r in rounds]
+    gap = [_gap_error(tables, against, subject, metric, r) for r in rounds]
     fraction = forgetting_fraction(unlearned, keep, retrain, gap_error_R=gap)
     columns = zip(rounds, excess(unlearned, retrain), fraction, method_effect(leave, unlearned), strict=True)
     for round_, over, share, effect in columns:
@@ -117,10 +136,10 @@ def trajectory(tables: LifeTables, branch: str, request: Request, subject: str, 
         }
 
 
-def _gap_error(tables: LifeTables, subject: str, metric: str, round_: int) -> float:
+def _gap_error(tables: LifeTables, against: References, subject: str, metric: str, round_: int) -> float:
     """Standard error over items of keep minus retrain; infinite where items were not kept."""
-    keep = tables.item_values("keep", subject, metric, round_)
-    retrain = tables.item_values("retrain", subject, metric, round_)
+    keep = tables.item_values(against.keep, subject, metric, round_)
+    retrain = tables.item_values(against.retrain, subject, metric, round_)
     if keep.size == 0 or keep.size != retrain.size:
         return math.inf
     return float(gap_standard_error(keep, retrain))
@@ -155,8 +174,10 @@ def forget_quality_rows(tables: LifeTables, life: Life, branches: Sequence[str])
 
 def quality_at(tables: LifeTables, branch: str, subject: str, round_: int) -> dict[str, float] | None:
     """The KS test of truth ratios against retrain after a round; None where one of them is missing."""
-    mine = tables.item_values(branch, subject, "truth_ratio_raw", round_)
-    reference = tables.item_values("retrain", subject, "truth_ratio_raw", round_)
+    mine, reference = (
+        tables.item_values(name, subject, "truth_ratio_raw", round_)
+        for name in (branch, tables.references(branch).retrain)
+    )
     if np.isfinite(mine).sum() == 0 or np.isfinite(reference).sum() == 0:
         return None
     quality = forget_quality(mine, reference)

@@ -16,7 +16,7 @@ from fedsim.evidence.judgements import finding, judged_round, judgement, quality
 from fedsim.evidence.tables import LifeTables, number, quality_at, trajectory
 from fedsim.life.schedule import answers
 from fedsim.life.script import Life
-from fedsim.life.steps import retrain_name
+from fedsim.life.steps import Line
 from fedsim.measuring.config import ProbesConfig
 from fedsim.metrics.trajectories import (
     backward_transfer,
@@ -26,6 +26,7 @@ from fedsim.metrics.trajectories import (
     resurgence,
     time_to_reference,
 )
+from fedsim.storage.tables import Row
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.request import Request
 
@@ -72,6 +73,7 @@ def _verdict(
         "branch": branch,
         "request": request.number,
         "class": CLASSES.get(branch) or methods[branch].promise,
+        "reference": tables.references(branch).retrain,
         "round": end,
         "value": tables.value(branch, subject, config.headline, end),
         "excess": number(final.get("excess")),
@@ -190,15 +192,11 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
 
     None where clients do not tell their steps, as in a deployment.
     """
-    replayed = tables.costs.get(retrain_name(request.number), [])
-    first = tables.replay_from[request.number]
-    replay = [row for row in replayed if first <= row["round"] <= request.round]
-    if branch == "retrain":
-        rows = replay
+    if tables.references(branch).retrain == branch:
+        rows = [row for line in tables.lines(branch) for row in _replay(tables, line, request)]
     else:
-        own = tables.costs.get(branch, [])
-        rows = [row for row in own if row["request"] == request.number]
-    steps, total = _client_steps(rows), _client_steps(replay)
+        rows = [row for row in tables.costs.get(branch, []) if row["request"] == request.number]
+    steps, total = _client_steps(rows), _client_steps(_replay(tables, Line(), request))
     return {
         "client_steps": steps,
         "rounds": len(rows),
@@ -206,6 +204,13 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
         "bytes": sum(int(row["bytes_down"]) + int(row["bytes_up"]) for row in rows),
         "cost_share": steps / total if total and steps is not None else None,
     }
+
+
+def _replay(tables: LifeTables, line: Line, request: Request) -> list[Row]:
+    """The rounds up to a request that retraining a line of lives for it replays."""
+    first = tables.replay_from[line][request.number]
+    rows = tables.costs.get(line.retrain(request.number), [])
+    return [row for row in rows if first <= row["round"] <= request.round]
 
 
 def _client_steps(rows: Sequence[Mapping[str, Any]]) -> int | None:

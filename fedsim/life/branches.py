@@ -11,35 +11,83 @@ The reference at round t is the life without everyone whose request was granted 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fedsim.life.roster import Participation, Roster
 from fedsim.life.script import Life, RecordIds
-from fedsim.life.steps import Branch, Step, retrain_name
+from fedsim.life.steps import Branch, Line, Step
 from fedsim.unlearning.protocol import MethodConfig
 
 
 def unroll(
     life: Life, records: RecordIds, participation: Participation, methods: Sequence[MethodConfig]
 ) -> tuple[Branch, ...]:
-    """Every branch of a life: keep, leave, one retrain per request prefix, and each method."""
-    nominal: dict[int, list[int]] = {}
+    """Every branch of a life: keep, leave, one retrain per request prefix, and what each method adds.
+
+    That is a branch, or for a method that trains in parts the first three of each part.
+    """
+    lives = _Lives(life, records, participation)
+    branches = lives.without_method(Line())
+    nominal = branches[0].rosters
+    for method in methods:
+        for line, clients in lines_of(method, sorted(records)).items():
+            branches += lives.without_method(line, clients)
+        if method.has_branch and not method.parts(sorted(records)):
+            branches.append(lives.live(method.branch, nominal, method=method))
+    return tuple(branches)
+
+
+def lines_of(method: MethodConfig, clients: Sequence[int]) -> dict[Line, frozenset[int]]:
+    """The parts in which a method trains, with their clients; empty if it trains as all others do."""
+    parts = method.parts(clients)
+    return {Line(f"{method.branch}/{index}/"): among for index, among in enumerate(parts)}
+
+
+@dataclass(frozen=True)
+class _Lives:
+    """Unrolls one branch after the other."""
+
+    life: Life
+    records: RecordIds
+    participation: Participation
+
+    def without_method(self, line: Line, among: frozenset[int] | None = None) -> list[Branch]:
+        """Keep, leave, and a retrain for each request prefix, of all clients or of those ``among``."""
+        life = self.life
+        keep = self.live(line.keep, None, ignores=True, among=among)
+        branches = [keep, self.live(line.leave, keep.rosters, among=among)]
+        for prefix, request in enumerate(life.requests, start=1):
+            last = life.requests[prefix].round if prefix < len(life.requests) else life.horizon
+            gone = self.live(line.retrain(prefix), keep.rosters, granted=prefix, until=last, among=among)
+            branches.append(replace(gone, observed_from=request.round))
+        return branches
 
     def live(
-        name: str, granted: int | None, method: MethodConfig | None, until: int, observed_from: int = 0
+        self,
+        name: str,
+        nominal: Sequence[Sequence[int]] | None,
+        *,
+        until: int | None = None,
+        among: frozenset[int] | None = None,
+        **answering: Any,
     ) -> Branch:
+        """One branch to its last round; ``answering`` says how it answers requests (see ``Roster``).
+
+        ``nominal`` says who would be there in each round had nobody been forgotten; None: who is there.
+        """
+        life = self.life
         steps: list[Step] = []
-        rosters = []
-        asked_before = life.requests[: granted or 0]
-        roster = Roster(life, records, branch=name, granted=asked_before, method=method)
-        for round_ in range(1, until + 1):
+        rosters: list[tuple[int, ...]] = []
+        roster = Roster(life, self.records, among=among, **answering)
+        for round_ in range(1, (life.horizon if until is None else until) + 1):
             roster.happen(round_ - 1)
             active = roster.active()
-            if name == "keep":
-                nominal[round_] = active
             rosters.append(tuple(active))
-            clients = participation.cohort(round_, active, nominal[round_])
+            there = active if nominal is None else nominal[round_ - 1]
             unlearning = roster.pending.pop(0) if roster.pending else None
             helped_by = roster.helped_by(unlearning) if unlearning else None
+            clients = self.participation.cohort(round_, active, there)
             if helped_by is not None:
                 clients = [p.client for p in steps[helped_by - 1].cohort if p.client in active]
             asked = {*clients, *([life.request(unlearning.request).client] if unlearning else [])}
@@ -48,18 +96,9 @@ def unroll(
                 Step(
                     round=round_,
                     cohort=roster.participants(clients),
-                    nominal_size=len(nominal[round_]),
+                    nominal_size=len(there),
                     unlearning=unlearning,
                     conditions=tuple(conditions),
                 )
             )
-        return Branch(name=name, steps=tuple(steps), observed_from=observed_from, rosters=tuple(rosters))
-
-    branches = [live("keep", None, None, life.horizon), live("leave", None, None, life.horizon)]
-    for prefix, request in enumerate(life.requests, start=1):
-        last = life.requests[prefix].round if prefix < len(life.requests) else life.horizon
-        branches.append(live(retrain_name(prefix), prefix, None, last, request.round))
-    for method in methods:
-        if method.has_branch:
-            branches.append(live(method.branch, None, method, life.horizon))
-    return tuple(branches)
+        return Branch(name=name, steps=tuple(steps), rosters=tuple(rosters), part=among is not None)

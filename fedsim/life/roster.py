@@ -49,7 +49,9 @@ class Participation:
 class Roster:
     """Who is there with which data, in one branch.
 
-    ``pending`` are the unlearning rounds that it still owes.
+    ``ignores``: no request is answered; ``granted``: so many are obeyed from the start; ``method``: how the
+    others are answered; ``among``: who can be there at all. ``pending`` are the unlearning rounds that it
+    still owes.
     """
 
     def __init__(
@@ -57,21 +59,24 @@ class Roster:
         life: Life,
         records: RecordIds,
         *,
-        branch: str,
-        granted: Sequence[Request] = (),
+        ignores: bool = False,
+        granted: int = 0,
         method: MethodConfig | None = None,
+        among: frozenset[int] | None = None,
     ) -> None:
-        self.life, self.records, self.branch, self.method = life, records, branch, method
+        self.life, self.records, self.method = life, records, method
+        self.ignores, self.among = ignores, among
         self.asked = [answer.request for answer in answers(life, method)] if method is not None else []
         self.pending: list[UnlearningStep] = []
         self.present: dict[int, set[str]] = {}
-        self.granted = list(granted)
+        self.granted = list(life.requests[:granted])
         """Requests still to come that this branch obeys from the start: it never uses their data."""
 
     def enter(self, client: int, brings: Sequence[str]) -> None:
         """Join with these records, save those that a granted request will ask to forget."""
         barred = {name for request in self.granted if request.client == client for name in request.record_ids}
-        self.present[client] = set(brings) - barred
+        if self.among is None or client in self.among:
+            self.present[client] = set(brings) - barred
 
     def happen(self, after: int) -> None:
         """Let the events between round ``after`` and the next happen."""
@@ -80,7 +85,7 @@ class Roster:
 
     def answer(self, number: int) -> None:
         """Answer a request as the branch does: not at all, by going without, or with a method's rounds."""
-        if self.branch == "keep":
+        if self.ignores:
             return
         self.leave_out(self.life.request(number))
         if self.method is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fedsim.life.events.registry import EVENTS
 from fedsim.life.script import Life
-from fedsim.life.steps import Branch, retrain_name
+from fedsim.life.steps import Branch, Line
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.request import Request
 
@@ -40,17 +40,17 @@ def answers(life: Life, method: MethodConfig) -> tuple[Answer, ...]:
     return tuple(found)
 
 
-def replay_from(branches: Sequence[Branch], life: Life) -> dict[int, int]:
-    """For each request, the first round that retraining for it must replay.
+def replay_from(branches: Sequence[Branch], life: Life, line: Line | None = None) -> dict[int, int]:
+    """For each request, the first round that retraining a line of lives for it must replay.
 
     That is where its reference parts from the reference before it; one past the request when the client
     had not taken part yet.
     """
+    line = line or Line()
     steps = {branch.name: branch.steps for branch in branches}
     first = {}
     for request in life.requests:
-        before = steps[retrain_name(request.number - 1) if request.number > 1 else "keep"]
-        own = steps[retrain_name(request.number)]
+        before, own = (steps[line.retrain(number)] for number in (request.number - 1, request.number))
         shared = (a == b for a, b in zip(own, before, strict=False))
         parted = next((index + 1 for index, same in enumerate(shared) if not same), request.round + 1)
         first[request.number] = min(parted, request.round + 1)
@@ -75,8 +75,11 @@ def probe_rounds(
     marks.update(round_ for round_ in range(life.horizon + 1) if round_ % every == 0)
     for event in life.events:
         marks.update({event.round, event.round + 1})
-    chosen = {}
+    chosen: dict[str, frozenset[int]] = {}
     for branch in branches:
+        if branch.part:
+            chosen[branch.name] = frozenset()
+            continue
         last = len(branch.steps)
         if branch.name.startswith("retrain#"):
             ends_at_request = last < life.horizon

@@ -26,6 +26,15 @@ from fedsim.storage.whole import folder_name, whole_directory
 SCHEMAS = {"metrics": METRICS, "items": ITEMS, "costs": COSTS, "timings": TIMINGS}
 
 
+def branch_folder(name: str) -> str:
+    """The folder of a branch.
+
+    >>> branch_folder("sisa/0/retrain#2"), branch_folder("npo")
+    ('sisa~0~retrain-2', 'npo')
+    """
+    return folder_name(name.replace("#", "-").replace("/", "~"))
+
+
 @dataclass(kw_only=True)
 class Rows:
     """Rows of one segment so far, by table."""
@@ -54,11 +63,11 @@ class Checkpoints:
     algorithm: StrategyConfig
 
     def path(self, segment: Segment, round_: int) -> Path:
-        return self.root / f"round-{round_:04d}" / folder_name(segment.owner.replace("#", "-"))
+        return self.root / f"round-{round_:04d}" / branch_folder(segment.owner)
 
     def history(self, segment: Segment) -> Path:
         """Where what is stored of a segment's rounds lies."""
-        return self.root / "history" / folder_name(segment.owner.replace("#", "-"))
+        return self.root / "history" / branch_folder(segment.owner)
 
     def exists(self, segment: Segment, round_: int) -> bool:
         return self.path(segment, round_).exists()

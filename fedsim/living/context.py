@@ -9,7 +9,7 @@ from fedsim.federation.attempt import Engine
 from fedsim.federation.config import FederationConfig
 from fedsim.life.holdings import Holdings
 from fedsim.life.script import Life
-from fedsim.life.steps import Branch
+from fedsim.life.steps import Branch, Composed, Line
 from fedsim.life.tree import Segment
 from fedsim.measuring.config import ProbesConfig
 from fedsim.measuring.probes import ProbeSet
@@ -34,9 +34,11 @@ class LifeContext:
     checkpoint_every: int
     life: Life
     branches: tuple[Branch, ...]
+    composed: tuple[Composed, ...]
     tree: Segment
     probe_rounds: Mapping[str, frozenset[int]]
-    replay_from: Mapping[int, int]
+    replay_from: Mapping[Line, Mapping[int, int]]
+    """For each line of lives and each request, the first round that retraining must replay."""
     engine: Engine
     model: AdapterModel
     probes: ProbeSet
@@ -45,6 +47,10 @@ class LifeContext:
     holdings: Holdings
     epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
     """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""
+
+    def lines(self, branch: str) -> tuple[Line, ...] | None:
+        """The lines of lives that an ensemble is made of; None for a branch with rounds of its own."""
+        return next((one.lines for one in self.composed if one.name == branch), None)
 
     def rounds(self) -> int:
         """Rounds over all segments of the tree."""

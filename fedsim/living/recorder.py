@@ -22,6 +22,8 @@ class Recorder:
 
     def __init__(self, context: LifeContext, directory: RunDirectory, progress: Progress) -> None:
         self.context, self.directory, self.progress = context, directory, progress
+        references = {retrain_name(request.number) for request in context.life.requests}
+        self._unseen = references | {branch.name for branch in context.branches if branch.part}
 
     def damaged(self, fault: str, round_: int | None) -> None:
         """A checkpoint that was altered, and the round from which the life goes on instead."""
@@ -39,9 +41,9 @@ class Recorder:
             last=segment.end,
         )
 
-    def not_measured(self, segment: Segment, round_: int, error: Exception) -> None:
-        self.directory.log("probe_failed", reason=str(error), **self._who(segment.owner, round_))
-        self.progress.note(f"{segment.owner} round {round_}: not measured: {error}")
+    def not_measured(self, branch: str, round_: int, error: Exception) -> None:
+        self.directory.log("probe_failed", reason=str(error), **self._who(branch, round_))
+        self.progress.note(f"{branch} round {round_}: not measured: {error}")
 
     def faults(self, outcome: RoundOutcome, segment: Segment, round_: int) -> None:
         """What went wrong in a round, or that nothing happened."""
@@ -130,7 +132,7 @@ class Recorder:
         ``retrain`` is spliced: before the first request the life itself, then the branch of the
         requests granted so far.
         """
-        names = [branch for branch in segment.branches if not branch.startswith("retrain#")]
+        names = [branch for branch in segment.branches if branch not in self._unseen]
         granted = sum(request.round <= round_ for request in self.context.life.requests)
         reference = retrain_name(granted) if granted else "keep"
         if self.context.life.requests and reference in segment.branches:

@@ -22,6 +22,7 @@ from fedsim.living.recorder import Recorder
 from fedsim.living.views import Views
 from fedsim.measuring.measure import Measurement, measure
 from fedsim.measuring.scoring import DivergedError
+from fedsim.model.predictor import Predictor
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Progress
 from fedsim.storage.tables import Row
@@ -46,6 +47,7 @@ class LifeRunner:
                 break
             for group in self._groups(going, round_):
                 self._rounds(group, round_)
+            self._probe_ensembles(going, round_)
             going = self.lanes.saved(going, round_)
 
     def rows(self) -> Iterator[Rows]:
@@ -60,6 +62,7 @@ class LifeRunner:
         """The lanes of a new life, measured before its first round."""
         lane = self.lanes.first()
         self._probe(lane, 0)
+        self._probe_ensembles([lane], 0)
         return self.lanes.parted([lane], 0)
 
     def _groups(self, lanes: Sequence[Lane], round_: int) -> Iterator[list[Lane]]:
@@ -100,33 +103,51 @@ class LifeRunner:
         """Measure the adapter, if any branch of the segment is due."""
         if not any(round_ in self.context.probe_rounds[branch] for branch in lane.segment.branches):
             return
-        config = self.context.probing
-        detailed = round_ in self.milestones
-        generate = config.generate == "always" or (config.generate == "events" and detailed)
+        detailed, generate = self._detail(round_)
         for view, names in self.views.of(self.recorder.shown_as(lane.segment, round_)).items():
             key = (lane.federation.version, detailed, generate, self.views.granted(view, round_))
             try:
                 if view not in lane.measured or lane.measured[view].of != key:
-                    found = self._measure(lane.federation, view, round_, detailed=detailed, generate=generate)
+                    self.context.model.load(lane.federation.adapter)
+                    with self.context.model.measuring() as module:
+                        found = self._measure(self.views.predictor(module, view, round_), round_)
                     lane.measured[view] = Measured(of=key, found=found)
             except DivergedError as error:
-                self.recorder.not_measured(lane.segment, round_, error)
+                self.recorder.not_measured(lane.segment.owner, round_, error)
                 return
             self.recorder.measured(lane.measured[view].found, names, lane.rows, round_)
 
-    def _measure(
-        self, federation: Federation, view: str, round_: int, *, detailed: bool, generate: bool
-    ) -> Measurement:
-        self.context.model.load(federation.adapter)
-        with self.context.model.measuring() as module:
-            return measure(
-                self.views.predictor(module, view, round_),
-                self.context.model.tokenizer,
-                self.context.probes,
-                config=self.context.probing,
-                detail="event" if detailed else "round",
-                generate=generate,
-            )
+    def _probe_ensembles(self, lanes: Sequence[Lane], round_: int) -> None:
+        """Measure what is composed of several branches, once all have lived a round; rows go to the first."""
+        if round_ not in self.context.probe_rounds["keep"]:
+            return
+        living = {name: lane for lane in lanes for name in lane.segment.branches}
+        granted = sum(request.round <= round_ for request in self.context.life.requests)
+        for ensemble in self.context.composed:
+            parts = [living[name] for name in ensemble.at(granted)]
+            try:
+                asked = self.views.joined(ensemble, [part.federation.adapter for part in parts])
+                found = self._measure(asked, round_)
+            except DivergedError as error:
+                self.recorder.not_measured(ensemble.name, round_, error)
+            else:
+                self.recorder.measured(found, [ensemble.name], parts[0].rows, round_)
+
+    def _detail(self, round_: int) -> tuple[bool, bool]:
+        """Whether all items are kept after a round, and whether answers are generated."""
+        detailed, when = round_ in self.milestones, self.context.probing.generate
+        return detailed, when == "always" or (when == "events" and detailed)
+
+    def _measure(self, predictor: Predictor, round_: int) -> Measurement:
+        detailed, generate = self._detail(round_)
+        return measure(
+            predictor,
+            self.context.model.tokenizer,
+            self.context.probes,
+            config=self.context.probing,
+            detail="event" if detailed else "round",
+            generate=generate,
+        )
 
 
 def assemble(runners: Sequence[LifeRunner], directory: RunDirectory) -> None:

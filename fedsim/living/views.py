@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from fedsim.life.steps import Composed
 from fedsim.living.context import LifeContext
 from fedsim.model.predictor import Predictor, predictor_of
+from fedsim.model.vectors import Arrays
 
 BARE = ""
 """The view of a model that nothing guards."""
@@ -22,7 +24,8 @@ class Views:
 
     def __init__(self, context: LifeContext) -> None:
         self.context = context
-        self._guarding = {method.branch: method for method in context.methods if method.guards}
+        self._methods = {method.branch: method for method in context.methods}
+        self._guarding = {name: method for name, method in self._methods.items() if method.guards}
         longest = max(probe.ids_ST.shape[1] for _, _, probe in context.probes.named())
         self._shares_prefixes = longest <= context.model.packs_up_to
 
@@ -41,6 +44,14 @@ class Views:
         if view == BARE:
             return ()
         return tuple(request.number for request in self.context.life.requests if request.round < round_)
+
+    def joined(self, ensemble: Composed, adapters: Sequence[Arrays]) -> Predictor:
+        """An ensemble of one base, given the adapters of its parts; each is asked as it was trained."""
+        replicas = self.context.model.replicas(len(adapters))
+        for replica, adapter in zip(replicas, adapters, strict=True):
+            replica.load(adapter)
+        parts = [predictor_of(one, one.module, shares_prefixes=self._shares_prefixes) for one in replicas]
+        return self._methods[ensemble.method].joined(parts, self.context.model)
 
     def predictor(self, module: torch.nn.Module, view: str, round_: int) -> Predictor:
         """The model in ``module``, as `AdapterModel.measuring` gives it, through a view."""

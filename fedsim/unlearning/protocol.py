@@ -23,6 +23,7 @@ from privacy.config import meant
 
 if TYPE_CHECKING:
     from fedsim.data.records import Record
+    from fedsim.model.adapter import AdapterModel
     from fedsim.model.predictor import Predictor
 
 Promise = Literal["exact", "guaranteed", "approximate", "suppression"]
@@ -101,6 +102,17 @@ class MethodConfig(BaseModel):
     def rounds_for(self, request: Request) -> int:
         """How many rounds the method takes for a request."""
         return 0
+
+    def parts(self, clients: Sequence[int]) -> tuple[frozenset[int], ...]:
+        """The parts in which its own life trains, each with its clients; empty for the common life.
+
+        Such a method plans no rounds: a part that held forgotten data is replayed without them.
+        """
+        return ()
+
+    def joined(self, parts: Sequence[Predictor], model: AdapterModel) -> Predictor:
+        """The model as its users see it, made of one for each part of one base."""
+        raise NotImplementedError(f"{self.method} joins no parts")
 
     def stores(self, round_: int) -> bool:
         """Whether the server must store what is sent in a round of training, and the adapter before it.

@@ -413,6 +413,7 @@ def _verdict(plan: Plan, variant: str, seed: int, branch: str, request: int, ask
         "branch": branch,
         "request": request,
         "class": fate.kind,
+        "reference": "retrain",
         "round": HORIZON,
         "value": value,
         "excess": excess,

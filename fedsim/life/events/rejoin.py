@@ -47,7 +47,7 @@ class Rejoin(EventConfig):
         assert event.brings is not None
         client = event.clients[0]
         # In keep the client never left, so rejoining takes nothing away.
-        kept = roster.present.get(client, set()) if roster.branch == "keep" else set()
+        kept = roster.present.get(client, set()) if roster.ignores else set()
         roster.enter(client, [name for name in roster.records[client] if name in {*event.brings, *kept}])
 
     @classmethod

@@ -104,7 +104,7 @@ SETTINGS = {
     "federation.local.lr=fast": "--set federation.local.lr=fast: found 'fast'; must be a number above 0",
     "compare=[grad_dif]": "--set compare=[grad_dif]: compare[0]: unknown method 'grad_dif'; did you mean 'grad_diff'?",
     "timeline.2.forget.client=9": "--set timeline.2.forget.client=9: client 9 is not in the data, which has clients 0-3",
-    "compare=[{method: npo, rounds: 9}]": "s.yaml:6: timeline[2].forget: npo takes 9 rounds per request",
+    "compare=[{method: npo, rounds: 9}]": "s.yaml:6: timeline[2].forget: npo takes 9 rounds for this request",
     "execution.device=gpu": "--set execution.device=gpu: device='gpu' is not a device here; use auto, cpu, cuda or cuda:0",
     "model.base=somewhere/else": "--set model.base=somewhere/else: base='somewhere/else' is no folder here, and as a name on the hub it cannot be loaded as a causal language model",
     "model.base=./here/base": "--set model.base=./here/base: base='./here/base' is no folder here; give an embedded model",

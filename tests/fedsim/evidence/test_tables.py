@@ -12,6 +12,7 @@ from fedsim.evidence.tables import LifeTables, forget_quality_rows, informative_
 from fedsim.evidence.verdict import verdict_rows
 from fedsim.life.schedule import answers
 from fedsim.life.script import Life
+from fedsim.life.steps import Line
 from fedsim.measuring.config import ProbesConfig
 from fedsim.storage.tables import COSTS, METRICS, TRAJECTORIES
 from fedsim.unlearning.methods.grad_diff import GradDiff
@@ -67,7 +68,7 @@ def make_tables(series=SERIES, *, costs=(), extra=(), items=None, replay=None) -
             for row in item_rows(branch, round_, [value + delta for delta in SPREAD])
         ]
     tables = {"metrics": [*metrics, *extra], "items": items, "costs": list(costs)}
-    return LifeTables.of("base", 1, tables, replay or {1: 1})
+    return LifeTables.of("base", 1, tables, {Line(): replay or {1: 1}})
 
 
 def verdict(tables: LifeTables, branch: str, life: Life = LIFE, config: ProbesConfig = CONFIG) -> dict:
@@ -320,7 +321,7 @@ def test_no_measurement_at_the_request() -> None:
 
 
 def test_empty_tables() -> None:
-    tables = LifeTables.of("base", 1, {"metrics": [], "items": [], "costs": []}, {1: 3})
+    tables = LifeTables.of("base", 1, {"metrics": [], "items": [], "costs": []}, {Line(): {1: 3}})
     assert trajectories(tables, LIFE, BRANCHES) == []
     assert forget_quality_rows(tables, LIFE, BRANCHES) == []
     assert trust_rows([(tables, LIFE)]) == []
