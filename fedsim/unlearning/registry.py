@@ -19,6 +19,7 @@ _LISTED = (
     "task_vector:TaskVector",
     "ssd:Ssd",
     "fed_eraser:FedEraser",
+    "sisa:Sisa",
     "keyword_filter:KeywordFilter",
 )
 METHODS = registered(
