@@ -158,7 +158,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     clients = sorted(corpus.clients)
     check_methods(scenario, life, clients, runtime.pipeline, variant.source)
-    check_audits(scenario, runtime, model, variant.source, corpus.names)
+    check_audits(scenario, life, runtime, model, variant.source)
     tree = build_tree(branches)
     lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, clients))}
     return LifeContext(

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from fedsim.audits.protocol import CheckedLife
 from fedsim.config import ConfigError
 from fedsim.data.config import JsonlData
-from fedsim.data.names import ClientNames
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.worst_cases import planned_rounds
@@ -38,13 +37,13 @@ def blamed_on(source: Source, *key: str | int) -> Iterator[None]:
 
 
 def check_audits(
-    scenario: Scenario, runtime: ClientRuntime, model: AdapterModel, source: Source, names: ClientNames
+    scenario: Scenario, life: Life, runtime: ClientRuntime, model: AdapterModel, source: Source
 ) -> None:
     """Refuse audits that would fail once the life is over."""
-    life = CheckedLife(runtime=runtime, model=model, names=names)
+    checked = CheckedLife(life=life, runtime=runtime, model=model)
     for index, audit in enumerate(scenario.audits):
         with blamed_on(source, "audits", index):
-            audit.check(life)
+            audit.check(checked)
 
 
 def check_anybody(branches: Sequence[Branch], source: Source) -> None:

@@ -23,7 +23,6 @@ from fedsim.model.adapter import isolated_torch_rng
 from fedsim.model.text import Pair
 from fedsim.rng import stream, torch_stream, uniform
 from fedsim.training.jobs import TrainJob
-from fedsim.training.objectives import MeanNll
 from fedsim.training.sequential import SampleLosses, SequentialExecutor
 from privacy import Draw, ExampleDpRule, LocalTask, build_pipeline
 from privacy.audit import AuditResult, LossGame, client_game, example_game
@@ -141,13 +140,9 @@ def _loss_game(
 
 def _job(context: LifeContext, scene: Sequence[Pair]) -> TrainJob:
     """The scene as one client's records, for the loss by which clients train one at a time."""
-    return TrainJob(
-        client=0,
-        round=0,
-        seed=context.seed,
+    return TrainJob.of_texts(
+        {str(position): pair for position, pair in enumerate(scene)},
         adapter=context.model.arrays(),
-        pairs=tuple(scene),
-        record_ids=tuple(str(position) for position in range(len(scene))),
         local=context.engine.planner.local,
-        objective=MeanNll(),
+        seed=context.seed,
     )

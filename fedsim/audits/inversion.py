@@ -18,24 +18,23 @@ import numpy as np
 from fedsim.audits.completion import complete, match_next, secrets_told
 from fedsim.audits.gradient_inversion import invert, score
 from fedsim.audits.kinds.gradient_inversion import OWN, InversionAudit
-from fedsim.audits.protocol import Row
+from fedsim.audits.protocol import FinishedLife, Row
 from fedsim.audits.rules import bare
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import local_task
 from fedsim.federation.trials import trial_parties
 from fedsim.living.context import LifeContext
-from fedsim.model.predictor import predictor_of
 from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob
-from fedsim.training.objectives import MeanNll
 from fedsim.training.sequential import SequentialExecutor
 from privacy import ExampleDpRule, Ledger, Pipeline, RoundContext, StageConfig, Update, build_pipeline
 from privacy.rehearsal import rehearse
 
 
-def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays) -> Iterator[Row]:
+def inversion_rows(life: FinishedLife, config: InversionAudit) -> Iterator[Row]:
     """One row a victim and pipeline: how much of its records the attack recovered."""
+    context, adapter = life.context, life.adapter("keep")
     own = context.engine.runtime.pipeline
     pipelines = {OWN: own} | {name: in_place_of(own, stages) for name, stages in config.under.items()}
     held = [client for client, pairs in sorted(context.engine.runtime.pairs.items()) if pairs]
@@ -47,8 +46,8 @@ def inversion_rows(context: LifeContext, config: InversionAudit, adapter: Arrays
             count = max(pipeline.min_cohort, config.cohort) - 1 if pipeline.reveals == "sum" else 0
             cohort = [victim, *others[:count]]
             seen = _seen(context, config, pipeline, cohort, adapter)
-            who = {"variant": context.variant, "seed": context.seed, "pipeline": name, "client": victim}
-            yield {**who, "cohort": len(cohort), **_read(context, config, adapter, seen, victim)}
+            read = _read(life, config, adapter, seen, victim)
+            yield life.row(pipeline=name, client=victim, cohort=len(cohort), **read)
 
 
 def in_place_of(own: Pipeline, stages: Sequence[StageConfig]) -> Pipeline:
@@ -57,20 +56,18 @@ def in_place_of(own: Pipeline, stages: Sequence[StageConfig]) -> Pipeline:
 
 
 def _read(
-    context: LifeContext, config: InversionAudit, adapter: Arrays, seen: Update, victim: int
+    life: FinishedLife, config: InversionAudit, adapter: Arrays, seen: Update, victim: int
 ) -> dict[str, float]:
     """What the attack recovers from a vector, against the victim's records."""
-    model = context.model
-    pairs = context.engine.runtime.pairs[victim][: config.records]
+    model = life.context.model
+    pairs = life.context.engine.runtime.pairs[victim][: config.records]
     recovered = invert(model, adapter, seen)
     found = score(recovered, [pair.input_ids[:-1] for pair in pairs])
     secrets = [pair.input_ids[pair.answer_start : pair.answer_end] for pair in pairs]
     best = [list(ids) for ids in recovered.sequences[: config.records]]
     told = {"told": 0.0}
     if best:
-        model.load(adapter)
-        with model.measuring() as module:
-            predictor = predictor_of(model, module)
+        with life.predictor(adapter) as predictor:
             longest = max(len(secret) for secret in secrets)
             completed = list(complete(predictor, best, max_new_tokens=longest))
         matched = [(*prefix, match_next(model, adapter, seen, prefix)[0]) for prefix in best]
@@ -116,18 +113,14 @@ def _update(
         rule = bare(context, rule, client)
         order = WorkOrder(round=0, seed=0, branch="audit", version=0, local=local)
         task = local_task(client, order, nominal_records=config.records)
-    job = TrainJob(
-        client=client,
-        round=0,
-        seed=context.seed,
+    job = TrainJob.of_texts(
+        runtime.texts(client, config.records),
         adapter=adapter,
-        pairs=runtime.pairs[client][: config.records],
-        record_ids=tuple(r.record_id for r in runtime.records[client][: config.records]),
         local=local,
-        objective=MeanNll(),
+        seed=context.seed,
+        client=client,
         rule=rule,
         task=task,
-        ledger=Ledger(),
     )
     (result,) = SequentialExecutor(model=context.model).train_clients([job])
     if result.error is not None:

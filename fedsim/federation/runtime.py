@@ -52,6 +52,11 @@ class ClientRuntime:
             if record.record_id not in without and (not only or record.record_id in only)
         ]
 
+    def texts(self, client: int, most: int | None = None) -> dict[str, Pair]:
+        """A client's records as they are trained, by id, in order; the first ``most`` of them."""
+        held = zip(self.records[client][:most], self.pairs[client][:most], strict=True)
+        return {record.record_id: pair for record, pair in held}
+
     def task(self, client: int, order: WorkOrder) -> LocalTask | None:
         """An order as the accountant sees it, where a privacy stage owns local training."""
         if self.pipeline.local_rule() is None:

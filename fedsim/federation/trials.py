@@ -10,7 +10,6 @@ from fedsim.model.vectors import Arrays
 from fedsim.rng import stream
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob
-from fedsim.training.objectives import MeanNll
 from privacy import ClientContext, ClientParty, Ledger, Pipeline
 
 
@@ -24,18 +23,14 @@ def trial_jobs(
         order = WorkOrder(round=0, seed=0, branch="trial", version=0, local=local, planned_steps=1)
         nominal = min(size, len(runtime.records[client]))
         jobs.append(
-            TrainJob(
-                client=client,
-                round=0,
-                seed=0,
+            TrainJob.of_texts(
+                runtime.texts(client, size),
                 adapter=adapter,
-                pairs=runtime.pairs[client][:size],
-                record_ids=tuple(record.record_id for record in runtime.records[client][:size]),
                 local=local,
-                objective=MeanNll(),
+                seed=0,
+                client=client,
                 rule=runtime.pipeline.local_rule() if private else None,
                 task=local_task(client, order, nominal_records=nominal) if private else None,
-                ledger=Ledger(),
             )
         )
     return jobs

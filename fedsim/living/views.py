@@ -36,6 +36,10 @@ class Views:
             found.setdefault(branch if branch in self._guarding else BARE, []).append(branch)
         return found
 
+    def onto(self, branch: str) -> tuple[str, ...]:
+        """The views there are of a branch's model: bare, and that of its users where a method guards it."""
+        return (BARE, branch) if branch in self._guarding else (BARE,)
+
     def granted(self, view: str, round_: int) -> tuple[int, ...]:
         """The requests that a view has answered after a round; none for the bare model.
 

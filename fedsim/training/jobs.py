@@ -5,7 +5,7 @@ Every draw is keyed by seed, round, client and record id, so a client's result d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from fedsim.model.vectors import Arrays
 from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
 from fedsim.training.config import LocalConfig
 from fedsim.training.drift import Drift
-from fedsim.training.objectives import Objective
+from fedsim.training.objectives import MeanNll, Objective
 from privacy import Ledger, LocalRule, LocalTask
 
 NO_GRADIENTS = "example_dp clips gradients, and optimizer: spsa takes none; choose adamw or sgd"
@@ -50,6 +50,33 @@ class TrainJob:
     task: LocalTask | None = None
     ledger: Ledger | None = None
     keyed_secrets: bool = True
+
+    @classmethod
+    def of_texts(
+        cls,
+        texts: Mapping[str, Pair],
+        *,
+        adapter: Arrays,
+        local: LocalConfig,
+        seed: int,
+        client: int = 0,
+        rule: LocalRule | None = None,
+        task: LocalTask | None = None,
+    ) -> TrainJob:
+        """Ordinary training on texts, by record id, outside all rounds and with a ledger of its own."""
+        return cls(
+            client=client,
+            round=0,
+            seed=seed,
+            adapter=adapter,
+            pairs=tuple(texts.values()),
+            record_ids=tuple(texts),
+            local=local,
+            objective=MeanNll(),
+            rule=rule,
+            task=task,
+            ledger=Ledger(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,4 +88,4 @@ class InversionAudit(AuditConfig):
     def rows(self, life: FinishedLife) -> Iterator[Row]:
         from fedsim.audits.inversion import inversion_rows
 
-        return inversion_rows(life.context, self, life.federation("keep").adapter)
+        return inversion_rows(life, self)
