@@ -58,7 +58,7 @@ class Scenario(Config):
     compare: MethodList = ()
     """Unlearning methods to compare; keep, leave and retrain are always there."""
     audits: tuple[AuditChoice, ...] = ()
-    """Attacks on the run's privacy, once it has ended."""
+    """Attacks on the run, once it has ended."""
     probes: ProbesConfig = ProbesConfig()
     execution: ExecutionConfig = ExecutionConfig()
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
