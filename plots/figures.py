@@ -22,6 +22,7 @@ from plots import (
     pareto,
     quality,
     ratios,
+    relearning,
     style,
     sweep,
     timeline,
@@ -50,6 +51,7 @@ FIGURES = (
     Kind("client-epsilon", epsilon.draw_clients, epsilon.CLIENT_CAPTION),
     Kind("claims", claims.draw, claims.CAPTION),
     Kind("inversion", inversion.draw, inversion.CAPTION),
+    Kind("relearning", relearning.draw, relearning.CAPTION),
     Kind("trust", trust.draw, trust.CAPTION),
 )
 

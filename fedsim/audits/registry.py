@@ -12,6 +12,7 @@ from fedsim.plugins import registered
 _LISTED = (
     "canaries:CanaryAudit",
     "gradient_inversion:InversionAudit",
+    "relearning:Relearning",
 )
 AUDITS = registered(AuditConfig, _LISTED, package="fedsim.audits.kinds", group="fedsim.audits", tag="audit")
 

@@ -36,6 +36,8 @@ class Fate:
     title: str = ""
     method: str = ""
     kind: str = "approximate"
+    regained: float = 0.0
+    """What relearning adds to the excess."""
 
 
 FATES: Mapping[str, Fate] = {
@@ -58,6 +60,8 @@ class Plan:
     """Scale of the budget spent; 0 for no accounting at all."""
     audited: float | None = None
     """Share of the claimed epsilon that canaries prove; None for no audits at all."""
+    taught: float = 1.0
+    """How much of what relearning can teach it does teach."""
     swept: Sequence[float] = ()
     """One value of a budget for each variant."""
     client_metrics: bool = True
@@ -237,7 +241,41 @@ def audits(plan: Plan) -> Row:
                 for name, read, found in (("this run", 0.9, 0.95), ("example DP", 0.0, 0.02))
                 for c in (0, 1)
             ]
-    return {"canaries": canaries, "gradient_inversion": inversion}
+    return {"canaries": canaries, "gradient_inversion": inversion, "relearning": relearning(plan)}
+
+
+def relearning(plan: Plan) -> list[Row]:
+    """Each branch ends with its fate's excess, to which relearning adds."""
+    return [
+        {
+            "variant": variant,
+            "seed": seed,
+            "audit": "relearning",
+            "request": request,
+            "branch": branch,
+            "view": view,
+            "epochs": epochs,
+            "part": part,
+            "metric": "fact_probability",
+            "value": _relearned(plan, branch, seed, epochs, part) if view == "bare" else 0.0,
+            "n": 9 if part == "held back" else 8,
+        }
+        for variant in plan.variants
+        for seed in plan.seeds
+        for request, _, _ in REQUESTS
+        for branch in plan.fates
+        for view in ("bare", *(["guarded"] if plan.fates[branch].kind == "suppression" else []))
+        for epochs in (0, 1, 4)
+        for part in ("relearned", "held back")
+    ]
+
+
+def _relearned(plan: Plan, branch: str, seed: int, epochs: int, part: str) -> float:
+    fate = plan.fates[branch]
+    start = reference(seed) + fate.excess
+    if part == "relearned":
+        return min(start + 0.2 * epochs * plan.taught, 0.99)
+    return min(start + 0.01 * epochs + fate.regained * epochs / 4 * (1 + 0.1 * seed), 0.99)
 
 
 def reference(seed: int) -> float:
