@@ -28,6 +28,7 @@ from fedsim.life.steps import Participant, Step
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
+from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import Pair, TextFormat, encode_pair
 from fedsim.model.vectors import to_vector
 from fedsim.training.config import LocalConfig
@@ -108,7 +109,12 @@ def make_runtime(
         weighting="uniform",
     )
     return ClientRuntime(
-        executor=executor, records=held, pairs=pairs, pipeline=pipeline, local_work=local_work
+        executor=executor,
+        records=held,
+        pairs=pairs,
+        pipeline=pipeline,
+        local_work=local_work,
+        refuse=partial(encode_refusal, model.tokenizer, fmt),
     )
 
 

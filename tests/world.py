@@ -35,6 +35,7 @@ from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
+from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import Pair, TextFormat, encode_pair
 from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
@@ -215,6 +216,7 @@ def make_world(
         pairs={client: encode(model, some) for client, some in held.items()},
         pipeline=pipeline,
         local_work=local_work,
+        refuse=partial(encode_refusal, model.tokenizer, FORMAT),
         drift=strategy.drift(),
         keyed_secrets=simulated,
     )

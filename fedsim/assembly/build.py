@@ -42,6 +42,7 @@ from fedsim.life.tree import build_tree
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import build_probes
 from fedsim.model.adapter import AdapterModel
+from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import TextFormat, encode_pair
 from fedsim.scenario.file import LoadedScenario
 from fedsim.scenario.scenario import Scenario
@@ -134,6 +135,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         pairs=pairs,
         pipeline=pipeline,
         local_work=local_work,
+        refuse=partial(encode_refusal, model.tokenizer, fmt),
         drift=scenario.federation.strategy.drift(),
         keyed_secrets=scenario.execution.engine != "deployment",
     )

@@ -20,6 +20,7 @@ from fedsim.life.steps import Branch
 from fedsim.model.adapter import AdapterModel
 from fedsim.scenario.file import ScenarioError, Source
 from fedsim.scenario.scenario import Scenario
+from fedsim.training.jobs import TWO_ANSWERS
 from fedsim.unlearning.protocol import MethodConfig, RoundPlan
 from privacy import Pipeline, require, require_individuals
 
@@ -88,11 +89,16 @@ def _check_round(method: MethodConfig, step: int, plan: RoundPlan, pipeline: Pip
             f"contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the others "
             "take part"
         )
-    if pipeline.local_rule() is not None and any(method.local(role, step).importance for role in work):
+    if pipeline.local_rule() is None:
+        return
+    asked = [method.local(role, step) for role in work]
+    if any(one.importance for one in asked):
         raise ValueError(
             f"{method.branch} asks for importances, squared gradients of single records, which example_dp "
             "does not account for; leave one of the two out"
         )
+    if any(one.objective.needs.answers == "both" for one in asked):
+        raise ValueError(f"{method.branch} cannot be had with example_dp: {TWO_ANSWERS}; leave one out")
 
 
 def check_strategy(

@@ -7,7 +7,7 @@ brings; it does not fail by its base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ from fedsim.measuring.probe import build_probe
 from fedsim.measuring.scoring import DivergedError, score_probe
 from fedsim.model.config import ModelConfig
 from fedsim.model.predictor import predictor_of
-from fedsim.model.text import TextFormat
+from fedsim.model.text import Pair, TextFormat
 from fedsim.model.vectors import Arrays
 from fedsim.rng import stream
 from fedsim.scenario.file import KeyPath, Source
@@ -50,6 +50,7 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "model"):
         probed = [pair for _, _, probe in context.probes.named() for pair in probe.pairs_I]
+        probed += _refusals(context, scenario.compare)
         check_tokens(runtime.records, runtime.pairs, probed, model, scenario.model.max_tokens)
     adapter = model.fresh(context.seed)
     with _tried(source, ("model",), "a probe of the longest and the shortest record"):
@@ -68,8 +69,7 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
             _pass_through_stages(context, update)
     for place, method in enumerate(scenario.compare):
         for role, work in _works(method, context.life):
-            for job in _jobs(context, adapter, private=False):
-                job = replace(job, objective=work.objective, importance=work.importance, reference=adapter)
+            for job in _jobs(context, adapter, private=False, work=work):
                 _train(context, job, source, ("compare", place), f"a step of the {role}'s loss")
     model.fresh(context.seed)
 
@@ -82,6 +82,18 @@ def _works(method: MethodConfig, life: Life) -> list[tuple[Role, LocalWork]]:
         for role in plan.work()
     ]
     return list(dict.fromkeys(found))
+
+
+def _refusals(context: LifeContext, methods: Sequence[MethodConfig]) -> list[Pair]:
+    """Every refusal that losses of these methods may be shown."""
+    runtime = context.engine.runtime
+    works = [work for method in methods for _, work in _works(method, context.life)]
+    return [
+        pair
+        for work in works
+        for client, held in runtime.records.items()
+        for pair in runtime.refusals(client, range(len(held)), context.seed, work.objective)
+    ]
 
 
 def _probe(context: LifeContext, config: ModelConfig) -> None:
@@ -102,7 +114,9 @@ def _probe(context: LifeContext, config: ModelConfig) -> None:
         score_probe(predictor, model.tokenizer, probe, generate=generate, max_new_tokens=GENERATED)
 
 
-def _jobs(context: LifeContext, adapter: Arrays, *, private: bool) -> list[TrainJob]:
+def _jobs(
+    context: LifeContext, adapter: Arrays, *, private: bool, work: LocalWork | None = None
+) -> list[TrainJob]:
     """One step on the longest record of all clients and another of the same client."""
     runtime = context.engine.runtime
     client = max(
@@ -118,7 +132,7 @@ def _jobs(context: LifeContext, adapter: Arrays, *, private: bool) -> list[Train
         records={client: tuple(runtime.records[client][index] for index in chosen)},
         pairs={client: tuple(pairs[index] for index in chosen)},
     )
-    return trial_jobs(only, adapter, local, clients=1, private=private)
+    return trial_jobs(only, adapter, local, clients=1, private=private, work=work)
 
 
 def _train(context: LifeContext, job: TrainJob, source: Source, key: KeyPath, what: str) -> Update:

@@ -28,7 +28,6 @@ from fedsim.federation.runtime import ClientFailedError, ClientRuntime
 from fedsim.life.events.protocol import Moment
 from fedsim.model.vectors import Arrays
 from fedsim.training.jobs import TrainJob, TrainResult
-from fedsim.training.objectives import LocalWork, MeanNll
 from privacy import ClientParty, Ledger, Release
 
 INSTRUMENTS = "instruments"
@@ -180,9 +179,7 @@ def make_job(
     positions = runtime.select(client, order)
     if not positions:
         raise ClientFailedError(f"client {client} holds no record that round {order.round} is about")
-    work = LocalWork(MeanNll())
-    if order.method and order.role:
-        work = runtime.local_work(order.method, order.role, order.index)
+    work = runtime.work(order)
     reference = content.array_records.get("reference")
     return TrainJob(
         client=client,
@@ -194,6 +191,7 @@ def make_job(
         record_ids=tuple(runtime.records[client][position].record_id for position in positions),
         local=order.local,
         objective=work.objective,
+        refusals=runtime.refusals(client, positions, order.seed, work.objective),
         importance=work.importance,
         drift=runtime.drift,
         rule=runtime.pipeline.local_rule(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
 from fedsim.training.drift import Drift
 from fedsim.training.jobs import Executor, planned_steps
-from fedsim.training.objectives import LocalWork
+from fedsim.training.objectives import LocalWork, MeanNll, Objective
 from fedsim.unlearning.protocol import Role
 from privacy import ClientContext, ClientParty, Ledger, LocalTask, Pipeline
 
@@ -26,8 +26,9 @@ class ClientFailedError(RuntimeError):
 class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
-    ``local_work`` maps (method JSON, role, index) to what a client computes; ``keyed_secrets`` derives key
-    material and noise from the seed, while a deployment (False) takes them from the operating system.
+    ``local_work`` maps (method JSON, role, index) to what a client computes; ``refuse`` encodes a refusal
+    beside a record's own pair under a seed. ``keyed_secrets`` derives key material and noise from the seed,
+    while a deployment (False) takes them from the operating system.
     """
 
     executor: Executor
@@ -35,6 +36,7 @@ class ClientRuntime:
     pairs: Mapping[int, tuple[Pair, ...]]
     pipeline: Pipeline
     local_work: Callable[[str, Role, int], LocalWork]
+    refuse: Callable[[Record, Pair, int], Pair]
     drift: Drift | None = None
     keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
@@ -56,6 +58,21 @@ class ClientRuntime:
         """A client's records as they are trained, by id, in order; the first ``most`` of them."""
         held = zip(self.records[client][:most], self.pairs[client][:most], strict=True)
         return {record.record_id: pair for record, pair in held}
+
+    def work(self, order: WorkOrder) -> LocalWork:
+        """What a client is asked to compute."""
+        if order.method and order.role:
+            return self.local_work(order.method, order.role, order.index)
+        return LocalWork(MeanNll())
+
+    def refusals(
+        self, client: int, positions: Sequence[int], seed: int, objective: Objective
+    ) -> tuple[Pair, ...]:
+        """A refusal for each of a client's records, if the objective needs them."""
+        if objective.needs.answers == "own":
+            return ()
+        records, pairs = self.records[client], self.pairs[client]
+        return tuple(self.refuse(records[position], pairs[position], seed) for position in positions)
 
     def task(self, client: int, order: WorkOrder) -> LocalTask | None:
         """An order as the accountant sees it, where a privacy stage owns local training."""

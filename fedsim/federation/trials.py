@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import ClientRuntime, local_task
@@ -10,29 +11,41 @@ from fedsim.model.vectors import Arrays
 from fedsim.rng import stream
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob
+from fedsim.training.objectives import LocalWork, MeanNll
 from privacy import ClientContext, ClientParty, Ledger, Pipeline
 
 
 def trial_jobs(
-    runtime: ClientRuntime, adapter: Arrays, local: LocalConfig, *, clients: int, private: bool
+    runtime: ClientRuntime,
+    adapter: Arrays,
+    local: LocalConfig,
+    *,
+    clients: int,
+    private: bool,
+    work: LocalWork | None = None,
 ) -> list[TrainJob]:
-    """Jobs that no life knows of: passes of the first clients over one batch each."""
+    """Jobs that no life knows of: passes of the first clients over one batch each, ordinary or of other work.
+
+    What losses compare with is the adapter itself.
+    """
+    work = work or LocalWork(MeanNll())
     jobs = []
     size = local.batch_size
     for client in sorted(runtime.records)[:clients]:
         order = WorkOrder(round=0, seed=0, branch="trial", version=0, local=local, planned_steps=1)
         nominal = min(size, len(runtime.records[client]))
-        jobs.append(
-            TrainJob.of_texts(
-                runtime.texts(client, size),
-                adapter=adapter,
-                local=local,
-                seed=0,
-                client=client,
-                rule=runtime.pipeline.local_rule() if private else None,
-                task=local_task(client, order, nominal_records=nominal) if private else None,
-            )
+        refusals = runtime.refusals(client, range(nominal), order.seed, work.objective)
+        job = TrainJob.of_texts(
+            runtime.texts(client, size),
+            adapter=adapter,
+            local=local,
+            seed=0,
+            client=client,
+            rule=runtime.pipeline.local_rule() if private else None,
+            task=local_task(client, order, nominal_records=nominal) if private else None,
         )
+        job = replace(job, objective=work.objective, importance=work.importance)
+        jobs.append(replace(job, reference=adapter, refusals=refusals))
     return jobs
 
 

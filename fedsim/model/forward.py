@@ -8,7 +8,7 @@ fed, N answer tokens of all sequences in order, A answer tokens of the longest, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,8 @@ class Pass:
     count_B: torch.Tensor
     hidden_NH: torch.Tensor | None = None
     """What leaves a block where answer tokens are predicted, if that was asked for."""
+    refusal: Pass | None = None
+    """What the model says about a refusal to the same questions, if that was asked for."""
 
     @classmethod
     def of(cls, logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> Pass:
@@ -74,7 +76,37 @@ class Pass:
             used_BA=self.used_BA[first:last],
             nll_B=self.nll_B[first:last],
             count_B=self.count_B[first:last],
+            hidden_NH=None if self.hidden_NH is None else self.hidden_NH[begin:end],
+            refusal=None if self.refusal is None else self.refusal.samples(first, last),
         )
+
+    def take(self, rows: torch.Tensor) -> Pass:
+        """Some samples, in this order."""
+        places_BA = self.count_B.new_zeros(self.used_BA.shape)
+        places_BA[self.used_BA] = torch.arange(len(self.logits_NV), device=places_BA.device)
+        places_N = places_BA[rows][self.used_BA[rows]]
+        return Pass(
+            logits_NV=self.logits_NV[places_N],
+            used_BA=self.used_BA[rows],
+            nll_B=self.nll_B[rows],
+            count_B=self.count_B[rows],
+            hidden_NH=None if self.hidden_NH is None else self.hidden_NH[places_N],
+        )
+
+    def with_refusals(self, counts: Sequence[int]) -> Pass:
+        """A pass over groups of both answers as one over the own answers, with that over refusals beside it.
+
+        Group g is ``counts[g]`` samples with their own answers, then the same with refusals.
+        """
+        own: list[int] = []
+        refused: list[int] = []
+        begin = 0
+        for count in counts:
+            own += range(begin, begin + count)
+            refused += range(begin + count, begin + 2 * count)
+            begin += 2 * count
+        rows = [torch.tensor(one, dtype=torch.int64, device=self.nll_B.device) for one in (own, refused)]
+        return replace(self.take(rows[0]), refusal=self.take(rows[1]))
 
 
 def _by_sample(values_N: torch.Tensor, used_BA: torch.Tensor) -> torch.Tensor:

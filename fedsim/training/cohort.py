@@ -16,13 +16,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.forward import Pass, forward
 from fedsim.model.packing import Packing, Padded
-from fedsim.model.text import Batch, collate
+from fedsim.model.text import Batch
 from fedsim.model.vectors import Arrays, to_vector
+from fedsim.training.asked import Asked, Positions
 from fedsim.training.cohorts import CohortLimit, plan_cohorts, steps_of
 from fedsim.training.jobs import (
     TrainJob,
@@ -39,8 +39,6 @@ from fedsim.training.stacked import StackedLora
 from privacy import DenseGradients, Ledger, LocalSession, SampleGradients
 
 log = logging.getLogger(__name__)
-Positions = NDArray[np.int64]
-"""Which of a client's records are in a step."""
 
 
 class BatchedExecutor:
@@ -73,8 +71,7 @@ class BatchedExecutor:
 
     def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
         """Train jobs of one cohort; one at a time for SPSA, importances and what reads hidden states."""
-        first = jobs[0]
-        if first.local.optimizer == "spsa" or first.importance or first.objective.needs.layer is not None:
+        if _goes_alone(jobs[0]):
             return self._alone.train_clients(jobs)
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
         results = self._tried(trial)
@@ -90,9 +87,8 @@ class BatchedExecutor:
 
     def _tried(self, jobs: Sequence[TrainJob]) -> list[TrainResult] | None:
         """The results of a joint training, or None if it failed; what it held is free again afterwards."""
-        longest = max((len(pair.input_ids) for job in jobs for pair in job.pairs), default=0)
         try:
-            return _Cohort(self._lora, jobs, packs=longest <= self.model.packs_up_to).train()
+            return _Cohort(self._lora, jobs).train()
         except Exception as error:
             if len(jobs) > 1:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -108,10 +104,10 @@ def _write_down(ledger: Ledger, later: Ledger) -> None:
 class _Cohort:
     """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
 
-    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob], *, packs: bool) -> None:
-        self.lora, self.jobs, self.model, self.packs = lora, jobs, lora.model, packs
-        self.records = collate([pair for job in jobs for pair in job.pairs], pad_id=self.model.pad_id)
-        self.first = [0, *itertools.accumulate(len(job.pairs) for job in jobs)]
+    def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob]) -> None:
+        self.lora, self.jobs, self.model = lora, jobs, lora.model
+        self.asked = Asked(jobs, pad_id=self.model.pad_id)
+        self.packs = self.asked.longest <= self.model.packs_up_to
         self.start_KD = self._stack([job.adapter for job in jobs])
         self.references_KD: torch.Tensor | None = None
         if jobs[0].objective.needs.reference:
@@ -211,10 +207,9 @@ class _Cohort:
     # --------------------------------------------------------------------------- losses (R,)
 
     def _lay_out(self, positions: Sequence[Positions]) -> tuple[Batch, Packing | Padded]:
-        """The records of a step, client by client, and how those of clients that have any will lie."""
-        rows = np.concatenate([first + chosen for first, chosen in zip(self.first, positions, strict=False)])
-        batch = self.records.take(torch.from_numpy(rows))
-        counts = [len(chosen) for chosen in positions if len(chosen)]
+        """The texts of a step, client by client, and how those of clients that have any will lie."""
+        batch, texts = self.asked.texts(positions)
+        counts = [count for count in texts if count]
         layout: Packing | Padded
         if self.packs:
             layout = Packing.of(batch.lengths_B - 1, counts, self.model.device)
@@ -239,8 +234,8 @@ class _Cohort:
             present = np.flatnonzero([len(chosen) for chosen in positions])[layout.order]
             frozen = self.lora.factors(self.references_KD[present])
             with torch.no_grad(), self.lora.applied(frozen, layout.blocks) as module:
-                reference = forward(module, batch, packing)
-        losses_R = self._judged(current, reference, positions)
+                reference = self.asked.by_record(forward(module, batch, packing), positions)
+        losses_R = self._judged(self.asked.by_record(current, positions), reference, positions)
         self._note(positions, losses_R.detach())
         return losses_R
 
@@ -262,8 +257,7 @@ class _Cohort:
         self.losses.append((losses_R, [len(chosen) for chosen in positions]))
         passes = 1 if self.references_KD is None else 2
         for client, chosen in enumerate(positions):
-            lengths = self.records.lengths_B[self.first[client] + chosen]
-            self.tokens[client] += passes * int(lengths.sum())
+            self.tokens[client] += passes * self.asked.tokens(client, chosen)
 
     def _stack(self, adapters: Sequence[Arrays]) -> torch.Tensor:
         """Adapters as vectors (K, D) on the device; one that several clients share is read once."""
@@ -271,6 +265,13 @@ class _Cohort:
         vectors = {key: torch.from_numpy(to_vector(arrays)) for key, arrays in shared.items()}
         stacked = torch.stack([vectors[id(arrays)] for arrays in adapters])
         return stacked.to(self.model.device, self.lora.dtype)
+
+
+def _goes_alone(job: TrainJob) -> bool:
+    """Whether clients with such work train one at a time; or, private and with two answers, are refused."""
+    spsa, needs = job.local.optimizer == "spsa", job.objective.needs
+    refused = job.rule is not None and needs.answers == "both"
+    return spsa or job.importance or needs.layer is not None or refused
 
 
 def _reference(job: TrainJob) -> Arrays:

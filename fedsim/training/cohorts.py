@@ -40,9 +40,10 @@ def tokens_per_step(pairs: Sequence[Pair], batch_size: int) -> int:
 
 def _tokens(job: TrainJob) -> int:
     """Tokens of one step of a job: most of them, or the average where steps are drawn at random."""
-    if job.rule is None or job.task is None:
-        return tokens_per_step(job.pairs, job.local.batch_size)
-    return tokens_per_step(job.pairs, math.ceil(job.rule.expected_batch(job.task)))
+    size, texts = job.local.batch_size, job.texts
+    if job.rule is not None and job.task is not None:
+        size = math.ceil(job.rule.expected_batch(job.task))
+    return tokens_per_step([pair for pairs in texts for pair in pairs], len(texts) * size)
 
 
 def steps_of(job: TrainJob) -> int:

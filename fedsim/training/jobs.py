@@ -22,6 +22,7 @@ from fedsim.training.objectives import MeanNll, Objective
 from privacy import Ledger, LocalRule, LocalTask
 
 NO_GRADIENTS = "example_dp clips gradients, and optimizer: spsa takes none; choose adamw or sgd"
+TWO_ANSWERS = "example_dp takes the gradient of one text a record, and this loss compares two answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class TrainJob:
     """One client's work in one round.
 
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
-    needs one. With ``importance`` the result is no update but the mean squared gradient (``LocalWork``).
+    needs one; ``refusals`` are each record's other answer, likewise. With ``importance`` the result is no
+    update but the mean squared gradient (``LocalWork``).
     ``drift`` is what the federated algorithm adds to each step. ``rule`` and ``task`` are set when a privacy
     stage owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and
     its sampling are keyed if ``keyed_secrets``, else they are the operating system's.
@@ -45,6 +47,7 @@ class TrainJob:
     objective: Objective
     importance: bool = False
     reference: Arrays | None = None
+    refusals: tuple[Pair, ...] = ()
     drift: Drift | None = None
     rule: LocalRule | None = None
     task: LocalTask | None = None
@@ -77,6 +80,15 @@ class TrainJob:
             task=task,
             ledger=Ledger(),
         )
+
+    @property
+    def texts(self) -> tuple[tuple[Pair, ...], ...]:
+        """What its losses are about: all own answers, all refusals, or first those and then these."""
+        answers = self.objective.needs.answers
+        assert answers == "own" or len(self.refusals) == len(self.pairs), "the objective needs refusals"
+        if answers == "both":
+            return self.pairs, self.refusals
+        return (self.pairs if answers == "own" else self.refusals,)
 
 
 @dataclass(frozen=True, kw_only=True)

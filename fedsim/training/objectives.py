@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -11,16 +11,22 @@ if TYPE_CHECKING:
     from fedsim.model.forward import Pass
 
 
+Answers = Literal["own", "refusal", "both"]
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an objective must be shown beside the current model's logits.
 
     ``reference``: a pass under the adapter at the request. ``layer``: what leaves a block of the base, in
-    both passes; blocks count from 0, or from the last one back with -1.
+    both passes; blocks count from 0, or from the last one back with -1. ``answers``: what passes are over,
+    each record's own answer, a refusal in its place (``fedsim.data.refusals``), or both, where a pass over
+    the own answers has that over the refusals beside it (``Pass.refusal``).
     """
 
     reference: bool = False
     layer: int | None = None
+    answers: Answers = "own"
 
 
 class Objective(Protocol):

@@ -20,6 +20,7 @@ from fedsim.rng import torch_stream
 from fedsim.training.drift import Drift
 from fedsim.training.jobs import (
     NO_GRADIENTS,
+    TWO_ANSWERS,
     TrainJob,
     TrainResult,
     make_optimizer,
@@ -116,6 +117,8 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     assert job.rule is not None
     assert job.task is not None
     assert job.ledger is not None
+    if len(job.texts) > 1:
+        raise ValueError(TWO_ANSWERS)
     model = executor.model
     session = job.rule.open(job.task, job.ledger)
     parameters = model.parameters()
@@ -185,7 +188,7 @@ def _importance(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
 class SampleLosses:
     """A job's loss of each record in a batch; remembers the last batch's mean and the tokens it took.
 
-    A pass under the reference adapter is work too: its tokens count.
+    A pass under the reference adapter is work too: its tokens count, and so do those of refusals.
     """
 
     executor: SequentialExecutor
@@ -194,11 +197,14 @@ class SampleLosses:
     tokens: int = 0
 
     def __call__(self, module: torch.nn.Module, positions: NDArray[np.int64]) -> torch.Tensor:
-        model = self.executor.model
-        batch = collate([self.job.pairs[position] for position in positions], pad_id=model.pad_id)
-        batch = batch.to(model.device)
+        model, texts = self.executor.model, self.job.texts
+        asked = [pairs[position] for pairs in texts for position in positions]
+        batch = collate(asked, pad_id=model.pad_id).to(model.device)
         reference = self.executor.reference_pass(self.job, batch)
         current = passed(module, batch, self.job.objective.needs.layer)
+        if len(texts) > 1:
+            current = current.with_refusals([len(positions)])
+            reference = None if reference is None else reference.with_refusals([len(positions)])
         losses = self.job.objective(current, reference)
         self.mean = float(losses.detach().mean())
         self.tokens = int(batch.lengths_B.sum()) * (1 if reference is None else 2)

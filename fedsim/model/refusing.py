@@ -1,0 +1,25 @@
+"""A record's question with a refusal in the place of its answer, as tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fedsim.data.records import Record
+from fedsim.data.refusals import refusal_for
+from fedsim.model.text import Pair, TextFormat, encode_pair
+
+
+def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, seed: int) -> Pair:
+    """The pair of a record's question and its refusal (``refusal_for``), beside ``own`` with its own answer.
+
+    Where a long answer has cost the question its beginning, the refusal follows what is left of it, although
+    there would be room for more: losses that compare the two answers compare them behind one prompt. A
+    refusal for which there is no room is cut like any answer.
+    """
+    answer = refusal_for(record.record_id, seed)
+    found = encode_pair(tokenizer, record.question, answer, fmt)
+    if found.cut_prompt >= own.cut_prompt:
+        return found
+    room = len(own.prompt) + found.answer_end - found.answer_start + 1
+    return encode_pair(tokenizer, record.question, answer, replace(fmt, max_tokens=room))
