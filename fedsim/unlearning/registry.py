@@ -21,6 +21,7 @@ _LISTED = (
     "fed_eraser:FedEraser",
     "sisa:Sisa",
     "keyword_filter:KeywordFilter",
+    "idk_dpo:IdkDpo",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
