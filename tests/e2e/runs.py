@@ -5,8 +5,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from fedsim.app import runs
 from fedsim.assembly.simulation import CheckedScenario
+from fedsim.federation.orders import WorkOrder
+from fedsim.federation.runtime import ClientRuntime
 from fedsim.scenario.file import load_scenario
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Quiet
@@ -86,6 +90,25 @@ def run(
     if before is not None:
         before(simulation)
     runs.execute(simulation, directory, Quiet())
+    return directory
+
+
+def broken_off(folder: Path, scenario: dict, monkeypatch: pytest.MonkeyPatch, round_: int) -> RunDirectory:
+    """Run a scenario until somebody in a round looks at its order, and go on from the last checkpoint."""
+    select = ClientRuntime.select
+
+    def breaking(self: ClientRuntime, client: int, order: WorkOrder) -> list[int]:
+        if order.round == round_:
+            raise KeyboardInterrupt
+        return select(self, client, order)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClientRuntime, "select", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, scenario)
+    directory = RunDirectory(folder / "run")
+    assert not directory.file("verdict.json").exists()
+    finish(directory)
     return directory
 
 

@@ -20,7 +20,7 @@ from fedsim.training.config import LocalConfig
 from fedsim.unlearning.methods.idk_dpo import IdkDpo, IdkDpoLoss
 from fedsim.unlearning.registry import METHODS, MethodChoice
 from fedsim.unlearning.request import Request
-from tests.e2e.runs import BRIEF, merged, write_scenario
+from tests.e2e.runs import BRIEF, broken_off, differences, merged, run, write_scenario
 from tests.world import World, make_records, make_step, make_world, same
 
 IDS = tuple(record.record_id for record in make_records(1, 5))
@@ -168,6 +168,14 @@ def test_it_is_masked_like_any_other_and_refused_beside_example_dp(model, start)
     step = make_step(1, [0, 2], UnlearningStep(branch="idk_dpo", request=1, index=0))
     outcome = run_round(born(world, start), step, "idk_dpo", world.engine)
     assert "compares two answers" in outcome.failures[1]
+
+
+def test_a_run_that_breaks_off_between_its_rounds_ends_with_the_same_bytes(tmp_path, monkeypatch) -> None:
+    timeline = [*BRIEF["timeline"][:-1], {"train": {"rounds": 2}}]
+    compare = [{"method": "idk_dpo", "rounds": 2}]
+    scenario = merged(BRIEF, timeline=timeline, compare=compare, execution__checkpoint_every=1)
+    whole = run(tmp_path / "whole", scenario)
+    assert differences(whole, broken_off(tmp_path / "broken", scenario, monkeypatch, round_=3)) == []
 
 
 def test_beside_example_dp_it_is_refused_before_a_run(tmp_path) -> None:
