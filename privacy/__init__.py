@@ -3,7 +3,7 @@
 from privacy.accounting import VACUOUS, Neighbours
 from privacy.clipping import l2_norm
 from privacy.composition import check_charges
-from privacy.contexts import ClientContext, Draw, Nominal, RoundContext
+from privacy.contexts import ClientContext, Draw, Metric, Nominal, RoundContext
 from privacy.dp_sgd import DenseGradients, sample_norms
 from privacy.errors import ClientUpdateError, LedgerError, RoundAborted, SumUnusable, ViewError
 from privacy.example_dp import ExampleDpRule
@@ -34,6 +34,7 @@ __all__ = [
     "LocalRule",
     "LocalSession",
     "LocalTask",
+    "Metric",
     "Neighbours",
     "Nominal",
     "Payload",

@@ -23,7 +23,7 @@ from privacy.transport import Payload, Update
 def rehearse(
     server: ServerRound, parties: Mapping[str, ClientParty], updates: Mapping[str, Update]
 ) -> tuple[dict[str, Payload], dict[str, bytes]]:
-    """Have every party send its update.
+    """Have every party send its update, and 0 for each declared metric.
 
     Gives what they sent, and their answers, with which the server can aggregate.
     """
@@ -33,7 +33,11 @@ def rehearse(
         roster = server.collect(adverts)
         deliveries = server.deliver({name: party.share(roster) for name, party in parties.items()})
     sent = {
-        name: party.prepare(updates[name], delivery=deliveries.get(name, b"")).payload
+        name: party.prepare(
+            updates[name],
+            metrics={metric.name: 0.0 for metric in party.nominal.metrics},
+            delivery=deliveries.get(name, b""),
+        ).payload
         for name, party in parties.items()
     }
     requests = server.receive(sent)

@@ -12,6 +12,7 @@ from fedsim.audits.protocol import CheckedLife
 from fedsim.config import ConfigError
 from fedsim.data.config import JsonlData
 from fedsim.data.overlap import Overlap, holdout_error
+from fedsim.federation.reports import require_told
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.worst_cases import planned_rounds
 from fedsim.life.config import FixedCohort
@@ -89,9 +90,11 @@ def _check_round(method: MethodConfig, step: int, plan: RoundPlan, pipeline: Pip
             f"contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the others "
             "take part"
         )
+    asked = [method.local(role, step) for role in work]
+    if any(one.tells for one in asked):
+        require_told(pipeline, method=method.branch)
     if pipeline.local_rule() is None:
         return
-    asked = [method.local(role, step) for role in work]
     if any(one.importance for one in asked):
         raise ValueError(
             f"{method.branch} asks for importances, squared gradients of single records, which example_dp "

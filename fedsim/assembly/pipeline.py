@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from fedsim.data.records import Corpus
-from fedsim.federation.worst_cases import draws_of, most_invitations, planned_weights
+from fedsim.federation.reports import TOLD, may_be_told
+from fedsim.federation.worst_cases import draws_of, has_losses_told, most_invitations, planned_weights
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.scenario.scenario import Scenario
@@ -37,7 +40,10 @@ def make_pipeline(
         invitations=most_invitations(scenario.compare, life),
         max_update_norm=max_update_norm,
     )
-    pipeline = build_pipeline(scenario.privacy, nominal=nominal, weighting=scenario.federation.weighting)
+    build = partial(build_pipeline, scenario.privacy, weighting=scenario.federation.weighting)
+    pipeline = build(nominal=nominal)
+    if has_losses_told(scenario.compare, life) and may_be_told(pipeline):
+        pipeline = build(nominal=replace(nominal, metrics=(TOLD,)))
     if scenario.federation.local.optimizer == "spsa" and pipeline.local_rule() is not None:
         raise ValueError(NO_GRADIENTS)
     return pipeline

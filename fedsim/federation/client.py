@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fedsim.federation.grid import CLIENT_STATE
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.records import from_record
+from fedsim.federation.reports import telling
 from fedsim.federation.runtime import ClientFailedError, ClientRuntime
 from fedsim.life.events.protocol import Moment
 from fedsim.model.vectors import Arrays
@@ -218,7 +219,10 @@ def _reply(
         raise ClientFailedError(result.error)
     assert job.ledger is not None
     party = runtime.party(job.client, order, _carried(message), job.ledger)
-    prepared = party.prepare(result.update, weight=float(result.examples), delivery=_heard(message))
+    metrics = telling(runtime.pipeline, result.loss if runtime.work(order).tells else None)
+    prepared = party.prepare(
+        result.update, weight=float(result.examples), metrics=metrics, delivery=_heard(message)
+    )
     memory = runtime.keep_memory(job.client, order, party)
     made = Ledger(job.ledger.since(known))
     _stay(order, "after_masking")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flwr.app import MetricRecord, RecordDict
 
@@ -10,6 +11,7 @@ from fedsim.federation.attempt import Engine
 from fedsim.federation.one_by_one import combine
 from fedsim.federation.orders import Assignment
 from fedsim.federation.records import from_record, to_record
+from fedsim.federation.reports import told
 from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
 from fedsim.life.steps import Step, UnlearningStep
@@ -63,12 +65,18 @@ def begin(federation: Federation, step: Step, engine: Engine) -> None:
         federation.keep(request.number, "draft", draft)
 
 
-def settle(federation: Federation, step: Step, assignment: Assignment, engine: Engine) -> bool:
-    """Let a method edit the adapter after its round; whether it did."""
+def settle(
+    federation: Federation, step: Step, assignment: Assignment, engine: Engine, result: Combined | None
+) -> bool:
+    """Let a method remember what it will, and edit the adapter after its round; whether it did the latter."""
     if step.unlearning is None:
         return False
     method, request = _asked(step.unlearning, engine)
-    edited = method.settle(request, step.unlearning.index, _desk(federation, request))
+    loss = None if result is None else told(result.metrics, result.contributors, assignment.tellers)
+    index, desk = step.unlearning.index, replace(_desk(federation, request), told=loss)
+    for name, arrays in method.remember(request, index, desk).items():
+        federation.keep(request.number, name, arrays)
+    edited = method.settle(request, index, replace(desk, kept=federation.kept.get(request.number, {})))
     if edited is None:
         return False
     federation.replace(edited, server_state=assignment.server_state)

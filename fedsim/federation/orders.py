@@ -87,15 +87,17 @@ class Assignment:
     """The orders of a round by client, and how the server combines the updates.
 
     ``weights`` are set when a plan fixes them. ``compares`` names the roles whose loss compares with the
-    adapter at the request. ``server_state`` says what becomes of the strategy's memory, ``moves`` what
-    the combined update moves, ``each`` that the method combines (see ``RoundPlan``). ``stored`` says that
-    some method looks back at the round. ``kind`` and ``request`` label it in the cost table.
+    adapter at the request, ``tellers`` the clients that are asked for their loss. ``server_state`` says what
+    becomes of the strategy's memory, ``moves`` what the combined update moves, ``each`` that the method
+    combines (see ``RoundPlan``). ``stored`` says that some method looks back at the round. ``kind`` and
+    ``request`` label it in the cost table.
     """
 
     orders: Mapping[int, WorkOrder]
     sampling: Sampling = field(default_factory=Sampling)
     weights: PlannedWeights | None = None
     compares: frozenset[Role] = frozenset()
+    tellers: frozenset[int] = frozenset()
     server_state: ServerState = "keep"
     moves: Moves = "adapter"
     each: bool = False

@@ -10,6 +10,7 @@ from fedsim.federation.orders import Assignment, PlannedWeights, Sampling, WorkO
 from fedsim.life.config import FixedCohort
 from fedsim.life.events.protocol import Condition
 from fedsim.life.steps import Participant, Step, UnlearningStep
+from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
 from fedsim.unlearning.protocol import MethodConfig, Role, Work
 from fedsim.unlearning.request import Request
@@ -32,19 +33,33 @@ class Planner:
     rosters: Mapping[str, Sequence[tuple[int, ...]]] = field(default_factory=dict)
     participation: float | FixedCohort = 1.0
 
-    def assign(self, step: Step, branch: str, version: int) -> Assignment:
-        """The orders of a step for clients that start from adapter ``version``."""
+    def assign(
+        self, step: Step, branch: str, version: int, kept: Mapping[int, Mapping[str, Arrays]] | None = None
+    ) -> Assignment:
+        """The orders of a step for clients that start from adapter ``version``.
+
+        ``kept`` is what requests have kept (``Federation.kept``).
+        """
         if step.unlearning is not None:
-            return self._unlearning(step, step.unlearning, branch, version)
+            own = (kept or {}).get(step.unlearning.request, {})
+            return self._unlearning(step, step.unlearning, branch, version, own)
         orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
         stored = any(method.stores(step.round) for method in self.methods.values())
         return Assignment(orders=orders, sampling=self._sampling(step, branch), stored=stored)
 
-    def _unlearning(self, step: Step, unlearning: UnlearningStep, branch: str, version: int) -> Assignment:
+    def _unlearning(
+        self,
+        step: Step,
+        unlearning: UnlearningStep,
+        branch: str,
+        version: int,
+        kept: Mapping[str, Arrays],
+    ) -> Assignment:
         """The orders of a round that follows a method's plan."""
         method, request = self.methods[unlearning.branch], self.request(unlearning)
-        plan = method.plan(request, unlearning.index)
+        plan = method.weigh(method.plan(request, unlearning.index), kept)
         work_of = plan.work()
+        local_of = {role: method.local(role, unlearning.index) for role in work_of}
         settings = method.model_dump_json()
         orders = {}
         if "helper" in work_of:
@@ -65,8 +80,9 @@ class Planner:
             orders=orders,
             sampling=replace(self._sampling(step, branch), invited=invited),
             weights=PlannedWeights(by_role=weights, normalise=plan.combine == "mean"),
-            compares=frozenset(
-                role for role in work_of if method.local(role, unlearning.index).objective.needs.reference
+            compares=frozenset(role for role in work_of if local_of[role].objective.needs.reference),
+            tellers=frozenset(
+                client for client, order in orders.items() if order.role and local_of[order.role].tells
             ),
             server_state=plan.server_state,
             moves=plan.moves,

@@ -79,7 +79,7 @@ def _round(
     the cohort is too small for the Strategy, and empty when too few contribute.
     """
     federation.round = step.round
-    assignment = engine.planner.assign(step, branch, federation.version)
+    assignment = engine.planner.assign(step, branch, federation.version, federation.kept)
     if assignment.compares:
         federation.keep_reference(assignment.request)
     begin(federation, step, engine)
@@ -95,7 +95,7 @@ def _round(
     if result is not None:
         apply(federation, step, result, assignment, engine, tried.updates)
         federation.privacy_state = {**federation.privacy_state, **result.state}
-    settled = settle(federation, step, assignment, engine)
+    settled = settle(federation, step, assignment, engine, result)
     if engine.planner.is_last(step):
         federation.kept.pop(assignment.request, None)
     contributors = result.contributors if result is not None else ()

@@ -23,6 +23,7 @@ class Combined:
     rejected: Mapping[int, str]
     state: Mapping[str, float]
     lengths: Mapping[int, float]
+    metrics: Mapping[str, float]
 
 
 class ServerEnd:
@@ -57,6 +58,7 @@ class ServerEnd:
             rejected=numbered(result.rejected),
             state=result.state,
             lengths=numbered(result.lengths),
+            metrics=result.metrics,
         )
 
     def individuals(self) -> dict[int, Contribution]:

@@ -29,7 +29,18 @@ def planned_weights(methods: Sequence[MethodConfig], life: Life) -> Iterator[flo
     """Every weight that an unlearning round of this life may give to one client."""
     for method in methods:
         for _, _, plan in planned_rounds(method, life):
-            yield from (work.weight for work in (plan.target, plan.helper) if work is not None)
+            for work in plan.work().values():
+                yield from (work.weight, work.most or 0.0)
+
+
+def has_losses_told(methods: Sequence[MethodConfig], life: Life) -> bool:
+    """Whether a client may be asked for its loss in this life."""
+    return any(
+        method.local(role, index).tells
+        for method in methods
+        for _, index, plan in planned_rounds(method, life)
+        for role in plan.work()
+    )
 
 
 def most_invitations(methods: Sequence[MethodConfig], life: Life) -> int:

@@ -48,11 +48,13 @@ class LocalWork:
     """What a client computes: an update that lowers an objective.
 
     With ``importance`` it is the mean over its records of the objective's squared gradient instead, (d,): the
-    diagonal Fisher information, where the objective is a negative log-likelihood.
+    diagonal Fisher information, where the objective is a negative log-likelihood. With ``tells`` the server
+    learns the mean of its losses, too, for the method's ``remember``.
     """
 
     objective: Objective
     importance: bool = False
+    tells: bool = False
 
 
 @dataclass(frozen=True)

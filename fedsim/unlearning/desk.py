@@ -50,9 +50,11 @@ class Desk:
     """The adapter after the round, and what the request has kept since its first round, by name.
 
     ``kept`` may hold ``reference`` (the adapter at the request), ``draft`` and ``round-INDEX`` (see
-    ``RoundPlan.moves``).
+    ``RoundPlan.moves``), and what the method itself remembers. ``told`` is the mean loss in the round of the
+    clients that were asked for theirs (``LocalWork.tells``), None if none of them contributed.
     """
 
     adapter: Arrays
     kept: Mapping[str, Arrays]
     history: History = field(default_factory=Forgetful)
+    told: float | None = None

@@ -3,7 +3,8 @@
 A method sees a request and says, round by round, what the forgetting client does, what the ordinary
 cohort does, and how the server combines the two. The rounds run through the same Grid, privacy
 pipeline and ledger as any other and take time on the branch's clock. A plan is a pure function of the
-request and the round's index, so a run that was killed goes on where it stopped.
+request and the round's index, and its weights of what the request has kept, which checkpoints hold; so a run
+that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ ServerState = Literal["keep", "reset", "rebase"]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one role does in an unlearning round: weight in the combination, overrides of local training."""
+    """What one role does in an unlearning round: weight in the combination, overrides of local training.
+
+    ``most`` is the largest weight in size that ``MethodConfig.weigh`` may give it instead.
+    """
 
     weight: float
+    most: float | None = None
     lr: float | None = None
     epochs: int | None = None
 
@@ -140,6 +145,14 @@ class MethodConfig(BaseModel):
     def combined(self, request: Request, index: int, updates: Mapping[int, Sent], desk: Desk) -> Arrays:
         """The update that a round with ``combine: each`` gives, from those of its clients."""
         raise NotImplementedError(f"{self.method} combines no updates itself")
+
+    def weigh(self, plan: RoundPlan, kept: Mapping[str, Arrays]) -> RoundPlan:
+        """The plan with the weights that follow from what the request has kept; nothing else may differ."""
+        return plan
+
+    def remember(self, request: Request, index: int, desk: Desk) -> Mapping[str, Arrays]:
+        """What the request keeps after round ``index``, by name, in fp32; before ``settle``."""
+        return {}
 
     def settle(self, request: Request, index: int, desk: Desk) -> Arrays | None:
         """The adapter after round ``index``, from what the request has kept; None leaves it as it is."""
