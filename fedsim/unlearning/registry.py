@@ -22,6 +22,7 @@ _LISTED = (
     "sisa:Sisa",
     "keyword_filter:KeywordFilter",
     "idk_dpo:IdkDpo",
+    "pdu:Pdu",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"
