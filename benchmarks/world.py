@@ -115,6 +115,7 @@ def make_runtime(
         pipeline=pipeline,
         local_work=local_work,
         refuse=partial(encode_refusal, model.tokenizer, fmt),
+        algorithm=strategy_of(),
     )
 
 

@@ -198,7 +198,7 @@ def make_world(
     """
     strategy = strategy or strategy_of()
     held = {client: make_records(client, records + more * client) for client in range(clients)}
-    dimension = sum(value.size for value in model.arrays().values())
+    dimension = sum(value.size for value in model.arrays().values()) * (1 + len(strategy.sends))
     pipeline = build_pipeline(
         TypeAdapter(list[StageConfig]).validate_python(list(privacy)),
         nominal=Nominal(
@@ -217,7 +217,7 @@ def make_world(
         pipeline=pipeline,
         local_work=local_work,
         refuse=partial(encode_refusal, model.tokenizer, FORMAT),
-        drift=strategy.drift(),
+        algorithm=strategy,
         keyed_secrets=simulated,
     )
     planner = Planner(

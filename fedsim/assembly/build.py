@@ -116,6 +116,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
     model = models[0]
     fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
+    dimension *= 1 + len(scenario.federation.strategy.sends)
     with blamed_on(source, "privacy"):
         session = f"{scenario.name}/{variant.name}/{seed}"
         sized = partial(make_pipeline, scenario, corpus, life, branches, dimension=dimension, session=session)
@@ -136,7 +137,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         pipeline=pipeline,
         local_work=local_work,
         refuse=partial(encode_refusal, model.tokenizer, fmt),
-        drift=scenario.federation.strategy.drift(),
+        algorithm=scenario.federation.strategy,
         keyed_secrets=scenario.execution.engine != "deployment",
     )
     return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)

@@ -109,6 +109,12 @@ def check_strategy(
 ) -> None:
     """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
     config, rule = scenario.federation.strategy, scenario.federation.participation
+    if config.sends and scenario.execution.engine == "deployment":
+        raise source.error(
+            ("federation", "strategy"),
+            f"{config.name} has clients remember vectors from round to round, which a deployment does not "
+            "keep yet; use engine: in-process or ray",
+        )
     if not config.one_by_one:
         return
     with blamed_on(source, "federation", "strategy"):

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.token_facts import check_tokens
+from fedsim.federation.beside import joined
 from fedsim.federation.trials import trial_jobs, trial_parties
 from fedsim.federation.worst_cases import planned_rounds
 from fedsim.life.script import Life
@@ -63,6 +64,7 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
         for job in _jobs(context, adapter, private=True):
             update = _train(context, job, source, ("privacy",), f"a private step on {len(job.pairs)} records")
     if update is not None:
+        update = joined(update, {}, scenario.federation.strategy.sends)
         _check_length(scenario.federation.max_update_norm, runtime.pipeline, update, source)
     if runtime.pipeline.stages and update is not None:
         with _tried(source, ("privacy",), "a round of the privacy stages"):

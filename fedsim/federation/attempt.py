@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedsim.federation.beside import OWN, SHARED, put
 from fedsim.federation.exchange import Exchange, group_of
 from fedsim.federation.grid import CLIENT_STATE, RosterGrid, client_of, node_of
 from fedsim.federation.orders import Assignment, WorkOrder
@@ -22,6 +23,7 @@ from fedsim.federation.replies import ReplyError, Trained, read_answer, read_upd
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.server import Combined, ServerEnd, named, names_of
 from fedsim.federation.state import Federation
+from fedsim.federation.strategies.protocol import Vectors
 from fedsim.model.vectors import Layout
 from fedsim.rng import secret_stream, stream
 from privacy import Contribution, Reveals, RoundAborted, RoundContext, SumUnusable
@@ -43,11 +45,13 @@ class Attempt:
     Without a result, another one without the ``failed`` may have one, unless this one is ``final``: its sum
     was read.
 
-    ``updates`` holds by client what was combined, where the Strategy or a method wants it one by one.
+    ``updates`` holds by client what was combined, where the Strategy or a method wants it one by one,
+    ``remembered`` what its contributors remember from now on.
     """
 
     result: Combined | None = None
     updates: Mapping[int, Contribution] = field(default_factory=dict)
+    remembered: Mapping[int, Vectors] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     aborted: str | None = None
     final: bool = False
@@ -81,7 +85,8 @@ def attempt_round(
             talk.fail(talk.server.rejected)
         return Attempt(failed=talk.failed, aborted=str(error), final=isinstance(error, SumUnusable))
     talk.fail(result.rejected)
-    return Attempt(result=result, updates=talk.updates(), failed=talk.failed)
+    own = {client: talk.received[client].own for client in result.contributors}
+    return Attempt(result=result, updates=talk.updates(), remembered=own, failed=talk.failed)
 
 
 @dataclass(kw_only=True)
@@ -244,6 +249,9 @@ class _Conversation:
                 content["setup"] = ConfigRecord({"message": deliveries[client]})
             if compared is not None and order.role in self.assignment.compares:
                 content["reference"] = compared
+            if order.method is None:
+                put(content, SHARED, federation.sent_beside())
+                put(content, OWN, federation.remembered.get(client, {}))
             kind, group = message.metadata.message_type, group_of(order.branch, order.round)
             messages.append(grid.create_message(content, kind, message.metadata.dst_node_id, group))
         return messages

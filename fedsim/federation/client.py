@@ -21,15 +21,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from fedsim.federation.beside import OWN, SHARED, joined, put, taken
 from fedsim.federation.grid import CLIENT_STATE
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.records import from_record
 from fedsim.federation.reports import telling
 from fedsim.federation.runtime import ClientFailedError, ClientRuntime
+from fedsim.federation.strategies.protocol import Trained, Vectors
 from fedsim.life.events.protocol import Moment
-from fedsim.model.vectors import Arrays
+from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.jobs import TrainJob, TrainResult
-from privacy import ClientParty, Ledger, Release
+from privacy import ClientParty, Ledger, Release, Update
 
 INSTRUMENTS = "instruments"
 """Name of the record in which a simulated client says what its training took; not part of the protocol."""
@@ -182,11 +184,13 @@ def make_job(
         raise ClientFailedError(f"client {client} holds no record that round {order.round} is about")
     work = runtime.work(order)
     reference = content.array_records.get("reference")
+    adapter = decode(content.array_records["arrays"])
+    shared, own = _beside(runtime, content, to_vector(adapter).size)
     return TrainJob(
         client=client,
         round=order.round,
         seed=order.seed,
-        adapter=decode(content.array_records["arrays"]),
+        adapter=adapter,
         reference=decode(reference) if reference is not None else None,
         pairs=tuple(runtime.pairs[client][position] for position in positions),
         record_ids=tuple(runtime.records[client][position].record_id for position in positions),
@@ -194,7 +198,7 @@ def make_job(
         objective=work.objective,
         refusals=runtime.refusals(client, positions, order.seed, work.objective),
         importance=work.importance,
-        drift=runtime.drift,
+        drift=runtime.algorithm.drift(shared, own),
         rule=runtime.pipeline.local_rule(),
         task=runtime.task(client, order),
         ledger=ledger,
@@ -219,10 +223,9 @@ def _reply(
         raise ClientFailedError(result.error)
     assert job.ledger is not None
     party = runtime.party(job.client, order, _carried(message), job.ledger)
+    own, whole = _with_extra(runtime, order, message, result)
     metrics = telling(runtime.pipeline, result.loss if runtime.work(order).tells else None)
-    prepared = party.prepare(
-        result.update, weight=float(result.examples), metrics=metrics, delivery=_heard(message)
-    )
+    prepared = party.prepare(whole, weight=float(result.examples), metrics=metrics, delivery=_heard(message))
     memory = runtime.keep_memory(job.client, order, party)
     made = Ledger(job.ledger.since(known))
     _stay(order, "after_masking")
@@ -235,9 +238,29 @@ def _reply(
             CLIENT_STATE: ConfigRecord({"ledger": made.to_json(), "memory": memory}),
         }
     )
+    put(reply, OWN, own)
     if runtime.keyed_secrets:
         reply[INSTRUMENTS] = MetricRecord({"steps": result.steps, "tokens": result.tokens})
     return reply
+
+
+def _beside(runtime: ClientRuntime, content: RecordDict, dimension: int) -> tuple[Vectors, Vectors]:
+    """What the server sent beside the adapter, and what the client remembers."""
+    names = runtime.algorithm.sends
+    return taken(content, SHARED, names, dimension), taken(content, OWN, names, dimension)
+
+
+def _with_extra(
+    runtime: ClientRuntime, order: WorkOrder, message: Message, result: TrainResult
+) -> tuple[Vectors, Update]:
+    """What the client remembers from now on, and the vector that it sends; unlearning changes no memory."""
+    algorithm = runtime.algorithm
+    if order.method is not None or not algorithm.sends:
+        return {}, joined(result.update, {}, algorithm.sends)
+    shared, own = _beside(runtime, message.content, result.update.size)
+    trained = Trained(update=result.update, steps=result.steps, local=order.local)
+    own, extra = algorithm.after(trained, shared, own)
+    return own, joined(result.update, extra, algorithm.sends)
 
 
 def _sent(array: NDArray[Any], result: TrainResult) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedsim.config import Config, Float
 from fedsim.federation.strategies.registry import StrategyChoice, strategy_of
@@ -25,3 +25,8 @@ class FederationConfig(Config):
     """Longest update, by L2 norm, that the server takes; a longer one is its sender's failure. For
     federations without a privacy stage that bounds updates; such a bound is checked anyway."""
     local: LocalConfig = LocalConfig()
+
+    @model_validator(mode="after")
+    def _trains_as_claimed(self) -> FederationConfig:
+        self.strategy.check(self.local)
+        return self

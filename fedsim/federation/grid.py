@@ -23,6 +23,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 CLIENT_STATE = "client-state"
 """Name of the record with what a client remembers from message to message."""
+SHARED = "shared"
+"""Name of the record with the vectors that the server sends beside the adapter."""
+OWN = "client-state-vectors"
+"""Name of the record with the vectors that a simulated client remembers."""
 QUERIES = ("holds", "advertise", "share", "unmask")
 """The queries that a client answers, beside ``train``; whoever passes messages on passes on these."""
 CLIENT_FAILED = 1
@@ -57,8 +61,8 @@ def payload_bytes(content: RecordDict) -> int:
     What the simulator carries for a client does not count: a real one would keep it.
     """
     size = 0
-    for record in content.array_records.values():
-        size += sum(len(array.data) for array in record.values())
+    for name, record in content.array_records.items():
+        size += 0 if name == OWN else sum(len(array.data) for array in record.values())
     for name, config in content.config_records.items():
         if name == CLIENT_STATE:
             continue

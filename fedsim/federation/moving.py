@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from flwr.app import MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedsim.federation.attempt import Engine
+from fedsim.federation.beside import parted
 from fedsim.federation.one_by_one import combine
 from fedsim.federation.orders import Assignment
 from fedsim.federation.records import from_record, to_record
 from fedsim.federation.reports import told
 from fedsim.federation.server import Combined
 from fedsim.federation.state import Federation
+from fedsim.federation.strategies.protocol import Vectors
 from fedsim.life.steps import Step, UnlearningStep
-from fedsim.model.vectors import Arrays, from_vector
+from fedsim.model.vectors import Arrays, Layout, from_vector
 from fedsim.unlearning.desk import Desk, Forgetful, Sent
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.request import Request
@@ -37,7 +41,11 @@ def apply(
     updates: Mapping[int, Contribution],
 ) -> None:
     """Move what the plan says: the adapter, the request's draft of it, or nothing."""
-    update = from_vector(result.update, federation.adapter)
+    vector, extra = _parted(federation, result.update)
+    update = from_vector(vector, federation.adapter)
+    if assignment.weights is None and federation.algorithm.sends:
+        share = len(result.contributors) / max(step.nominal_size, len(result.contributors))
+        federation.shared = federation.algorithm.served(federation.shared, extra, share)
     if assignment.each:
         assert step.unlearning is not None, "only a plan of unlearning combines by itself"
         method, request = _asked(step.unlearning, engine)
@@ -56,10 +64,15 @@ def apply(
 
 
 def begin(federation: Federation, step: Step, engine: Engine) -> None:
-    """Before a method's first round, put in place the draft that it begins with, if any."""
+    """Before a method's first round, put in place the draft that it begins with, if any.
+
+    A client that is forgotten whole has nothing carried for it any more.
+    """
     if step.unlearning is None or step.unlearning.index > 0:
         return
     method, request = _asked(step.unlearning, engine)
+    if request.scope == "client":
+        federation.remembered.pop(request.client, None)
     draft = method.draft(request, _desk(federation, request))
     if draft is not None:
         federation.keep(request.number, "draft", draft)
@@ -95,11 +108,16 @@ def _desk(federation: Federation, request: Request) -> Desk:
 
 def _sent(federation: Federation, updates: Mapping[int, Contribution]) -> dict[int, Sent]:
     """Updates one by one, as arrays of the adapter."""
-    layout = federation.adapter
-    return {
-        client: Sent(update=from_vector(one.update, layout), weight=one.weight)
-        for client, one in updates.items()
-    }
+    found = {}
+    for client, one in updates.items():
+        vector, _ = _parted(federation, one.update)
+        found[client] = Sent(update=from_vector(vector, federation.adapter), weight=one.weight)
+    return found
+
+
+def _parted(federation: Federation, whole: NDArray[Any]) -> tuple[NDArray[Any], Vectors]:
+    """The update in a vector that passed the privacy stages, and what travelled beside it."""
+    return parted(whole, Layout.of(federation.adapter).size, federation.algorithm.sends)
 
 
 def move(

@@ -14,10 +14,12 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from fedsim.federation.beside import OWN, taken
 from fedsim.federation.client import CODES, PAYLOAD, UPDATE
 from fedsim.federation.grid import CLIENT_STATE
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.strategies.protocol import Vectors
 from fedsim.training.jobs import planned_steps
 from fedsim.training.spsa import Address, replay
 from privacy import ClientContext, Ledger, LedgerError, Payload, check_charges
@@ -31,12 +33,13 @@ class ReplyError(ValueError):
 class Trained:
     """What a client sent after training: its payload and the releases it made.
 
-    ``memory`` is what is to be carried to a simulated client.
+    ``memory`` and ``own`` are what is to be carried to a simulated client.
     """
 
     payload: Payload
     made: Ledger
     memory: bytes
+    own: Vectors
 
 
 def read_answer(reply: Message) -> tuple[bytes, bytes]:
@@ -66,7 +69,7 @@ def read_update(
         if started_from != version:
             raise ReplyError(f"trained on version {started_from!r}, the server is at {version}")
         sent = reply.content.array_records[UPDATE]
-        if len(reply.content.array_records) > 1 or set(sent) not in ({PAYLOAD}, {CODES}):
+        if reply.content.array_records.keys() - {UPDATE, OWN} or set(sent) not in ({PAYLOAD}, {CODES}):
             names = [*reply.content.array_records, *sent]
             raise ReplyError(f"the reply holds arrays that nobody asked for: {', '.join(map(repr, names))}")
         (array,) = (one.numpy() for one in sent.values())
@@ -80,7 +83,10 @@ def read_update(
         made = Ledger.from_json(str(state["ledger"]))
         _check_made(made, client, order, runtime)
         return Trained(
-            payload=Payload(array=array, fields=fields), made=made, memory=_bytes(state["memory"], "memory")
+            payload=Payload(array=array, fields=fields),
+            made=made,
+            memory=_bytes(state["memory"], "memory"),
+            own=taken(reply.content, OWN, runtime.algorithm.sends, dimension),
         )
 
 

@@ -94,6 +94,7 @@ def _round(
     store(federation, assignment, tried.updates)
     if result is not None:
         apply(federation, step, result, assignment, engine, tried.updates)
+        federation.remembered |= {client: own for client, own in tried.remembered.items() if own}
         federation.privacy_state = {**federation.privacy_state, **result.state}
     settled = settle(federation, step, assignment, engine, result)
     if engine.planner.is_last(step):

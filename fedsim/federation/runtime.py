@@ -9,9 +9,9 @@ import numpy as np
 
 from fedsim.data.records import Record
 from fedsim.federation.orders import WorkOrder
+from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
-from fedsim.training.drift import Drift
 from fedsim.training.jobs import Executor, planned_steps
 from fedsim.training.objectives import LocalWork, MeanNll, Objective
 from fedsim.unlearning.protocol import Role
@@ -27,8 +27,9 @@ class ClientRuntime:
     """What the clients of one process share: executor, encoded data, privacy pipeline, objectives.
 
     ``local_work`` maps (method JSON, role, index) to what a client computes; ``refuse`` encodes a refusal
-    beside a record's own pair under a seed. ``keyed_secrets`` derives key material and noise from the seed,
-    while a deployment (False) takes them from the operating system.
+    beside a record's own pair under a seed. ``algorithm`` is the clients' end of the federated one.
+    ``keyed_secrets`` derives key material and noise from the seed, while a deployment (False) takes them from
+    the operating system.
     """
 
     executor: Executor
@@ -37,7 +38,7 @@ class ClientRuntime:
     pipeline: Pipeline
     local_work: Callable[[str, Role, int], LocalWork]
     refuse: Callable[[Record, Pair, int], Pair]
-    drift: Drift | None = None
+    algorithm: StrategyConfig
     keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""

@@ -15,8 +15,8 @@ from flwr.serverapp.strategy import FedAvg
 from safetensors.numpy import load_file, save_file
 
 from fedsim.federation.history import StoredHistory
-from fedsim.federation.strategies.protocol import StrategyConfig
-from fedsim.model.vectors import Arrays
+from fedsim.federation.strategies.protocol import StrategyConfig, Vectors
+from fedsim.model.vectors import Arrays, Layout
 from fedsim.storage.whole import read_json, write_json
 from fedsim.unlearning.protocol import Moves, ServerState
 from privacy import Ledger
@@ -29,7 +29,8 @@ class Federation:
     ``version`` counts changes of the adapter: every update carries the version it started from.
     ``history`` is what is stored of past rounds, if a method looks back. ``kept`` holds, by request and name,
     arrays of its unlearning (see ``unlearning.desk``); ``privacy_state`` what the privacy stages keep from
-    round to round.
+    round to round; ``shared`` what the algorithm sends beside the adapter; ``remembered`` what each client
+    remembers of earlier rounds, carried for it.
     """
 
     algorithm: StrategyConfig
@@ -40,6 +41,8 @@ class Federation:
     history: StoredHistory | None = None
     kept: dict[int, dict[str, Arrays]] = field(default_factory=dict)
     privacy_state: dict[str, float] = field(default_factory=dict)
+    shared: Vectors = field(default_factory=dict)
+    remembered: dict[int, Vectors] = field(default_factory=dict)
     strategy: FedAvg = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,8 @@ class Federation:
             history=self.history,
             kept={request: dict(named) for request, named in self.kept.items()},
             privacy_state=dict(self.privacy_state),
+            shared=dict(self.shared),
+            remembered=dict(self.remembered),
         )
         copy.algorithm.restore(copy.strategy, self.server_memory())
         return copy
@@ -94,6 +99,12 @@ class Federation:
         if "reference" not in self.kept.get(request, {}):
             self.keep(request, "reference", self.adapter)
 
+    def sent_beside(self) -> Vectors:
+        """What the algorithm sends beside the adapter: zeros at first."""
+        size = Layout.of(self.adapter).size
+        zeros = {name: np.zeros(size, dtype=np.float32) for name in self.algorithm.sends}
+        return {**zeros, **self.shared}
+
     def starting_adapter(self, request: int, moves: Moves) -> Arrays:
         """Where the clients of a round start: the adapter, or the draft of it that a request works on."""
         return self.kept.get(request, {}).get("draft", self.adapter) if moves == "draft" else self.adapter
@@ -101,7 +112,7 @@ class Federation:
     def stored_bytes(self) -> int:
         """Bytes of state that the server keeps for this branch beyond the adapter itself."""
         kept = [group for named in self.kept.values() for group in named.values()]
-        groups = [*self.server_memory().values(), *kept]
+        groups = [*self.server_memory().values(), *kept, self.shared]
         return sum(value.nbytes for group in groups for value in group.values())
 
     def save(self, directory: Path) -> None:
@@ -110,6 +121,8 @@ class Federation:
         grouped |= {
             f"kept/{n}/{name}": group for n, named in self.kept.items() for name, group in named.items()
         }
+        grouped |= {"shared/vectors": dict(self.shared)} if self.shared else {}
+        grouped |= {f"client/{client}": dict(own) for client, own in self.remembered.items()}
         for prefix, group in grouped.items():
             path = directory / f"{prefix}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,12 +143,18 @@ class Federation:
         state = read_json(directory / "state.json")
         server: dict[str, Arrays] = {}
         kept: dict[int, dict[str, Arrays]] = {}
+        shared: Arrays = {}
+        remembered: dict[int, Vectors] = {}
         for prefix, order in state["orders"].items():
             stored = load_file(directory / f"{prefix}.safetensors")
             kind, *address = prefix.split("/")
             group = {key: stored[key] for key in order}
             if kind == "server":
                 server[address[0]] = group
+            elif kind == "shared":
+                shared = group
+            elif kind == "client":
+                remembered[int(address[0])] = group
             else:
                 kept.setdefault(int(address[0]), {})[address[1]] = group
         federation = cls(
@@ -146,6 +165,8 @@ class Federation:
             ledger=Ledger.from_json((directory / "ledger.json").read_text()),
             kept=kept,
             privacy_state=state["privacy"],
+            shared=shared,
+            remembered=remembered,
         )
         algorithm.restore(federation.strategy, server)
         return federation

@@ -112,6 +112,8 @@ class _Cohort:
         self.references_KD: torch.Tensor | None = None
         if jobs[0].objective.needs.reference:
             self.references_KD = self._stack([_reference(job) for job in jobs])
+        drifts = [job.drift for job in jobs if job.drift is not None]
+        self.drift = drifts[0].beside(drifts[1:]) if drifts else None
         self.vectors_KD = torch.nn.Parameter(self.start_KD.clone())
         self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)
         self.sessions: list[LocalSession] = [_open(job) for job in jobs if job.rule is not None]
@@ -199,9 +201,8 @@ class _Cohort:
 
     def _with_drift(self, gradient_KD: torch.Tensor) -> torch.Tensor:
         """Add what the federated algorithm adds to each step."""
-        drift = self.jobs[0].drift
-        if drift is not None:
-            gradient_KD += drift.gradient(self.vectors_KD.detach(), self.start_KD[: len(gradient_KD)])
+        if self.drift is not None:
+            gradient_KD += self.drift.gradient(self.vectors_KD.detach(), self.start_KD[: len(gradient_KD)])
         return gradient_KD
 
     # --------------------------------------------------------------------------- losses (R,)

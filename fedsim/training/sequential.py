@@ -213,7 +213,7 @@ class SampleLosses:
 
 def _add_drift(model: AdapterModel, start: dict[str, torch.Tensor], drift: Drift) -> None:
     """Add to the gradients what a federated algorithm adds to each step; the client is a stack of one."""
-    parameters = model.parameters()
+    parameters = dict(sorted(model.parameters().items()))  # in the order of vectors
     now_1D = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])[None]
     start_1D = torch.cat([start[name].reshape(-1) for name in parameters])[None]
     added_D = drift.gradient(now_1D, start_1D)[0]

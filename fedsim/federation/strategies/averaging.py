@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import Field
 
 from fedsim.config import Float
-from fedsim.federation.strategies.protocol import COMMON, StrategyConfig, copied
+from fedsim.federation.strategies.protocol import COMMON, StrategyConfig, Vectors, copied
 from fedsim.model.vectors import Arrays
 from fedsim.training.drift import Drift, Proximal
 
@@ -41,7 +41,7 @@ class FedProxConfig(StrategyConfig):
 
         return FedProx(**COMMON, proximal_mu=self.proximal_mu)
 
-    def drift(self) -> Drift | None:
+    def drift(self, shared: Vectors, own: Vectors) -> Drift | None:
         return Proximal(self.proximal_mu) if self.proximal_mu > 0 else None
 
 

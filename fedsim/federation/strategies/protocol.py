@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.config import Config
 from fedsim.model.vectors import Arrays
+from fedsim.training.config import LocalConfig
 from fedsim.training.drift import Drift
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import FedAvg
+
+
+Vectors = Mapping[str, NDArray[np.float32]]
+"""Vectors (d,) of the adapter's size, by name; one that is missing is zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a client did in a round of training: its update (d,), in how many steps, under which settings."""
+
+    update: NDArray[np.float32]
+    steps: int
+    local: LocalConfig
 
 
 class StrategyConfig(Config):
@@ -23,6 +41,9 @@ class StrategyConfig(Config):
     name: str
     summary: ClassVar[str]
     """One line for lists: what it does, and its paper."""
+    sends: ClassVar[tuple[str, ...]] = ()
+    """Names of the vectors (d,) that travel beside the adapter in each round of training, both ways. They
+    pass the privacy stages as one vector with the update: clip, masks and noise hold for all of it."""
     one_by_one: ClassVar[bool] = False
     """Whether it combines updates one by one, which masks and noise on the sum forbid."""
 
@@ -34,9 +55,31 @@ class StrategyConfig(Config):
         """Flower's strategy, told to take every node that the roster offers."""
         raise NotImplementedError
 
-    def drift(self) -> Drift | None:
-        """What it adds to each step of a client's local training, if anything."""
+    def check(self, local: LocalConfig) -> None:
+        """Refuse local training with which it is not what it claims.
+
+        Raises:
+            ConfigError: its key is below ``local``.
+        """
+
+    def drift(self, shared: Vectors, own: Vectors) -> Drift | None:
+        """What it adds to each step of a client's local training, if anything.
+
+        ``shared`` is what the server sends beside the adapter, ``own`` what the client remembers of earlier
+        rounds, by name; in rounds of unlearning both are empty.
+        """
         return None
+
+    def after(self, trained: Trained, shared: Vectors, own: Vectors) -> tuple[Vectors, Vectors]:
+        """What a client remembers after a round of training, and what it sends beside its update."""
+        return own, {}
+
+    def served(self, shared: Vectors, mean: Vectors, share: float) -> Vectors:
+        """What the server sends from now on, given the mean of what a round's contributors sent.
+
+        ``share`` is the contributors' share of the clients that are there, in (0, 1].
+        """
+        return shared
 
     def remembered(self, strategy: FedAvg) -> dict[str, Arrays]:
         """What a strategy keeps from round to round, as named groups of arrays: copies, none of them empty.
