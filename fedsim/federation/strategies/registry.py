@@ -18,6 +18,7 @@ _LISTED = (
     "averaging:FedAvgConfig",
     "averaging:FedProxConfig",
     "averaging:FedAvgMConfig",
+    "scaffold:ScaffoldConfig",
     "adaptive:FedAdagradConfig",
     "adaptive:FedAdamConfig",
     "adaptive:FedYogiConfig",
