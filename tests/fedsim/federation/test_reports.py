@@ -10,6 +10,7 @@ from fedsim.federation.reports import TOLD, may_be_told, require_told, told
 from fedsim.federation.rounds import RoundOutcome, run_round
 from fedsim.federation.state import Federation
 from fedsim.federation.worst_cases import planned_weights
+from fedsim.life.script import Life
 from fedsim.life.steps import UnlearningStep
 from fedsim.model.vectors import to_vector
 from fedsim.training.objectives import LocalWork, MeanNll
@@ -146,7 +147,7 @@ def test_a_client_that_is_asked_all_the_same_does_not_tell(model, start) -> None
 
 
 def test_weights_are_sized_for_the_most_that_may_come(model, start) -> None:
-    life = type("Life", (), {"requests": (WHOLE,)})
+    life = Life(horizon=3, events=(), requests=(WHOLE,))
     assert max(planned_weights([Telling(rounds=2)], life)) == 9.0
     world = world_of(model, weighting="uniform")
     federation = born(world, start)
