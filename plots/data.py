@@ -156,6 +156,20 @@ class RunData:
         """The branches that try to forget: all but keep, leave and retrain."""
         return tuple(branch for branch in self.branches if branch.name not in REFERENCES)
 
+    @property
+    def compared_methods(self) -> tuple[Branch, ...]:
+        """The methods whose forgetting is measured against another branch."""
+        return tuple(branch for branch in self.methods if not self.is_reference(branch.name))
+
+    def is_reference(self, branch: str) -> bool:
+        """Whether a branch is what it is measured against: retrain, or what retrains parts of its own."""
+        return branch in self._own_references
+
+    @cached_property
+    def _own_references(self) -> frozenset[str]:
+        own = {row["branch"] for row in self.verdict["rows"] if row.get("reference") == row["branch"]}
+        return frozenset({"retrain", *own})
+
     @cached_property
     def looks(self) -> Mapping[str, style.Look]:
         return style.looks([(b.name, b.name if b.name in REFERENCES else b.method) for b in self.branches])

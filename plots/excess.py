@@ -27,7 +27,7 @@ _ROW = 0.32
 @style.styled
 def draw(run: RunData, variant: str) -> Figure | None:
     """Dot plot of excess at the horizon, one panel per request; None without verdict rows."""
-    branches = [b for b in run.branches if b.name != "retrain" and _has_values(run, variant, b)]
+    branches = [b for b in run.branches if not run.is_reference(b.name) and _has_values(run, variant, b)]
     if not branches:
         return None
     branches.sort(key=lambda b: -_worst(run, variant, b))
@@ -55,7 +55,7 @@ def finding(run: RunData, variant: str) -> str:
     excuse = disclaimer(run, variant, run.headline)
     if excuse:
         return excuse
-    branches = run.methods or tuple(b for b in run.branches if b.name == "leave")
+    branches = run.compared_methods or tuple(b for b in run.branches if b.name == "leave")
     found = [outcome(run, variant, b.name, words.inside(b.title)) for b in branches]
     found = [o for o in found if np.isfinite(o.excess)]
     if not found:

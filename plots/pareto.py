@@ -60,7 +60,7 @@ def finding(run: RunData, variant: str) -> str:
         return excuse
     costs = {}
     outcomes = {}
-    for branch in run.methods:
+    for branch in run.compared_methods:
         shares = [run.value(variant, branch.name, r, "cost_share") for r in readable(run, variant)]
         found = outcome(run, variant, branch.name, words.inside(branch.title))
         if found.kind != "unknown" and all(np.isfinite(shares)):

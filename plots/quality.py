@@ -59,7 +59,7 @@ def finding(run: RunData, variant: str) -> str:
         return excuse
     same: list[str] = []
     apart: list[str] = []
-    for branch in run.methods:
+    for branch in run.compared_methods:
         known = [p for r in readable(run, variant) for p in run.p_values(variant, branch.name, r)]
         if known:
             (same if min(known) > LEVEL else apart).append(words.inside(branch.title))

@@ -76,7 +76,7 @@ def finding(run: RunData, variant: str) -> str:
     if excuse:
         return excuse
     far: list[tuple[float, str]] = []
-    for branch in run.methods:
+    for branch in run.compared_methods:
         gaps = [
             distance(own, reference)
             for r in run.requests
@@ -113,7 +113,8 @@ def _panel(axes: Axes, run: RunData, variant: str, request: Request, samples: di
             x, y, where="post", color=look.colour, linestyle=look.dash,
             linewidth=4 if look.reference else 1.7, zorder=look.order,
         )  # fmt: skip
-        gap = "" if name == "retrain" else f"D {words.number(distance(samples[name], samples['retrain']))}  "
+        far = f"D {words.number(distance(samples[name], samples['retrain']))}  "
+        gap = "" if run.is_reference(name) else far
         lines.append((gap + words.short(titles[name], 15), look))
     _key(axes, lines)
     n = samples["retrain"].size

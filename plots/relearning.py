@@ -150,7 +150,7 @@ def finding(run: RunData, variant: str, curves: Sequence[Curves]) -> str:
         return (
             "Relearning taught retrain next to nothing of what it was on: too short to tell what was hidden"
         )
-    branches = run.methods or tuple(branch for branch in run.branches if branch.name == "leave")
+    branches = run.compared_methods or tuple(branch for branch in run.branches if branch.name == "leave")
     found = [(words.short(words.inside(b.title), 20), _regained(b.name, shown)) for b in branches]
     if not any(each for _, each in found):
         return "Relearning was measured in no method"
@@ -180,11 +180,11 @@ def _sentence(found: Sequence[tuple[str, Sequence[Regained]]], seeds: int, strip
         names = words.listing([name for _, name in sorted(back)], 2)
         parts.append(f"relearning a part brings the rest back beyond retrain in {names}")
     if known:
-        parts.append(f"{words.listing(known, 2)} knew more than retrain before")
+        parts.append(f"{words.listing(known, 2)} knew more than retrain before it")
     if kept:
         parts.append(f"{words.listing(kept, 2)} kept more than retrain")
     if quiet:
-        parts.append(f"{words.listing(quiet, 2)} never over {strip:g} above retrain")
+        parts.append(f"{words.listing(quiet, 2)} never exceeded retrain by {strip:g}")
     return "; ".join(parts)
 
 

@@ -96,7 +96,7 @@ def verdict_rows(run: RunData, variant: str, request: Request) -> list[VerdictRo
         cells = _cells(run, variant, request.request, branch)
         colour = run.looks[branch.name].colour
         kind = words.CLASSES.get(branch.kind, branch.kind)
-        rows.append(VerdictRow(branch.title, kind, colour, branch.name == "retrain", cells))
+        rows.append(VerdictRow(branch.title, kind, colour, run.is_reference(branch.name), cells))
     return rows
 
 
@@ -137,7 +137,7 @@ def _utility(value: float, change: float) -> Cell:
 def _nll(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
     """Nats above retrain's; the interval of a single seed, or the extremes of several."""
     found = run.compared(variant, branch.name, request, "nll")
-    if not found or branch.name == "retrain":
+    if not found or run.is_reference(branch.name):
         return Cell(words.NOTHING)
     changes = [-float(one["difference"]) for one in found]
     ends = [(-one["high"], -one["low"]) for one in found if one["low"] is not None]
@@ -160,7 +160,7 @@ def _membership(run: RunData, variant: str, request: int, branch: Branch) -> Cel
 def _distance(run: RunData, variant: str, request: int, branch: Branch, grey: bool) -> Cell:
     """D, with p where there are records enough: the largest of several seeds' p is no test either."""
     found = run.values(variant, branch.name, request, "forget_quality_d")
-    if not found or branch.name == "retrain":
+    if not found or run.is_reference(branch.name):
         return Cell(words.NOTHING)
     n = words.number(run.value(variant, branch.name, request, "forget_quality_n"), 0)
     ps = run.p_values(variant, branch.name, request)
@@ -185,7 +185,7 @@ def _shown(run: RunData, variant: str, request: int, branch: Branch) -> Cell:
     kinds = [
         (row.get("judgement") or {}).get("kind", "unknown") for row in run.rows(variant, branch.name, request)
     ]
-    if not kinds or branch.name == "retrain":
+    if not kinds or run.is_reference(branch.name):
         return Cell(words.NOTHING)
     most = max(sorted(set(kinds)), key=kinds.count)
     note = f"{kinds.count(most)} of {len(kinds)} seeds" if len(set(kinds)) > 1 else ""

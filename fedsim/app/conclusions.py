@@ -28,6 +28,10 @@ from fedsim.storage.tables import Row
 from fedsim.unlearning.protocol import MethodConfig
 from privacy import VACUOUS, Ledger
 
+OWN_REFERENCE = (
+    "{} trains otherwise than the other branches and is its own reference: its forgetting is exact by "
+    "construction and not measured here; its utility, and what others lose, are against the common retrain."
+)
 NO_UTILITY = "Model utility is 0 in every branch, as one of its parts is: this base does not show it."
 
 
@@ -95,14 +99,15 @@ def _verdict_json(
         for row in verdict_rows(tables, life, config, branches, methods, _untrusted(trust, tables.variant))
     ]
     rows, unmeasured = without_empty_utility(rows)
+    titles = {branch["name"]: branch["title"] for branch in titled}
     notes: dict[str, list[str]] = {}
     for context, (tables, life) in zip(contexts, lives, strict=True):
         said = divergence_notes(tables, life)
         said += public_notes(tables, config, life.horizon, context.probes.public)
         said += [NO_UTILITY] if unmeasured else []
+        said += [OWN_REFERENCE.format(titles[branch]) for branch in sorted(tables.ensembles)]
         told = notes.setdefault(tables.variant, [])
         told.extend(one for one in said if one not in told)
-    titles = {branch["name"]: branch["title"] for branch in titled}
     return {
         "informative": informative,
         "trust": trust,

@@ -154,7 +154,7 @@ def _table_of(rows: Sequence[Verdict], titles: Mapping[str, str], shown: Sequenc
 
 
 def _cells(branch: str, rows: Sequence[Verdict]) -> dict[str, str]:
-    reference = branch == "retrain"
+    reference = rows[0]["reference"] == branch
     forgotten = _mean(rows, "forgetting_fraction")
     return {
         "class": str(rows[0]["class"]),

@@ -40,8 +40,8 @@ def test_nothing_without_the_audit(load: Load) -> None:
 
 def test_where_nothing_comes_back_and_what_was_there_before(load: Load) -> None:
     assert title(load(audited=0.5)) == (
-        "Gradient difference knew more than retrain before; gradient ascent and NPO never over 0.05 above "
-        "retrain (worst request; one seed, no interval)"
+        "Gradient difference knew more than retrain before it; gradient ascent and NPO never exceeded "
+        "retrain by 0.05 (worst request; one seed, no interval)"
     )
 
 
