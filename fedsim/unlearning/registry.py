@@ -15,14 +15,14 @@ _LISTED = (
     "grad_diff:GradDiff",
     "npo:Npo",
     "simnpo:SimNpo",
+    "idk_dpo:IdkDpo",
+    "pdu:Pdu",
     "rmu:Rmu",
     "task_vector:TaskVector",
     "ssd:Ssd",
     "fed_eraser:FedEraser",
     "sisa:Sisa",
     "keyword_filter:KeywordFilter",
-    "idk_dpo:IdkDpo",
-    "pdu:Pdu",
 )
 METHODS = registered(
     MethodConfig, _LISTED, package="fedsim.unlearning.methods", group="fedsim.methods", tag="method"

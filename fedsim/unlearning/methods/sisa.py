@@ -29,7 +29,7 @@ class Sisa(MethodConfig):
 
     promise: ClassVar[Promise] = "exact"
     title: ClassVar[str] = "SISA"
-    summary: ClassVar[str] = "shards of clients trained apart; the shard of who is forgotten is replayed"
+    summary: ClassVar[str] = "shards of clients trained apart; the shard of whoever is forgotten is replayed"
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.GLOBAL_MODELS, Capability.PEER_COOPERATION}
     )
