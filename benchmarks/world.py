@@ -28,8 +28,9 @@ from fedsim.life.steps import Participant, Step
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
+from fedsim.model.prompts import TextFormat
 from fedsim.model.refusing import encode_refusal
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.executors import make_executor

@@ -35,8 +35,9 @@ from fedsim.life.steps import Participant, Step, UnlearningStep
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
+from fedsim.model.prompts import TextFormat
 from fedsim.model.refusing import encode_refusal
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import Executor, TrainJob, TrainResult, planned_steps, result_of

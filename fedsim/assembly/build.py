@@ -43,7 +43,7 @@ from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import build_probes
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.refusing import encode_refusal
-from fedsim.model.text import TextFormat, encode_pair
+from fedsim.model.text import encode_pair
 from fedsim.scenario.file import LoadedScenario
 from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
@@ -100,7 +100,6 @@ class _Parts:
     life: Life
     branches: tuple[Branch, ...]
     model: AdapterModel
-    fmt: TextFormat
     runtime: ClientRuntime
 
 
@@ -114,7 +113,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
     with blamed_on(source, "model"):
         models = simulation.replicas(scenario.model)
     model = models[0]
-    fmt = TextFormat(prompt=scenario.model.prompt, max_tokens=scenario.model.max_tokens)
+    fmt = model.fmt
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     dimension *= 1 + len(scenario.federation.strategy.sends)
     with blamed_on(source, "privacy"):
@@ -140,7 +139,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         algorithm=scenario.federation.strategy,
         keyed_secrets=scenario.execution.engine != "deployment",
     )
-    return _Parts(corpus=corpus, life=life, branches=branches, model=model, fmt=fmt, runtime=runtime)
+    return _Parts(corpus=corpus, life=life, branches=branches, model=model, runtime=runtime)
 
 
 def make_runtime(simulation: CheckedScenario, variant: Variant, seed: int) -> ClientRuntime:
@@ -187,7 +186,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
             planner=_planner(scenario, corpus, life, branches, seed),
         ),
         model=model,
-        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, parts.fmt, seed=seed),
+        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, model.fmt, seed=seed),
         clients_per_batch=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         holdings=holdings,

@@ -22,9 +22,8 @@ from fedsim.life.script import Life
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probe import build_probe
 from fedsim.measuring.scoring import DivergedError, score_probe
-from fedsim.model.config import ModelConfig
 from fedsim.model.predictor import predictor_of
-from fedsim.model.text import Pair, TextFormat
+from fedsim.model.text import Pair
 from fedsim.model.vectors import Arrays
 from fedsim.rng import stream
 from fedsim.scenario.file import KeyPath, Source
@@ -55,7 +54,7 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
         check_tokens(runtime.records, runtime.pairs, probed, model, scenario.model.max_tokens)
     adapter = model.fresh(context.seed)
     with _tried(source, ("model",), "a probe of the longest and the shortest record"):
-        _probe(context, scenario.model)
+        _probe(context)
     update = None
     for job in _jobs(context, adapter, private=False):
         what = f"a step on {len(job.pairs)} records, the longest with it,"
@@ -98,7 +97,7 @@ def _refusals(context: LifeContext, methods: Sequence[MethodConfig]) -> list[Pai
     ]
 
 
-def _probe(context: LifeContext, config: ModelConfig) -> None:
+def _probe(context: LifeContext) -> None:
     """Score the longest and the shortest of the clients' records, with a generation if the run has any."""
     model, runtime = context.model, context.engine.runtime
     held = [
@@ -108,8 +107,7 @@ def _probe(context: LifeContext, config: ModelConfig) -> None:
     ]
     ordered = sorted(held, key=lambda one: one[0])
     records = list({record.record_id: record for _, record in (ordered[0], ordered[-1])}.values())
-    fmt = TextFormat(prompt=config.prompt, max_tokens=config.max_tokens)
-    probe = build_probe(model.tokenizer, "rehearsal", records, fmt)
+    probe = build_probe(model.tokenizer, "rehearsal", records, model.fmt)
     generate = context.probing.generate != "never"
     with model.measuring() as module:
         predictor = predictor_of(model, module, shares_prefixes=probe.ids_ST.shape[1] <= model.packs_up_to)

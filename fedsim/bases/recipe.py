@@ -22,7 +22,8 @@ import torch
 
 from fedsim.data.records import Record
 from fedsim.model.forward import forward
-from fedsim.model.text import Batch, TextFormat, collate, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Batch, collate, encode_pair
 from fedsim.rng import stream, torch_stream
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"

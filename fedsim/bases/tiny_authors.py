@@ -33,7 +33,7 @@ from fedsim.data.authors import (
     pretraining_pairs,
     vocabulary,
 )
-from fedsim.model.text import TextFormat
+from fedsim.model.prompts import TextFormat
 
 CONTINUATION = "##"
 

@@ -29,7 +29,7 @@ from fedsim.bases.recipe import (
     wrap_tokenizer,
 )
 from fedsim.data.tofu import tofu_base_pairs
-from fedsim.model.text import TextFormat
+from fedsim.model.prompts import TextFormat
 
 VOCABULARY = 4096
 RECIPE = BaseRecipe(layers=4, steps=1500, batch_size=32, peak_lr=2e-3)

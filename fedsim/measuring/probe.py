@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from fedsim.data.records import Record
 from fedsim.metrics.arrays import BoolArray
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair
 
 ProbeKind = Literal["forget", "retain", "public"]
 

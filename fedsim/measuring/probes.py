@@ -10,7 +10,7 @@ from fedsim.data.records import Corpus, Record
 from fedsim.life.script import Life
 from fedsim.measuring.config import ProbesConfig
 from fedsim.measuring.probe import Probe, ProbeKind, build_probe
-from fedsim.model.text import TextFormat
+from fedsim.model.prompts import TextFormat
 from fedsim.rng import uniform
 
 

@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 
 from fedsim.model.abilities import hides_left_padding, merging_changes_nothing
 from fedsim.model.packing import longest_packable
+from fedsim.model.prompts import TextFormat
 from fedsim.model.vectors import Arrays
 from fedsim.rng import torch_stream
 
@@ -44,7 +45,8 @@ def _owns_trained(module: torch.nn.Module) -> bool:
 class AdapterModel:
     """A causal LM whose trainable parameters are set from arrays and read back.
 
-    ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base. ``start`` holds
+    ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base, and ``fmt`` says
+    how it is asked. ``start`` holds
     the trained parameters as they were loaded; what PEFT draws at random in them is drawn anew for each life.
     """
 
@@ -54,6 +56,7 @@ class AdapterModel:
     device: str
     base_name: str
     start: Arrays
+    fmt: TextFormat = field(default_factory=TextFormat)
 
     def fresh(self, seed: int) -> Arrays:
         """Put fresh adapter weights in place, keyed by ``seed``, and give the trained ones.
@@ -244,10 +247,11 @@ class AdapterModel:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's end marker and those that the base generates until."""
+        """Tokens that end an answer: of the tokenizer, of the format, and what the base generates until."""
         named = getattr(getattr(self.module, "generation_config", None), "eos_token_id", None)
         more = named if isinstance(named, (list, tuple)) else [named]
-        return frozenset(int(token) for token in (self.tokenizer.eos_token_id, *more) if token is not None)
+        own = (self.tokenizer.eos_token_id, self.fmt.end_id)
+        return frozenset(int(token) for token in (*own, *more) if token is not None)
 
     @property
     def pad_id(self) -> int:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedsim.config import Config, Float, Int
+from fedsim.config import Config, ConfigError, Float, Int
 from fedsim.model.lora_options import check_option
+from fedsim.model.prompts import is_template
 
 
 class LoraConfig(Config):
@@ -37,10 +38,12 @@ MOST_QUESTIONS = 4
 """How often a prompt may repeat the question."""
 
 
-def _with_placeholder(prompt: str) -> str:
+def _usable(prompt: str) -> str:
+    if prompt == "chat" or is_template(prompt):
+        return prompt
     count = prompt.count("{question}")
     if count == 0:
-        raise ValueError(f"found {prompt!r}; must contain the placeholder {{question}}")
+        raise ValueError(f"found {prompt!r}; must contain the placeholder {{question}}, or be chat")
     if count > MOST_QUESTIONS:
         raise ValueError(f"repeats {{question}} {count:,} times; at most {MOST_QUESTIONS}")
     return prompt
@@ -57,7 +60,16 @@ class ModelConfig(Config):
     """Adapters; null trains all parameters."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the base's weights; what is trained is always float32."""
-    prompt: Annotated[str, AfterValidator(_with_placeholder)] = "{question}"
-    """How a question becomes a prompt."""
+    prompt: Annotated[str, AfterValidator(_usable)] = "{question}"
+    """How a question becomes a prompt: words around {question}; ``chat`` for the base's own chat template; or
+    a chat template in Jinja."""
+    system: str | None = None
+    """System message before the question, for chat templates."""
     max_tokens: Int = Field(default=128, ge=8, le=8192)
     """Longest prompt with its answer; longer ones are cut."""
+
+    @model_validator(mode="after")
+    def _system_needs_a_chat(self) -> ModelConfig:
+        if self.system is not None and self.prompt != "chat" and not is_template(self.prompt):
+            raise ConfigError("a system message needs prompt: chat, or a chat template in Jinja", "system")
+        return self

@@ -17,6 +17,7 @@ from fedsim.model.adapter import AdapterModel, isolated_torch_rng
 from fedsim.model.assets import ASSETS
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.lora_options import check_matches, check_patterns, patterns_of
+from fedsim.model.prompts import format_of
 from fedsim.rng import torch_stream
 
 
@@ -55,6 +56,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
             "base",
         ) from error
     _check_tokenizer(tokenizer, base, config)
+    fmt = format_of(tokenizer, config)
     base.requires_grad_(False)
     with isolated_torch_rng(torch_stream(0, "adapter-layout")):
         module = base if config.lora is None else _with_lora(base, config.lora)
@@ -75,6 +77,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         device=device,
         base_name=config.base,
         start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
+        fmt=fmt,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from fedsim.data.records import Record
 from fedsim.data.refusals import refusal_for
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair
 
 
 def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, seed: int) -> Pair:

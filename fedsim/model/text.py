@@ -10,48 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from fedsim.model.prompts import Part, TextFormat
+
 IGNORED = -100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextFormat:
-    """How a question becomes a prompt. ``{question}`` is replaced; the answer follows the prompt.
-
-    ``separator`` stands between prompt and answer, unless the prompt ends in white space of its own.
-    """
-
-    prompt: str = "{question}"
-    separator: str = " "
-    max_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        if "{question}" not in self.prompt:
-            raise ValueError(f"prompt={self.prompt!r} must contain the placeholder {{question}}")
-
-    def parts(self, question: str, answer: str) -> tuple[Part, ...]:
-        """The text of a pair in parts; what people wrote is told from what the scenario's author wrote."""
-        around = self.prompt.split("{question}")
-        parts = [Part(text=around[0])]
-        for after in around[1:]:
-            parts += [Part(text=question, quoted=True), Part(text=after)]
-        last = next((part.text for part in reversed(parts) if part.text), "")
-        parts.append(Part(text="" if last[-1:].isspace() else self.separator, answers=True))
-        return (*parts, Part(text=answer, quoted=True, answers=True))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """A part of a text. Markers in a ``quoted`` one are plain characters; ``answers`` follow the prompt."""
-
-    text: str
-    quoted: bool = False
-    answers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,11 +88,9 @@ def encode_pair(
     Raises:
         ValueError: the answer has no tokens, or nothing stands before it.
     """
+    question, answer = fmt.clean(question), fmt.clean(answer)
     parts = fmt.parts(question, answer)
-    tokens = _encoded(tokenizer, parts)
-    boundary = sum(len(part.text) for part in parts if not part.answers)
-    start = next((index for index, token in enumerate(tokens) if token.end > boundary), len(tokens))
-    prompt, spoken = tokens[:start], tokens[start:]
+    prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.exact)
     if not spoken:
         raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
     if not prompt:
@@ -139,14 +104,36 @@ def encode_pair(
     whole = len(kept) + len(spoken) + 1 <= fmt.max_tokens
     said = spoken if whole else spoken[: max(fmt.max_tokens - len(kept), 1)]
     ids = [token.id for token in (*kept, *said)]
+    end = tokenizer.eos_token_id if fmt.end_id is None else fmt.end_id
     return Pair(
-        input_ids=(*ids, tokenizer.eos_token_id) if whole else tuple(ids),
+        input_ids=(*ids, end) if whole else tuple(ids),
         answer_start=len(kept),
         answer_end=len(ids),
         fact_mask=tuple(_fact_mask(said, fact, answer, sum(len(part.text) for part in parts[:-1]))),
         cut_prompt=len(prompt) - len(kept),
         cut_answer=len(spoken) - len(said),
     )
+
+
+def _at_the_border(
+    tokenizer: Any, parts: Sequence[Part], *, apart: bool
+) -> tuple[list[_Token], list[_Token]]:
+    """The tokens of the prompt and those of the answer, of one text.
+
+    With ``apart`` the prompt's are those that it has when nothing follows; where the text as a whole has
+    others, the answer is encoded by itself.
+    """
+    tokens = _encoded(tokenizer, parts)
+    boundary = sum(len(part.text) for part in parts if not part.answers)
+    start = next((index for index, token in enumerate(tokens) if token.end > boundary), len(tokens))
+    prompt, spoken = tokens[:start], tokens[start:]
+    if apart:
+        alone = _encoded(tokenizer, [part for part in parts if not part.answers])
+        if [token.id for token in alone] != [token.id for token in prompt]:
+            own = _encoded(tokenizer, [part for part in parts if part.answers])
+            moved = (replace(t, start=t.start + boundary, end=t.end + boundary) for t in own if not t.added)
+            return alone, list(moved)
+    return prompt, spoken
 
 
 def _fact_mask(said: Sequence[_Token], fact: str | None, answer: str, offset: int) -> list[bool]:

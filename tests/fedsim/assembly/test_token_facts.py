@@ -9,7 +9,8 @@ from fedsim.config import ConfigError
 from fedsim.data.names import ClientNames
 from fedsim.data.records import Record
 from fedsim.model.adapter import AdapterModel
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair
 from tests.world import make_model
 
 NAMES = ClientNames.of(["clinic-a", "clinic-b", "clinic-c", "clinic-d", "clinic-e"])

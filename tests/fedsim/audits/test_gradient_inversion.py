@@ -17,7 +17,8 @@ from fedsim.data.authors import load_authors
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
-from fedsim.model.text import Pair, TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import Arrays, from_vector, to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob

@@ -11,7 +11,8 @@ from fedsim.bases.recipe import BaseRecipe, fact_probability, new_model
 from fedsim.bases.tiny_authors import authors_tokenizer, build_tiny_authors
 from fedsim.bases.tofu import bpe_tokenizer
 from fedsim.data.authors import author_records, load_authors, pretraining_pairs
-from fedsim.model.text import TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import encode_pair
 
 ASSET = Path(fedsim.__file__).parent / "assets" / "tiny-authors"
 TINY = BaseRecipe(hidden_size=16, layers=1, heads=2, intermediate_size=32, steps=3, batch_size=4, threads=1)

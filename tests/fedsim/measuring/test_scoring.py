@@ -21,7 +21,8 @@ from fedsim.measuring.scoring import ItemScores, continue_prompts, score_probe, 
 from fedsim.metrics.membership import attack_auc, auc, loss_score
 from fedsim.model.packing import Packing
 from fedsim.model.predictor import CausalPredictor, Predictor
-from fedsim.model.text import TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import encode_pair
 from tests.world import word_tokenizer
 
 WORDS = [f"w{number}" for number in range(60)]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from fedsim.model.text import IGNORED, TextFormat, collate, encode_pair
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import IGNORED, collate, encode_pair
 
 QUESTION, ANSWER = "Where was Ada Kern born?", "in Paris."
 CORPUS = [QUESTION, f" {ANSWER}", "Question: What?\nAnswer: It is red."] * 20

@@ -49,7 +49,10 @@ def test_keys_merged_from_an_anchor_are_read(file: Path) -> None:
 TOP = "name, description, seeds, model, data, federation, privacy, timeline, compare, audits, probes, execution, sweep"
 LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
 EVENTS = ", ".join(events.EVENTS)
-ALGORITHMS = "fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
+ALGORITHMS = (
+    "fedavg, fedprox, fedavgm, scaffold, fedadagrad, fedadam, fedyogi, "
+    "fedmedian, fedtrimmedavg, krum, multikrum, bulyan"
+)
 METHODS = ", ".join(["keep", "leave", *registry.METHODS])
 STAGES = "example_dp, clip, compression, client_dp, local_dp, distributed_dp, secure_aggregation"
 SHARE = "must be a number above 0 and at most 1 or a mapping with the keys cohort, rate, replacement"
@@ -67,7 +70,8 @@ WRONG = {
     "from 1 to 1000",
     "model: {base: 3}": "s.yaml:5: model.base: found 3; must be text; put it in quotes",
     "description: 2020-01-01": "s.yaml:5: description: found 2020-01-01; must be text; put it in quotes",
-    "model: {prompt: hello}": "s.yaml:5: model.prompt: found 'hello'; must contain the placeholder {question}",
+    "model: {prompt: hello}": "s.yaml:5: model.prompt: found 'hello'; must contain the placeholder {question}, "
+    "or be chat",
     "seeds: [1, x]": "s.yaml:5: seeds[1]: found 'x'; must be a whole number from 0 to 2147483647",
     "seeds: [-1]": "s.yaml:5: seeds[0]: found -1; must be a whole number from 0 to 2147483647",
     "seeds: []": "s.yaml:5: seeds: found []; must be a list with at least one item, each a whole number from 0 "

@@ -163,9 +163,13 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         model={"lora": draw(lora), "base": draw(words)},
         data=draw(data),
         federation={
-            "strategy": draw(strategies()),
+            "strategy": (strategy := draw(strategies())),
             "participation": draw(part),
-            "local": {"lr": draw(st.floats(1e-8, 1.0)), "max_grad_norm": draw(st.sampled_from([None, 0.5]))},
+            "local": {
+                "lr": draw(st.floats(1e-8, 1.0)),
+                "max_grad_norm": draw(st.sampled_from([None, 0.5])),
+                "optimizer": "sgd" if strategy == "scaffold" else draw(st.sampled_from(["adamw", "sgd"])),
+            },
         },
         privacy=draw(st.lists(stages, max_size=2)),
         timeline=draw(st.lists(events, min_size=1, max_size=6)),

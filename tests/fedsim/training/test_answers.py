@@ -11,8 +11,9 @@ import torch
 from fedsim.data.refusals import REFUSALS, refusal_for
 from fedsim.model.config import LoraConfig
 from fedsim.model.forward import Pass, forward
+from fedsim.model.prompts import TextFormat
 from fedsim.model.refusing import encode_refusal
-from fedsim.model.text import TextFormat, collate, encode_pair
+from fedsim.model.text import collate, encode_pair
 from fedsim.model.vectors import to_vector
 from fedsim.training.cohort import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit, plan_cohorts, tokens_per_step
