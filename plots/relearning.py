@@ -16,15 +16,15 @@ from plots.findings import disclaimer, margin, readable
 from plots.parts import NAN, Floats, Request
 
 CAPTION = (
-    "Relearning: from its last model, every branch is trained on a part of a request's records, and asked "
-    "about the part that was held back. Any model learns something about the rest from a part, so the black "
-    "line, the model retrained without the client, is what to compare with: a line that was near it before "
-    "and rises above it had hidden what it seemed to have forgotten. A line that stays near it shows this "
-    "for these records and this training only. The title calls back what rose by more than the tolerance to "
-    "more than it above retrain; its numbers are excesses over retrain where they are largest, over budgets "
-    "and requests, as an attacker would choose. The small panel shows whether the training taught the part "
-    "it was on. A dotted line is what users see where a method guards the model; whoever relearns has the "
-    "bare one."
+    "Relearning: from its last model, every branch with one adapter (ensembles are left out) is trained on a "
+    "part of a request's records, and asked about the part that was held back. Any model learns something "
+    "about the rest from a part, so the black line, the model retrained without the client, is what to "
+    "compare with: a line that was near it before and rises above it had hidden what it seemed to have "
+    "forgotten. A line that stays near it shows this for these records and this training only. The title "
+    "calls back what rose by more than the tolerance to more than it above retrain; its numbers are excesses "
+    "over retrain where they are largest, over budgets and requests, as an attacker would choose. The small "
+    "panel shows whether the training taught the part it was on. A dotted line is what users see where a "
+    "method guards the model; whoever relearns has the bare one."
 )
 HELD_BACK, RELEARNED = "held back", "relearned"
 _LEFT, _WIDE, _SMALL, _TALL, _GAP = 0.75, 4.05, 2.2, 2.3, 0.72

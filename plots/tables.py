@@ -112,12 +112,16 @@ def _cells(run: RunData, variant: str, request: int, branch: Branch) -> tuple[Ce
         low, high = (words.number(f(found), digits) for f in (min, max)) if len(found) > 1 else ("", "")
         return f"{low} … {high}" if low != high else ""
 
-    fraction = mean("forgetting_fraction")
+    fraction, own = mean("forgetting_fraction"), run.is_reference(branch.name) and branch.name != "retrain"
     return (
         Cell(words.number(mean("value")), spread("value"), headline),
-        Cell(words.number(mean("excess"), sign=True), spread("excess"), headline),
+        Cell(words.NOTHING)
+        if own
+        else Cell(words.number(mean("excess"), sign=True), spread("excess"), headline),
         Cell(
-            f"{words.number(100 * fraction, 0)} %" if np.isfinite(fraction) else words.NOTHING, "", headline
+            f"{words.number(100 * fraction, 0)} %" if np.isfinite(fraction) and not own else words.NOTHING,
+            "",
+            headline,
         ),
         _time(run, variant, request, branch, headline),
         _nll(run, variant, request, branch),

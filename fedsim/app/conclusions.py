@@ -49,7 +49,13 @@ def conclude(
     references = [Reference(runner) for runner in runners]
     directory.write_json("ledger", _ledger_json(runners, references, branches))
     raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
-    raw["metrics"] = with_reference_epsilon(raw["metrics"], references)
+    ensembles = [
+        Reference(runner, one.name)
+        for runner in runners
+        for one in runner.context.composed
+        if one.life == "retrain"
+    ]
+    raw["metrics"] = with_reference_epsilon(raw["metrics"], [*references, *ensembles])
     lives = [(_tables(context, raw), context.life) for context in contexts]
     derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
     directory.write_rows("trajectories", derived)
@@ -75,9 +81,8 @@ def _ledger(runner: LifeRunner, reference: Reference, branch: str) -> Ledger:
     context = runner.context
     if branch == "retrain":
         return reference.ledger(context.life.horizon)
-    lines = context.lines(branch)
-    if lines is not None:
-        return Reference(runner, lines).ledger(context.life.horizon)
+    if context.lines(branch) is not None:
+        return Reference(runner, branch).ledger(context.life.horizon)
     return runner.final_federation(branch).ledger
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def load(scenario: str | Path, overrides: Overrides = ()) -> LoadedScenario:
         ScenarioError: a ValueError with a line for each problem.
     """
     if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        overrides = [f"{key}={json.dumps(value, default=os.fspath)}" for key, value in overrides.items()]
     return load_scenario(Path(scenario), list(overrides))
 
 
@@ -167,14 +168,20 @@ class Run:
             branch = f"retrain#{max(numbers)}" if numbers else "keep"
         own = [event for event in ended if branch in event["branches"]]
         if not own:
-            known = sorted({name for event in ended for name in event["branches"]})
-            raise ValueError(f"branch={branch!r} is not in this run; choices: {', '.join(known)}")
+            raise ValueError(self._why_no_adapter(branch, {name for e in ended for name in e["branches"]}))
         from fedsim.living.checkpoints import branch_folder
 
         last = max(own, key=lambda event: int(event["last"]))
         owner = branch_folder(last["branches"][0])
         place = Path("checkpoints") / folder_name(variant) / str(seed) / f"round-{last['last']:04d}" / owner
         return self.path / place / "adapter"
+
+    def _why_no_adapter(self, branch: str, lived: Collection[str]) -> str:
+        parts = sorted(name for name in lived if name.startswith(f"{branch}/"))
+        if parts:
+            return f"branch={branch!r} is an ensemble and has no adapter of its own, but {', '.join(parts)}"
+        named = [str(each["name"]) for each in self._directory.json("life")["branches"]]
+        return f"branch={branch!r} is not in this run; choices: {', '.join(named)}"
 
     def predictor(
         self, branch: str, *, variant: str | None = None, seed: int | None = None
@@ -187,6 +194,7 @@ class Run:
         from fedsim.assembly.build import make_context
         from fedsim.living.views import Views
         from fedsim.model.saving import load_adapter
+        from fedsim.storage.whole import read_json
 
         variant, seed = self._variant(variant), self._seed(seed)
         checked = runs.reopen(self._directory)
@@ -196,6 +204,9 @@ class Run:
         ensemble = next((one for one in context.composed if one.name == branch), None)
         names = [branch] if ensemble is None else ensemble.at(len(context.life.requests))
         folders = [self.adapter_directory(name, variant=variant, seed=seed) for name in names]
+        if ensemble is not None:
+            trained = [folder for folder in folders if read_json(folder.parent / "state.json")["version"]]
+            folders = trained or folders[:1]
         adapters = [load_adapter(context.model, folder) for folder in folders]
         if ensemble is not None:
             return views.joined(ensemble, adapters), context.model.tokenizer

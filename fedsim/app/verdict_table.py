@@ -155,12 +155,13 @@ def _table_of(rows: Sequence[Verdict], titles: Mapping[str, str], shown: Sequenc
 
 def _cells(branch: str, rows: Sequence[Verdict]) -> dict[str, str]:
     reference = rows[0]["reference"] == branch
+    own = reference and branch != "retrain"
     forgotten = _mean(rows, "forgetting_fraction")
     return {
         "class": str(rows[0]["class"]),
         "knows": _show(_mean(rows, "value")),
         "excess": "-" if reference else _show(_mean(rows, "excess"), sign=True),
-        "forgotten": "-" if forgotten is None else f"{forgotten:.0%}",
+        "forgotten": "-" if forgotten is None or own else f"{forgotten:.0%}",
         "rounds": "-" if reference else _rounds([row["time_to_reference"] for row in rows]),
         "nll": "-" if reference else _show(_nll(rows), sign=True),
         "membership": _show(_mean([row["judgement"] for row in rows], "membership_auc")),

@@ -14,6 +14,7 @@ from fedsim.assembly.checks import (
     blamed_on,
     check_anybody,
     check_audits,
+    check_events,
     check_holdout,
     check_methods,
     check_one_life,
@@ -157,12 +158,12 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
     check_holdout(scenario, holdings.overlap, variant.source)
     if seed == scenario.seeds[0]:
         check_anybody(branches, variant.source)
+    check_events(scenario, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
-    clients = sorted(corpus.clients)
-    check_methods(scenario, life, clients, runtime.pipeline, variant.source)
+    check_methods(scenario, life, branches, runtime.pipeline, variant.source)
     check_audits(scenario, life, runtime, model, variant.source)
     tree = build_tree(branches)
-    lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, clients))}
+    lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, life))}
     return LifeContext(
         variant=variant.name,
         seed=seed,

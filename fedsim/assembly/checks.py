@@ -14,7 +14,9 @@ from fedsim.data.config import JsonlData
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.reports import require_told
 from fedsim.federation.runtime import ClientRuntime
+from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.federation.worst_cases import planned_rounds
+from fedsim.life.branches import lines_of
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
@@ -48,6 +50,13 @@ def check_audits(
             audit.check(checked)
 
 
+def check_events(scenario: Scenario, source: Source) -> None:
+    """Refuse events that change nothing under this scenario's local training."""
+    for index, event in enumerate(scenario.timeline):
+        with blamed_on(source, "timeline", index):
+            event.given().check(scenario.federation.local)
+
+
 def check_anybody(branches: Sequence[Branch], source: Source) -> None:
     """Refuse a life in whose rounds nobody ever takes part, though somebody is there."""
     kept = branches[0]
@@ -60,46 +69,79 @@ def check_anybody(branches: Sequence[Branch], source: Source) -> None:
 
 
 def check_methods(
-    scenario: Scenario, life: Life, clients: Sequence[int], pipeline: Pipeline, source: Source
+    scenario: Scenario, life: Life, branches: Sequence[Branch], pipeline: Pipeline, source: Source
 ) -> None:
     """Refuse methods that need more than the pipeline lets a server see or add up, in any of their rounds."""
+    strategy = scenario.federation.strategy
     for index, method in enumerate(scenario.compare):
         with blamed_on(source, "compare", index):
             planned = list(planned_rounds(method, life))
-            looks_back = any(map(method.stores, range(1, life.horizon + 1)))
-            one_by_one = looks_back or any(plan.combine == "each" for _, _, plan in planned)
+            each = any(plan.combine == "each" for _, _, plan in planned)
             require(pipeline, method.needs, method=method.branch)
-            parts = method.parts(clients)
-            if not all(parts):
-                raise ValueError(
-                    f"{method.branch} deals {len(clients)} clients to {len(parts)} parts, so that some stay "
-                    f"empty; use {len(clients)} parts at most"
-                )
-            if one_by_one:
+            if each or any(map(method.stores, range(1, life.horizon + 1))):
                 require_individuals(pipeline, method=method.branch)
+            if each and not strategy.averages:
+                raise ValueError(
+                    f"{method.branch} moves by a mean of its own, and {strategy.name} by something else; use "
+                    f"{', '.join(name for name, one in STRATEGIES.items() if one.averages)}"
+                )
+            _check_parts(scenario, method, life, branches, pipeline)
             for _, step, plan in planned:
                 _check_round(method, step, plan, pipeline)
+
+
+def _check_parts(
+    scenario: Scenario, method: MethodConfig, life: Life, branches: Sequence[Branch], pipeline: Pipeline
+) -> None:
+    """ValueError for a method that trains in parts of which one is too small to train."""
+    lines = lines_of(method, life)
+    if lines and method.guards:
+        raise ValueError(f"{method.branch} trains in parts and guards its model; a method may do one of both")
+    if not all(lines.values()):
+        members = len(life.members())
+        raise ValueError(
+            f"{method.branch} deals {members} clients to {len(lines)} parts, so that some stay empty; use "
+            f"{members} parts at most"
+        )
+    for line, clients in lines.items():
+        most = _largest_cohort(scenario, [one for one in branches if one.name == line.keep])
+        reason = scenario.federation.strategy.too_few(most)
+        if pipeline.min_cohort > most:
+            reason = f"a masked round needs min_cohort={pipeline.min_cohort}"
+        if reason is not None:
+            raise ValueError(
+                f"{method.branch} has a part of {len(clients)} clients, {most} in its largest cohort, and "
+                f"{reason}; use fewer parts"
+            )
+
+
+def _largest_cohort(scenario: Scenario, branches: Sequence[Branch]) -> int:
+    """The most clients that can be sampled for a round of these branches."""
+    rule = scenario.federation.participation
+    most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
+    return min(most, rule.cohort) if isinstance(rule, FixedCohort) else most
 
 
 def _check_round(method: MethodConfig, step: int, plan: RoundPlan, pipeline: Pipeline) -> None:
     """ValueError for a round of a method that the pipeline cannot keep private."""
     work = plan.work()
+    asked = [method.local(role, step) for role in work]
+    if any(one.importance for one in asked) and pipeline.stages:
+        names = " and ".join(stage.facts.name for stage in pipeline.stages)
+        raise ValueError(
+            f"{method.branch} asks for importances, squared gradients, which {names} would shorten, noise or "
+            "leave unaccounted like updates; leave one of the two out"
+        )
     if pipeline.min_cohort > 1 and "helper" not in work and work:
         raise ValueError(
             f"{method.branch} sends the forgetting client's update alone, and a masked round with one "
-            f"contributor reveals it (min_cohort={pipeline.min_cohort}); set alpha > 0 so that the others "
-            "take part"
+            f"contributor reveals it (min_cohort={pipeline.min_cohort}); choose a method whose rounds others "
+            "help in, as one with alpha > 0"
         )
-    asked = [method.local(role, step) for role in work]
     if any(one.tells for one in asked):
         require_told(pipeline, method=method.branch)
     if pipeline.local_rule() is None:
         return
-    if any(one.importance for one in asked):
-        raise ValueError(
-            f"{method.branch} asks for importances, squared gradients of single records, which example_dp "
-            "does not account for; leave one of the two out"
-        )
     if any(one.objective.needs.answers == "both" for one in asked):
         raise ValueError(f"{method.branch} cannot be had with example_dp: {TWO_ANSWERS}; leave one out")
 
@@ -108,7 +150,7 @@ def check_strategy(
     scenario: Scenario, branches: Sequence[Branch], pipeline: Pipeline, source: Source
 ) -> None:
     """Refuse a strategy that combines updates one by one where it cannot have them, or never enough."""
-    config, rule = scenario.federation.strategy, scenario.federation.participation
+    config = scenario.federation.strategy
     if config.sends and scenario.execution.engine == "deployment":
         raise source.error(
             ("federation", "strategy"),
@@ -119,10 +161,7 @@ def check_strategy(
         return
     with blamed_on(source, "federation", "strategy"):
         require_individuals(pipeline, method=config.name)
-        most = max((len(roster) for branch in branches for roster in branch.rosters), default=0)
-        if isinstance(rule, FixedCohort):
-            most = min(most, rule.cohort)
-        reason = config.too_few(most)
+        reason = config.too_few(_largest_cohort(scenario, [one for one in branches if not one.part]))
         if reason is not None:
             raise ValueError(
                 f"{reason} in the largest cohort; set its parameters for fewer, or let more take part"

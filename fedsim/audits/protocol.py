@@ -55,6 +55,11 @@ class FinishedLife:
         return tuple(name for name in shown if not name.startswith("retrain#"))
 
     @property
+    def ensembles(self) -> tuple[str, ...]:
+        """The methods that answer with several adapters."""
+        return tuple(one.name for one in self.context.composed if one.life == "retrain")
+
+    @property
     def _reference(self) -> str:
         from fedsim.life.steps import retrain_name
 
@@ -105,8 +110,12 @@ class AuditConfig(Config):
             ConfigError: its key is below the audit's place.
         """
 
-    def rows(self, life: FinishedLife) -> Iterator[Row]:
-        """What the audit finds on a life, for every branch that it looks at."""
+    def parts(self, life: FinishedLife) -> Sequence[int]:
+        """What it does one after the other; a run that is killed goes on with the part it was in."""
+        return (0,)
+
+    def rows(self, life: FinishedLife, part: int) -> Iterator[Row]:
+        """What a part of the audit finds on a life, for every branch that it looks at."""
         raise NotImplementedError
 
     def warning(self, row: Row) -> str | None:

@@ -21,21 +21,24 @@ def audits_json(
     progress: Progress,
 ) -> dict[str, list[Row]]:
     """What each of the ``audits`` found on every life, by the audit's name."""
-    before = {(line["variant"], line["seed"], line["place"]): line["rows"] for line in directory.lines(FOUND)}
+    before = {
+        (line["variant"], line["seed"], line["place"], line["part"]): line["rows"]
+        for line in directory.lines(FOUND)
+    }
     found: dict[str, list[Row]] = {name: [] for name in AUDITS}
     for runner in runners:
         context = runner.context
         where = f"{context.variant}, seed {context.seed}"
         life = FinishedLife(context=context, federation=runner.final_federation, note=progress.note)
         for place, audit in enumerate(audits):
-            key = (context.variant, context.seed, place)
-            if key not in before:
-                progress.note(f"{where}: audit by {audit.audit.replace('_', ' ')}")
-                rows = list(audit.rows(life))
-                directory.append(FOUND, life.row(place=place, audit=audit.audit, rows=rows))
-                before[key] = rows
-            found[audit.audit] += before[key]
-            warnings = (audit.warning(row) for row in before[key])
-            for warning in filter(None, warnings):
-                progress.note(f"{where}: {warning}")
+            for part in audit.parts(life):
+                key = (context.variant, context.seed, place, part)
+                if key not in before:
+                    progress.note(f"{where}: audit by {audit.audit.replace('_', ' ')}")
+                    rows = list(audit.rows(life, part))
+                    directory.append(FOUND, life.row(place=place, audit=audit.audit, part=part, rows=rows))
+                    before[key] = rows
+                found[audit.audit] += before[key]
+                for warning in filter(None, map(audit.warning, before[key])):
+                    progress.note(f"{where}: {warning}")
     return found

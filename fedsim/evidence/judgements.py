@@ -58,16 +58,6 @@ SAID = (
 """How one method of a kind, and several, are spoken of in a title."""
 
 
-def judged_round(life: Life, request: Request) -> int:
-    """The round after which a request is judged: the horizon, or the last one before its client came back."""
-    back = [
-        event.round
-        for event in life.events
-        if event.kind == "rejoin" and request.client in event.clients and event.round > request.round
-    ]
-    return min(back, default=life.horizon)
-
-
 def judgement(
     tables: LifeTables,
     config: ProbesConfig,
@@ -168,10 +158,10 @@ def _relapse(row: Mapping[str, Any], config: ProbesConfig) -> str:
 
 
 def _absent(row: Mapping[str, Any]) -> str:
-    took_part, rounds = row["target_rounds"], row["rounds"]
-    if row["branch"] == "retrain" or took_part >= rounds:
+    took_part, asked = row["target_rounds"], min(row["target_asked"], row["rounds"])
+    if took_part >= asked:
         return ""
-    return f"; the forgetting client took part in {took_part} of {rounds} unlearning rounds"
+    return f"; the forgetting client took part in {took_part} of the {asked} rounds that asked it"
 
 
 def quality_note(row: Mapping[str, Any]) -> dict[str, Any]:

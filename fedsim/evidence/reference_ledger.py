@@ -92,12 +92,13 @@ def _without(release: Release, gone: Collection[str]) -> Iterator[Release]:
 class Reference:
     """The ledger of a reference in a life that was lived to its end.
 
-    ``lines`` are the lives it is made of: those of all clients, or of the parts of an ensemble.
+    ``branch`` is retrain, or an ensemble, which is made of a line of lives for each of its parts.
     """
 
-    def __init__(self, runner: LifeRunner, lines: Sequence[Line] = (Line(),)) -> None:
+    def __init__(self, runner: LifeRunner, branch: str = "retrain") -> None:
         self.context: LifeContext = runner.context
-        self._runner, self._lines = runner, lines
+        self.branch = branch
+        self._runner, self._lines = runner, self.context.lines(branch) or (Line(),)
         rule = self.context.federation.participation
         self._refills = isinstance(rule, FixedCohort) and rule.rate is None and rule.replacement != "none"
 
@@ -138,7 +139,7 @@ class Reference:
         if not context.life.requests or not context.engine.runtime.pipeline.protects:
             return
         names = ("variant", "seed", "branch")
-        here = (context.variant, context.seed, "retrain")
+        here, own = ((context.variant, context.seed, name) for name in ("retrain", self.branch))
         events = {
             row["round"]: row["event"]
             for row in metrics
@@ -146,7 +147,7 @@ class Reference:
         }
         for round_, event in sorted(events.items()):
             spent = context.epsilon(self.ledger(round_))
-            who = {**dict(zip(names, here, strict=True)), "round": round_, "event": event}
+            who = {**dict(zip(names, own, strict=True)), "round": round_, "event": event}
             for client in sorted(spent, key=int):
                 for unit, value in spent[client].items():
                     yield {

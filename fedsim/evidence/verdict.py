@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.evidence.judgements import finding, judged_round, judgement, quality_note
+from fedsim.evidence.judgements import finding, judgement, quality_note
 from fedsim.evidence.tables import LifeTables, number, quality_at, trajectory
-from fedsim.life.schedule import answers
+from fedsim.life.schedule import answers, judged_round
 from fedsim.life.script import Life
 from fedsim.life.steps import Line
 from fedsim.measuring.config import ProbesConfig
@@ -86,6 +86,7 @@ def _verdict(
         "judgement": judgement(tables, config, branch, request, end, untrusted),
         **_retention(tables, life, config, branch, request),
         **_costs(tables, life, branch, request),
+        "target_asked": _asked(methods.get(branch), life, request),
     }
     row |= quality_note(row)
     row["finding"] = finding(row, config, life.names)
@@ -204,6 +205,15 @@ def _costs(tables: LifeTables, life: Life, branch: str, request: Request) -> dic
         "bytes": sum(int(row["bytes_down"]) + int(row["bytes_up"]) for row in rows),
         "cost_share": steps / total if total and steps is not None else None,
     }
+
+
+def _asked(method: MethodConfig | None, life: Life, request: Request) -> int:
+    """The unlearning rounds in which a method asks the forgetting client."""
+    if method is None:
+        return 0
+    asked = answers(life, method)[request.number - 1].request
+    plans = (method.plan(asked, index) for index in range(method.rounds_for(asked)))
+    return sum(plan.target is not None for plan in plans)
 
 
 def _replay(tables: LifeTables, line: Line, request: Request) -> list[Row]:

@@ -213,11 +213,14 @@ class _Conversation:
     def _noise(self, attempt: int) -> np.random.Generator:
         """Where the server's noise comes from.
 
-        In a simulation it is the same in every branch; in a deployment it is the operating system's.
+        In a simulation it is the same in every branch, as branches are alternatives; parts of an ensemble
+        live at once, and each has its own. In a deployment it is the operating system's.
         """
         if not self.engine.runtime.keyed_secrets:
             return secret_stream()
-        return stream(self.engine.planner.seed, "server", self.federation.round, attempt)
+        part = self.assignment.part
+        where = (self.federation.round, attempt) if part is None else (self.federation.round, attempt, part)
+        return stream(self.engine.planner.seed, "server", *where)
 
     def _counts(self) -> dict[int, float]:
         """How many records each client has for its order: the weight that it may claim by examples."""

@@ -35,6 +35,7 @@ def store(federation: Federation, assignment: Assignment, updates: Mapping[int, 
 def apply(
     federation: Federation,
     step: Step,
+    branch: str,
     result: Combined,
     assignment: Assignment,
     engine: Engine,
@@ -44,8 +45,10 @@ def apply(
     vector, extra = _parted(federation, result.update)
     update = from_vector(vector, federation.adapter)
     if assignment.weights is None and federation.algorithm.sends:
-        share = len(result.contributors) / max(step.nominal_size, len(result.contributors))
-        federation.shared = federation.algorithm.served(federation.shared, extra, share)
+        there, came = (engine.planner.there(step, branch, ago) for ago in (0, 1)), len(result.contributors)
+        now, before = there
+        share, grown = came / max(now, came), before / now if now else 1.0
+        federation.shared = federation.algorithm.served(federation.shared, extra, share, grown)
     if assignment.each:
         assert step.unlearning is not None, "only a plan of unlearning combines by itself"
         method, request = _asked(step.unlearning, engine)

@@ -89,8 +89,8 @@ class Assignment:
     ``weights`` are set when a plan fixes them. ``compares`` names the roles whose loss compares with the
     adapter at the request, ``tellers`` the clients that are asked for their loss. ``server_state`` says what
     becomes of the strategy's memory, ``moves`` what the combined update moves, ``each`` that the method
-    combines (see ``RoundPlan``). ``stored`` says that some method looks back at the round. ``kind`` and
-    ``request`` label it in the cost table.
+    combines (see ``RoundPlan``). ``stored`` says that some method looks back at the round, ``part`` which
+    part of an ensemble lives it, if one does. ``kind`` and ``request`` label it in the cost table.
     """
 
     orders: Mapping[int, WorkOrder]
@@ -102,6 +102,7 @@ class Assignment:
     moves: Moves = "adapter"
     each: bool = False
     stored: bool = False
+    part: str | None = None
     kind: str = "train"
     request: int = 0
 

@@ -9,7 +9,7 @@ from fedsim.federation.draws import draw_of
 from fedsim.federation.orders import Assignment, PlannedWeights, Sampling, WorkOrder
 from fedsim.life.config import FixedCohort
 from fedsim.life.events.protocol import Condition
-from fedsim.life.steps import Participant, Step, UnlearningStep
+from fedsim.life.steps import Participant, Step, UnlearningStep, part_of
 from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
 from fedsim.unlearning.protocol import MethodConfig, Role, Work
@@ -45,7 +45,9 @@ class Planner:
             return self._unlearning(step, step.unlearning, branch, version, own)
         orders = {p.client: self._ordinary(step, branch, version, p) for p in step.cohort}
         stored = any(method.stores(step.round) for method in self.methods.values())
-        return Assignment(orders=orders, sampling=self._sampling(step, branch), stored=stored)
+        return Assignment(
+            orders=orders, sampling=self._sampling(step, branch), stored=stored, part=part_of(branch)
+        )
 
     def _unlearning(
         self,
@@ -95,6 +97,12 @@ class Planner:
         roster = self._roster(step, branch)
         draw = draw_of(self.participation, here=len(roster), nominal=step.nominal_size)
         return Sampling(roster=roster, draw=draw)
+
+    def there(self, step: Step, branch: str, before: int = 0) -> int:
+        """How many clients have been there so far in a branch, or had been so many rounds ago."""
+        if branch not in self.rosters:
+            return step.nominal_size
+        return len(set().union(*self.rosters[branch][: step.round - before]))
 
     def _roster(self, step: Step, branch: str) -> tuple[int, ...]:
         if branch in self.rosters:

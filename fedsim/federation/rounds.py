@@ -93,7 +93,7 @@ def _round(
     before = federation.adapter
     store(federation, assignment, tried.updates)
     if result is not None:
-        apply(federation, step, result, assignment, engine, tried.updates)
+        apply(federation, step, branch, result, assignment, engine, tried.updates)
         federation.remembered |= {client: own for client, own in tried.remembered.items() if own}
         federation.privacy_state = {**federation.privacy_state, **result.state}
     settled = settle(federation, step, assignment, engine, result)

@@ -81,19 +81,31 @@ def most_steps(
     for branch in branches:
         taken: Counter[int] = Counter()
         for step in branch.steps:
-            for participant in step.cohort:
-                taken[participant.client] += steps_of[participant.client]
+            if step.unlearning is None:
+                taken.update({p.client: steps_of[p.client] for p in step.cohort})
         if branch.name in by_branch:
-            taken.update(_target_steps(by_branch[branch.name], life, corpus, local))
+            taken.update(_unlearning_steps(by_branch[branch.name], branch, life, corpus, local))
         most |= taken
     return dict(most)
 
 
-def _target_steps(method: MethodConfig, life: Life, corpus: Corpus, local: LocalConfig) -> Counter[int]:
-    """Local steps of each forgetting client in a method's unlearning rounds."""
+def _unlearning_steps(
+    method: MethodConfig, branch: Branch, life: Life, corpus: Corpus, local: LocalConfig
+) -> Counter[int]:
+    """Local steps of each client in a method's unlearning rounds: of whoever forgets, and of helpers."""
+    plans = {
+        (request.number, index): (request, plan) for request, index, plan in planned_rounds(method, life)
+    }
     taken: Counter[int] = Counter()
-    for request, _, plan in planned_rounds(method, life):
+    for step in branch.steps:
+        if step.unlearning is None:
+            continue
+        request, plan = plans[step.unlearning.request, step.unlearning.index]
+        asked = dict.fromkeys((p.client for p in step.cohort), plan.helper)
         if plan.target is not None:
-            own = local.model_copy(update={"epochs": plan.target.epochs or local.epochs})
-            taken[request.client] += planned_steps(len(corpus.clients[request.client]), own)
+            asked[request.client] = plan.target
+        for client, work in asked.items():
+            if work is not None:
+                own = local.model_copy(update={"epochs": work.epochs or local.epochs})
+                taken[client] += planned_steps(len(corpus.clients[client]), own)
     return taken

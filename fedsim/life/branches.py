@@ -31,16 +31,16 @@ def unroll(
     branches = lives.without_method(Line())
     nominal = branches[0].rosters
     for method in methods:
-        for line, clients in lines_of(method, sorted(records)).items():
+        for line, clients in lines_of(method, life).items():
             branches += lives.without_method(line, clients)
-        if method.has_branch and not method.parts(sorted(records)):
+        if method.has_branch and not method.parts(life.members()):
             branches.append(lives.live(method.branch, nominal, method=method))
     return tuple(branches)
 
 
-def lines_of(method: MethodConfig, clients: Sequence[int]) -> dict[Line, frozenset[int]]:
+def lines_of(method: MethodConfig, life: Life) -> dict[Line, frozenset[int]]:
     """The parts in which a method trains, with their clients; empty if it trains as all others do."""
-    parts = method.parts(clients)
+    parts = method.parts(life.members())
     return {Line(f"{method.branch}/{index}/"): among for index, among in enumerate(parts)}
 
 
@@ -89,7 +89,8 @@ class _Lives:
             helped_by = roster.helped_by(unlearning) if unlearning else None
             clients = self.participation.cohort(round_, active, there)
             if helped_by is not None:
-                clients = [p.client for p in steps[helped_by - 1].cohort if p.client in active]
+                then = [participant.client for participant in steps[helped_by - 1].cohort]
+                clients = [client for client in then if roster.may_help(client, helped_by)]
             asked = {*clients, *([life.request(unlearning.request).client] if unlearning else [])}
             conditions = ((who, what) for who, what in life.conditions(round_).items() if who in asked)
             steps.append(

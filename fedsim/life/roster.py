@@ -69,6 +69,8 @@ class Roster:
         self.asked = [answer.request for answer in answers(life, method)] if method is not None else []
         self.pending: list[UnlearningStep] = []
         self.present: dict[int, set[str]] = {}
+        self.forgotten: dict[int, int] = {}
+        """Clients that were forgotten whole, with the last round before."""
         self.granted = list(life.requests[:granted])
         """Requests still to come that this branch obeys from the start: it never uses their data."""
 
@@ -104,8 +106,14 @@ class Roster:
         """From now on without these records; data that come again later are new."""
         if request.client in self.present:
             self.present[request.client] -= set(request.record_ids)
+        if request.scope == "client":
+            self.forgotten[request.client] = request.round
         if request in self.granted:
             self.granted.remove(request)
+
+    def may_help(self, client: int, past: int) -> bool:
+        """Whether a client of a past round's cohort is there, and what it then sent is not forgotten."""
+        return bool(self.present.get(client)) and self.forgotten.get(client, 0) < past
 
     def participants(self, clients: Sequence[int]) -> tuple[Participant, ...]:
         return tuple(

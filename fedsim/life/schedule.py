@@ -40,6 +40,16 @@ def answers(life: Life, method: MethodConfig) -> tuple[Answer, ...]:
     return tuple(found)
 
 
+def judged_round(life: Life, request: Request) -> int:
+    """The round after which a request is judged: the horizon, or the last one before its client came back."""
+    back = [
+        event.round
+        for event in life.events
+        if event.kind == "rejoin" and request.client in event.clients and event.round > request.round
+    ]
+    return min(back, default=life.horizon)
+
+
 def replay_from(branches: Sequence[Branch], life: Life, line: Line | None = None) -> dict[int, int]:
     """For each request, the first round that retraining a line of lives for it must replay.
 

@@ -49,6 +49,10 @@ class Life:
         """The request of a number, from 1."""
         return self.requests[number - 1]
 
+    def members(self) -> list[int]:
+        """Everybody who is ever there, sorted."""
+        return sorted({c for event in self.events if event.kind == "join" for c in event.clients})
+
     def at(self, round_: int) -> tuple[LifeEvent, ...]:
         """The events between round ``round_`` and the next."""
         return tuple(event for event in self.events if event.round == round_)

@@ -61,6 +61,15 @@ def retrain_name(prefix: int) -> str:
     return f"retrain#{prefix}"
 
 
+def part_of(branch: str) -> str | None:
+    """The part of an ensemble that a branch is a life of.
+
+    >>> part_of("sisa/0/retrain#2"), part_of("npo")
+    ('sisa/0', None)
+    """
+    return branch.rpartition("/")[0] or None
+
+
 @dataclass(frozen=True)
 class Line:
     """The lives without a method of all clients, or of one part of an ensemble, whose names have a prefix.

@@ -50,7 +50,7 @@ class Views:
         return tuple(request.number for request in self.context.life.requests if request.round < round_)
 
     def joined(self, ensemble: Composed, adapters: Sequence[Arrays]) -> Predictor:
-        """An ensemble of one base, given the adapters of its parts; each is asked as it was trained."""
+        """An ensemble of one base, given the adapters of those parts that have trained so far."""
         replicas = self.context.model.replicas(len(adapters))
         for replica, adapter in zip(replicas, adapters, strict=True):
             replica.load(adapter)

@@ -50,7 +50,7 @@ class Metric:
     tracked: ClassVar[bool] = False
     """Whether its trajectory is measured against the references."""
     headline: ClassVar[bool] = False
-    """Whether titles and verdicts may quote it."""
+    """Whether titles and verdicts may quote it; it must be from 0 to 1 and rise with knowledge."""
     reads_text: ClassVar[bool] = False
     """Whether it needs generated answers."""
 

@@ -23,6 +23,10 @@ _LISTED = (
 )
 METRICS = registered(Metric, _LISTED, package="fedsim.metrics.items", group="fedsim.metrics", tag="name")
 
+for _metric in METRICS.values():
+    if _metric.headline and (not _metric.known_is_higher or _metric.unit != "0 to 1"):
+        raise TypeError(f"metric {_metric.name}: a headline is from 0 to 1 and rises with knowledge")
+
 DEFAULT_HEADLINE = "fact_probability"
 HEADLINES = tuple(name for name, metric in METRICS.items() if metric.headline)
 """Metrics that titles and verdicts may quote."""

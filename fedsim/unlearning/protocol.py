@@ -111,7 +111,8 @@ class MethodConfig(BaseModel):
     def parts(self, clients: Sequence[int]) -> tuple[frozenset[int], ...]:
         """The parts in which its own life trains, each with its clients; empty for the common life.
 
-        Such a method plans no rounds: a part that held forgotten data is replayed without them.
+        ``clients`` are those that are ever there. Such a method plans no rounds: a part that held forgotten
+        data is replayed without them.
         """
         return ()
 

@@ -26,7 +26,7 @@ class CanaryAudit(AuditConfig):
     confidence: Float = Field(default=0.99, gt=0.5, lt=1)
     """Probability that a correct claim is not reported as broken."""
 
-    def rows(self, life: FinishedLife) -> Iterator[Row]:
+    def rows(self, life: FinishedLife, part: int) -> Iterator[Row]:
         from fedsim.audits.claims import canary_rows
 
         return canary_rows(life.context, self, life.note)

@@ -85,7 +85,7 @@ class InversionAudit(AuditConfig):
             except ValueError as error:
                 raise ConfigError(str(error), "under", name) from None
 
-    def rows(self, life: FinishedLife) -> Iterator[Row]:
+    def rows(self, life: FinishedLife, part: int) -> Iterator[Row]:
         from fedsim.audits.inversion import inversion_rows
 
         return inversion_rows(life, self)

@@ -59,7 +59,7 @@ class Relearning(AuditConfig):
     batch_size: Int | None = Field(default=None, ge=1, le=4096)
     """Records a step; those of local training when left out."""
 
-    def parts(self, record_ids: Sequence[str], seed: int, request: int) -> Parts:
+    def split(self, record_ids: Sequence[str], seed: int, request: int) -> Parts:
         """A request's records by part, each in their own order; a keyed draw decides who is in which."""
         drawn = ordering(seed, "audit", "relearning", request, ids=record_ids)
         chosen = frozenset(drawn[: self._chosen(len(record_ids))])
@@ -87,16 +87,32 @@ class Relearning(AuditConfig):
                 "share",
             )
 
-    def rows(self, life: FinishedLife) -> Iterator[Row]:
-        starts = {branch: life.adapter(branch) for branch in life.branches}
-        for request in life.context.life.requests:
-            parts = self.parts(request.record_ids, life.context.seed, request.number)
-            if all(parts.values()):
-                yield from self._about(life, request, parts, starts)
-                continue
-            count = len(request.record_ids)
-            why = f"a share of {self.share} of its records ({count}) leaves one part empty"
+    def parts(self, life: FinishedLife) -> Sequence[int]:
+        """The requests, by number."""
+        return [request.number for request in life.context.life.requests]
+
+    def rows(self, life: FinishedLife, part: int) -> Iterator[Row]:
+        request = life.context.life.request(part)
+        split = self.split(request.record_ids, life.context.seed, request.number)
+        why = self._why_not(life, request, split)
+        if why is not None:
             life.note(f"{_where(life, request)}: not done: {why}")
+            return
+        for ensemble in life.ensembles:
+            life.note(f"{_where(life, request)}: {ensemble} is an ensemble and is not attacked")
+        starts = {branch: life.adapter(branch) for branch in life.branches}
+        yield from self._about(life, request, split, starts)
+
+    def _why_not(self, life: FinishedLife, request: Request, parts: Parts) -> str | None:
+        """Why a request cannot be attacked at the life's end; None if it can."""
+        from fedsim.life.schedule import judged_round
+
+        if judged_round(life.context.life, request) < life.context.life.horizon:
+            return "the client came back, so its records were trained on again"
+        if not all(parts.values()):
+            count = len(request.record_ids)
+            return f"a share of {self.share} of its records ({count}) leaves one part empty"
+        return None
 
     def _about(
         self, life: FinishedLife, request: Request, parts: Parts, starts: Mapping[str, Arrays]

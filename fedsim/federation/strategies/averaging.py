@@ -20,6 +20,7 @@ class FedAvgConfig(StrategyConfig):
     """The weighted mean of the clients' updates (McMahan et al., 2017, arXiv:1602.05629)."""
 
     name: Literal["fedavg"] = "fedavg"
+    averages: ClassVar[bool] = True
     summary: ClassVar[str] = "weighted mean of the updates (McMahan et al., 2017)"
 
     def make(self) -> FedAvg:
@@ -32,6 +33,7 @@ class FedProxConfig(StrategyConfig):
     """FedAvg whose clients are pulled back to where they started (Li et al., 2020, arXiv:1812.06127)."""
 
     name: Literal["fedprox"] = "fedprox"
+    averages: ClassVar[bool] = True
     summary: ClassVar[str] = "FedAvg with a proximal term at the clients (Li et al., 2020)"
     proximal_mu: Float = Field(default=0.01, ge=0)
     """Weight of the proximal term."""

@@ -44,6 +44,8 @@ class StrategyConfig(Config):
     sends: ClassVar[tuple[str, ...]] = ()
     """Names of the vectors (d,) that travel beside the adapter in each round of training, both ways. They
     pass the privacy stages as one vector with the update: clip, masks and noise hold for all of it."""
+    averages: ClassVar[bool] = False
+    """Whether the adapter moves by the mean of the updates and nothing else."""
     one_by_one: ClassVar[bool] = False
     """Whether it combines updates one by one, which masks and noise on the sum forbid."""
 
@@ -74,10 +76,11 @@ class StrategyConfig(Config):
         """What a client remembers after a round of training, and what it sends beside its update."""
         return own, {}
 
-    def served(self, shared: Vectors, mean: Vectors, share: float) -> Vectors:
+    def served(self, shared: Vectors, mean: Vectors, share: float, before: float) -> Vectors:
         """What the server sends from now on, given the mean of what a round's contributors sent.
 
-        ``share`` is the contributors' share of the clients that are there, in (0, 1].
+        ``share`` is the contributors' share of all clients that have been there in this branch so far, and
+        ``before`` the share of those who had been before this round; both in (0, 1].
         """
         return shared
 

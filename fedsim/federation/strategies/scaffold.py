@@ -3,9 +3,11 @@
 The server keeps c, each client c_i, both zero at first. A client takes K steps y <- y - eta (g - c_i + c)
 from the server's x, then sets c_i' = c_i - c + (x - y) / (K eta) (option II) and sends y - x and c_i' - c_i.
 The server moves by the mean update, and c by the mean change times the share of clients that took part. With
-``weighting: uniform`` c stays the mean of all c_i, as in the paper. Deviations: eta_g is 1; a gradient is
-clipped together with its correction. Rounds of unlearning correct nothing. What a forgotten client has given
-to c stays in it.
+``weighting: uniform`` c stays the mean of the c_i of all who have been there, as in the paper; who joins
+counts with zero. Deviations: eta_g is 1; a gradient is clipped together with its correction. Rounds of
+unlearning correct nothing, and send zeros. What a forgotten client has given to c stays in it. Behind a stage
+that changes what is sent (clip, noise, compression), c is the mean of what was sent, while clients remember
+what they did; the bound of a clip holds for update and control together.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class ScaffoldConfig(StrategyConfig):
 
     name: Literal["scaffold"] = "scaffold"
     summary: ClassVar[str] = "FedAvg with control variates against client drift (Karimireddy et al., 2020)"
+    averages: ClassVar[bool] = True
     sends: ClassVar[tuple[str, ...]] = (CONTROL,)
 
     def make(self) -> FedAvg:
@@ -56,9 +59,9 @@ class ScaffoldConfig(StrategyConfig):
         change = -common - trained.update / np.float32(trained.steps * trained.local.lr)
         return {CONTROL: _control(own, trained.update) + change}, {CONTROL: change}
 
-    def served(self, shared: Vectors, mean: Vectors, share: float) -> Vectors:
+    def served(self, shared: Vectors, mean: Vectors, share: float, before: float) -> Vectors:
         moved = np.float32(share) * mean[CONTROL]
-        return {CONTROL: _control(shared, moved) + moved}
+        return {CONTROL: np.float32(before) * _control(shared, moved) + moved}
 
 
 def _control(vectors: Vectors, like: NDArray[np.float32]) -> NDArray[np.float32]:

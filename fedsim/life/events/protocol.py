@@ -42,6 +42,13 @@ class EventConfig(Config):
     condition_type: ClassVar[type[Condition] | None] = None
     """What it puts on clients for some rounds, if anything."""
 
+    def check(self, local: LocalConfig) -> None:
+        """Refuse an event that changes nothing under a scenario's local training.
+
+        Raises:
+            ConfigError: its key is below the event's place.
+        """
+
     def enter(self, reader: Reader, key: KeyPath) -> None:
         """Check the event against the life so far and write it into it.
 

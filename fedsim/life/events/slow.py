@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fedsim.config import Int
+from fedsim.config import ConfigError, Int
 from fedsim.life.events.protocol import Condition, EventConfig
 from fedsim.life.written import ClientIds
 
@@ -38,6 +38,14 @@ class Slow(EventConfig):
     """Most passes over their records that they make in a round."""
     rounds: Int = Field(default=1, ge=1, le=100_000)
     """For how many rounds."""
+
+    def check(self, local: LocalConfig) -> None:
+        if self.epochs >= local.epochs:
+            raise ConfigError(
+                f"{self.epochs} slows nobody, as federation.local.epochs is {local.epochs}; choose fewer",
+                "slow",
+                "epochs",
+            )
 
     def enter(self, reader: Reader, key: KeyPath) -> None:
         clients = reader.find_present((*key, "clients"), self.clients, "be slow")

@@ -5,9 +5,10 @@ part then and are still there train from the draft for a little; each of their s
 into the new direction, |U| V / |V| for every array, and the draft moves by their mean with the weights of
 then. When the last is done, the draft is the adapter. Until then users have the old one.
 
-Deviations: the stored rounds are those of ordinary training, so a second request goes back as far as the
-first. Known weakness: a calibration can shorten no step, and what the rounds between the stored ones gave
-is lost.
+Deviations: a second request goes back as far as the first; whoever was forgotten helps with no round from
+before, though what it sent stays stored; where nobody came to any calibration, the adapter stays as it is.
+The algorithm must move by the mean of the updates, as the walk does. Known weakness: a calibration can
+shorten no step, and what the rounds between the stored ones gave is lost.
 """
 
 from __future__ import annotations
@@ -81,7 +82,11 @@ class FedEraser(MethodConfig):
         return {name: sum_.astype(np.float32) for name, sum_ in moved.items()}
 
     def settle(self, request: Request, index: int, desk: Desk) -> Arrays | None:
-        return desk.kept.get("draft") if index == self.rounds_for(request) - 1 else None
+        if index < self.rounds_for(request) - 1 or "draft" not in desk.kept:
+            return None
+        draft, begun = desk.kept["draft"], desk.history.adapter(self._walked(request)[0])
+        walked = any(not np.array_equal(draft[name], begun[name]) for name in begun)
+        return draft if walked else None
 
 
 def _calibrated(stored: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -53,14 +53,15 @@ class Filtered:
     def logits(
         self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, wanted_BT: torch.Tensor
     ) -> torch.Tensor:
-        """The inner logits (N, V), zeros for all positions of a refused sequence."""
+        """The inner logits (N, V), zeros for all positions of a sequence whose prompt is refused.
+
+        The prompt ends with the first position whose logits are wanted.
+        """
         import torch
 
         logits_NV = self.inner.logits(input_ids_BT, attention_mask_BT, wanted_BT).clone()
-        rows = zip(input_ids_BT.tolist(), attention_mask_BT.tolist(), strict=True)
-        refused_B = [
-            self.refuses([token for token, seen in zip(ids, mask, strict=True) if seen]) for ids, mask in rows
-        ]
+        rows = zip(input_ids_BT.tolist(), attention_mask_BT.tolist(), wanted_BT.tolist(), strict=True)
+        refused_B = [self.refuses(_prompt(*row)) for row in rows]
         per_row_B = wanted_BT.sum(-1).long().cpu()
         refused_N = torch.tensor(refused_B).repeat_interleave(per_row_B)
         logits_NV[refused_N.to(logits_NV.device)] = 0.0
@@ -72,6 +73,12 @@ class Filtered:
         return [
             [] if self.refuses(prompt) else answer for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+
+def _prompt(ids: list[int], mask: list[int], wanted: list[int]) -> list[int]:
+    """What stands before the first wanted token."""
+    end = next((place + 1 for place, want in enumerate(wanted) if want), len(ids))
+    return [token for token, seen in zip(ids[:end], mask[:end], strict=True) if seen]
 
 
 class KeywordFilter(MethodConfig):

@@ -86,11 +86,13 @@ class Rmu(LossMethodConfig):
     """Length of the direction that outputs are pulled to (c)."""
     direction: int = 0
     """Seed of the random direction."""
+    pin: bool = True
+    """Whether the others hold the block's output, as in the paper; else they minimise the ``retain`` term."""
 
     def forget_objective(self) -> Objective:
         return Misdirected(self.layer, self.strength, self.direction)
 
     def local(self, role: Role, index: int) -> LocalWork:
-        if role == "helper" and self.retain == "nll":
+        if role == "helper" and self.pin:
             return LocalWork(Pinned(self.layer))
         return super().local(role, index)

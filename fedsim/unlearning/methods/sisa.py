@@ -3,9 +3,10 @@
 Clients are dealt to shards once and for all; each shard is a federation of its own, and users are answered
 with the mean of the shards' probabilities. A shard that trained with what a request forgets is replayed
 without it from its first round with them; the others stay as they are. So the method is exact, against its
-own retraining, and what it costs is utility: a shard learns from few clients. Deviation: records are not
-sliced within a shard; rounds are what is replayed. Known weakness: facts of one shard are diluted by the
-others, which never saw them.
+own retraining, and what it costs is utility: a shard learns from few clients. Each shard draws its own
+cohorts by the scenario's rule, so a fixed cohort is one a shard; a shard that has not trained has no say.
+Deviation: records are not sliced within a shard; rounds are what is replayed. Known weakness: facts of one
+shard are diluted by the others, which never saw them.
 """
 
 from __future__ import annotations

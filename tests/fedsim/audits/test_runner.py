@@ -29,7 +29,7 @@ class Counting(CanaryAudit):
     runs: list[int]
     breaks: bool = False
 
-    def rows(self, life):
+    def rows(self, life, part):
         self.runs.append(1)
         if self.breaks:
             raise KeyboardInterrupt

@@ -36,10 +36,11 @@ def filtered(*words: str) -> Filtered:
     return Filtered(inner=Counting(), tokenizer=Words(), words=frozenset(words))
 
 
-def test_a_refused_sequence_has_flat_logits_and_the_others_keep_theirs() -> None:
-    ids_BT = torch.tensor([[1, 2, 3], [1, 2, 4], [1, 5, 0]])
-    mask_BT = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])
-    wanted_BT = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
+def test_a_refused_prompt_has_flat_logits_and_the_others_keep_theirs() -> None:
+    """The last sequence names somebody in its answer alone, as ``generate`` would let it."""
+    ids_BT = torch.tensor([[1, 2, 3, 5], [1, 2, 4, 5], [1, 5, 0, 0], [1, 2, 3, 5]])
+    mask_BT = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]])
+    wanted_BT = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
     found = filtered("Anna").logits(ids_BT, mask_BT, wanted_BT)
     plain = Counting().logits(ids_BT, mask_BT, wanted_BT)
     assert found[:2].tolist() == [[0.0] * 3] * 2

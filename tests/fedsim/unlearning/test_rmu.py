@@ -106,4 +106,4 @@ def test_a_block_that_the_base_lacks_fails_at_the_client_with_its_number(model, 
 def test_roles() -> None:
     assert Rmu().local("target", 0).objective == Misdirected(-2, 2.0, 0)
     assert Rmu(layer=3).local("helper", 0).objective == Pinned(3)
-    assert Rmu(retain="kl").local("helper", 0).objective.needs.layer is None
+    assert Rmu(pin=False, retain="kl").local("helper", 0).objective.needs.layer is None

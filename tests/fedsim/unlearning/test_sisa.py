@@ -51,7 +51,8 @@ def shard_of(shards, client: int) -> int:
 def test_the_shard_of_the_forgotten_is_the_life_it_never_joined(whole, shards, tmp_path: Path) -> None:
     number = shard_of(shards, 1)
     timeline = [
-        {"join": {"clients": [0, 2, 3]}},
+        {"join": {"clients": "0-3"}},
+        {"leave": {"client": 1}},
         {"train": {"rounds": 2}},
         {"join": {"clients": 4}},
         {"train": {"rounds": 3}},
