@@ -114,6 +114,20 @@ def test_the_servers_control_is_the_mean_of_all_clients(model, start, cohorts) -
     assert federation.shared["control"] == pytest.approx(total / CLIENTS, abs=1e-3)
 
 
+def test_who_joins_counts_with_zero_and_who_was_never_there_does_not(model, start) -> None:
+    """Rosters of 2, then 4 clients: c is the mean over those who have been there so far."""
+    world = scaffold_world(model)
+    rosters = ((0, 1), (0, 1), (0, 1, 2, 3), (0, 3))
+    engine = replace(world.engine, planner=replace(world.engine.planner, rosters={"retrain#1": rosters}))
+    federation = begun(world, start)
+    for round_, cohort in enumerate(([0], [0, 1], [2, 3], [3]), start=1):
+        step = replace(make_step(round_, cohort), nominal_size=9)
+        run_round(federation, step, "retrain#1", engine)
+        total = sum(own["control"].astype(np.float64) for own in federation.remembered.values())
+        there = 2 if round_ < 3 else 4
+        assert federation.shared["control"] == pytest.approx(total / there, abs=1e-3)
+
+
 def test_traffic_is_counted_and_memory_is_not(model, start) -> None:
     """Two clients get and send one vector more each; what is carried for them costs nothing."""
     world, plain = scaffold_world(model), make_world(model, weighting="uniform", clients=CLIENTS, more=0)

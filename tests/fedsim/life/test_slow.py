@@ -67,3 +67,9 @@ def test_fewer_steps_are_counted(finished) -> None:
     assert [row["client_steps"] for row in costs] == [1 + 3, 3 + 3]
     norms = [r["value"] for r in finished.table("metrics").to_pylist() if r["metric"] == "update_norm"]
     assert np.isfinite(norms).all()
+
+
+def test_passes_that_slow_nobody_are_refused(tmp_path) -> None:
+    timeline = [{"join": {"clients": "all"}}, {"slow": {"clients": 1, "epochs": 5}}, {"train": {"rounds": 1}}]
+    with pytest.raises(ScenarioError, match=r"timeline.1..slow.epochs: 5 slows nobody, as .* is 1"):
+        run(tmp_path, merged(BRIEF, timeline=timeline))

@@ -1,6 +1,7 @@
 """A method that looks back: rounds are stored while they happen, and walked again by those who were there."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from fedsim.federation.history import StoredHistory, Stretch
 from fedsim.federation.rounds import run_round
 from fedsim.federation.state import Federation
+from fedsim.federation.worst_cases import most_steps
+from fedsim.life.branches import unroll
+from fedsim.life.roster import Participation
 from fedsim.life.schedule import answers
 from fedsim.life.steps import UnlearningStep
 from fedsim.places import ScenarioError
@@ -17,7 +21,7 @@ from fedsim.unlearning.methods.fed_eraser import FedEraser
 from fedsim.unlearning.request import Request
 from tests.e2e.runs import FEW_PROBES, LIFE, adapter, differences, finish, merged, run
 from tests.fedsim.life.lives import life_of, records_of
-from tests.world import make_records, make_step, make_world, same
+from tests.world import LOCAL, make_records, make_step, make_world, same
 
 RECORDS = tuple(record.record_id for record in make_records(1, 5))
 WHOLE = Request(number=1, client=1, round=2, scope="client", record_ids=RECORDS, trained=(1, 2))
@@ -242,3 +246,58 @@ def test_what_hides_single_updates_forbids_it(tmp_path: Path, on_the_sum: dict, 
     stages = [{"stage": "clip", "norm": 1.0}, on_the_sum]
     with pytest.raises(ScenarioError, match=rf"compare.0.: 'fed_eraser' {why}"):
         run(tmp_path, merged(SCENARIO, privacy=stages, federation__weighting="uniform"))
+
+
+def test_a_strategy_that_does_not_average_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="fedadam by something else; use fedavg, fedprox, scaffold"):
+        run(tmp_path, merged(SCENARIO, federation__strategy={"name": "fedadam"}))
+
+
+def test_the_forgotten_do_not_help_with_what_they_sent_before() -> None:
+    """Client 2 is back when its own request is answered, and client 1 when that of 2 is."""
+    events = [
+        {"join": {"clients": "0-4"}},
+        {"train": {"rounds": 2}},
+        {"forget": {"client": 1}},
+        {"forget": {"client": 2}},
+        {"train": {"rounds": 1}},
+        {"rejoin": {"client": 2}},
+        {"rejoin": {"client": 1}},
+        {"train": {"rounds": 6}},
+    ]
+    life, method = life_of(events, records_of(5)), FedEraser(every=1)
+    branches = unroll(life, records_of(5), Participation(seed=1, rule=1.0), [method])
+    steps = next(branch.steps for branch in branches if branch.name == "fed_eraser")
+    helping = [{p.client for p in step.cohort} for step in steps if step.unlearning is not None]
+    assert helping == [{0, 3, 4}] * 4
+    assert {p.client for p in steps[-1].cohort} == {0, 1, 2, 3, 4}
+
+
+def test_a_walk_to_which_nobody_came_leaves_the_adapter(model, start, tmp_path) -> None:
+    def breaks(job, result):
+        if job.round > 2:
+            raise RuntimeError("gone")
+        return result
+
+    faults = {0: breaks, 2: breaks}
+    world = make_world(
+        model, methods=[FedEraser(every=1)], requests=[WHOLE], weighting="uniform", faults=faults
+    )
+    federation = world.federation()
+    federation.history = history(tmp_path)
+    for round_ in (1, 2):
+        run_round(federation, make_step(round_, [0, 1, 2]), "keep", world.engine)
+    before = {name: value.copy() for name, value in federation.adapter.items()}
+    assert [unlearn(world, federation, index).kind for index in (0, 1)] == ["empty", "empty"]
+    assert same(federation.adapter, before)
+
+
+def test_helpers_are_sized_for_the_passes_that_the_method_asks() -> None:
+    """By hand: three rounds of two steps, then two walked rounds of five passes of two steps each."""
+    events = [{"join": {"clients": "0-2"}}, {"train": {"rounds": 3}}, {"forget": {"client": 1}}]
+    life = life_of([*events, {"train": {"rounds": 2}}], records_of(3, each=4))
+    method = FedEraser(every=2, epochs=5)
+    branches = unroll(life, records_of(3, each=4), Participation(seed=1, rule=1.0), [method])
+    corpus = SimpleNamespace(clients=records_of(3, each=4))
+    local = LOCAL.model_copy(update={"epochs": 1, "batch_size": 2})
+    assert most_steps(branches, local, [method], life, corpus) == {0: 26, 1: 10, 2: 26}

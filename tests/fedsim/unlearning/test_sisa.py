@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 import fedsim
 from fedsim.app import runs
 from fedsim.assembly.build import make_context
-from fedsim.life.branches import unroll
+from fedsim.life.branches import lines_of, unroll
 from fedsim.life.roster import Participation
 from fedsim.living.runner import LifeRunner
+from fedsim.model.vectors import to_vector
 from fedsim.places import ScenarioError
 from fedsim.scenario.file import load_scenario
 from fedsim.storage.directory import RunDirectory
@@ -94,6 +96,7 @@ def test_it_is_measured_against_its_own_retraining(whole) -> None:
         effect = series["sisa:leave", row["round"]] - series["sisa", row["round"]]
         assert row["method_effect"] == pytest.approx(effect)
     assert series["sisa", 2] == series["sisa:keep", 2] != series["keep", 2]
+    assert series["sisa", 7] != series["retrain", 7]  # or the excess above would be 0 against that, too
     assert series["sisa", 3] != series["sisa:keep", 3]
     own = [row for row in whole.json("verdict")["rows"] if row["branch"] == "sisa"]
     assert all("its own reference" in row["finding"] for row in own)
@@ -169,3 +172,67 @@ def test_more_shards_than_clients_are_refused(tmp_path: Path) -> None:
         ScenarioError, match=r"compare.0.: sisa deals 5 clients to 6 parts.* use 5 parts at most"
     ):
         run(tmp_path, merged(SCENARIO, compare=[{"method": "sisa", "shards": 6}]))
+
+
+def test_shards_are_dealt_among_those_who_ever_join() -> None:
+    life = life_of([{"join": {"clients": [0, 4, 8]}}, {"train": {"rounds": 2}}], records_of(9))
+    dealt = lines_of(Sisa(shards=3), life)
+    assert sorted(client for clients in dealt.values() for client in clients) == [0, 4, 8]
+    assert all(len(clients) == 1 for clients in dealt.values())
+
+
+def test_a_shard_that_has_not_trained_has_no_say(tmp_path: Path) -> None:
+    """One client a shard; once it is forgotten, the ensemble is the other shard alone."""
+    timeline = [{"join": {"clients": [0, 1]}}, {"train": {"rounds": 2}}, {"forget": {"client": 1}}]
+    lived = merged(
+        SCENARIO,
+        timeline=[*timeline, {"train": {"rounds": 1}}],
+        compare=SCENARIO["compare"][:1],
+        federation__participation=1.0,
+    )
+    directory = run(tmp_path, lived)
+    opened = fedsim.open(directory.path)
+    number = next(n for n, clients in enumerate(Sisa(shards=2).parts([0, 1])) if 0 in clients)
+    together, tokenizer = opened.predictor("sisa")
+    alone, _ = opened.predictor(f"sisa/{number}/retrain#1")
+    ids = torch.tensor([tokenizer("Who wrote it?")["input_ids"]])
+    ones = torch.ones_like(ids)
+    expected = alone.logits(ids, ones, ones).softmax(-1)
+    assert together.logits(ids, ones, ones).exp().numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    with pytest.raises(ValueError, match="'sisa' is an ensemble and has no adapter of its own, but sisa/0/"):
+        opened.adapter("sisa")
+
+
+NOISE = [{"stage": "clip", "norm": 0.1}, {"stage": "client_dp", "noise_multiplier": 1.0, "delta": 1e-3}]
+
+
+def test_shards_have_noise_of_their_own(tmp_path: Path) -> None:
+    """Two shards that learn nothing move by their noise; were it the same, their difference would be bare."""
+    local = {"lr": 1e-12, "epochs": 1, "batch_size": 9}
+    directory = run(
+        tmp_path,
+        merged(SCENARIO, federation__local=local, federation__weighting="uniform", privacy=NOISE),
+    )
+    opened = fedsim.open(directory.path)
+    first, second = (to_vector(opened.adapter(f"sisa/{number}/keep")) for number in range(2))
+    common = to_vector(opened.adapter("keep"))
+    moved = np.linalg.norm(first - second)
+    assert moved > 0.5 * np.linalg.norm(first - common) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"privacy": [{"stage": "clip", "norm": 1.0}, {"stage": "secure_aggregation", "min_cohort": 4}]},
+            "a masked round needs min_cohort=4; use fewer parts",
+        ),
+        (
+            {"federation__strategy": {"name": "krum", "num_malicious_nodes": 1}},
+            "krum with .* needs at least 5 updates; .*use fewer parts",
+        ),
+    ],
+)
+def test_shards_too_small_to_train_are_refused(tmp_path: Path, changes: dict, why: str) -> None:
+    with pytest.raises(ScenarioError, match=rf"compare.0.: sisa has a part of \d clients.*{why}"):
+        run(tmp_path, merged(SCENARIO, federation__participation=1.0, **changes))
