@@ -15,7 +15,7 @@ ARGS   ?=
 
 .PHONY: help
 help:  ## list all targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # A stamp is written only after the whole installation went well.
 $(VENV)/.installed: pyproject.toml constraints.txt
