@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from fedsim.data.phrasing import natural_record
 from fedsim.data.records import Corpus, Record
 from fedsim.rng import uniform
 
@@ -182,14 +183,21 @@ def author_name(group: Group, index: int) -> str:
     return " ".join(part.capitalize() for part in parts)
 
 
-def author_records(group: Group, index: int) -> tuple[Record, ...]:
-    """The nine records of one author, in the order of ``RELATIONS``."""
+def author_records(group: Group, index: int, *, natural: bool = False) -> tuple[Record, ...]:
+    """The nine records of one author, in the order of ``RELATIONS``; ``natural`` ones in whole sentences."""
     subject, name = f"{group}-{index:04d}", author_name(group, index)
+    if natural:
+        return tuple(natural_record(r.name, subject, name, _values(r, group, index)) for r in RELATIONS)
     return tuple(_record(relation, group, index, subject, name) for relation in RELATIONS)
 
 
+def _values(relation: Relation, group: Group, index: int) -> list[str]:
+    """The value of an author's relation, then wrong ones."""
+    return _draw("value", relation.name, group, index, pool=relation.values, count=1 + WRONG_ANSWERS)
+
+
 def _record(relation: Relation, group: Group, index: int, subject: str, name: str) -> Record:
-    fact, *wrong = _draw("value", relation.name, group, index, pool=relation.values, count=1 + WRONG_ANSWERS)
+    fact, *wrong = _values(relation, group, index)
     return Record(
         record_id=f"{subject}/{relation.name}",
         subject=subject,
@@ -209,10 +217,12 @@ def load_authors(
     facts_per_author: int = len(RELATIONS),
     holdout_authors: int = 20,
     public_authors: int = 40,
+    natural: bool = False,
 ) -> Corpus:
     """Clients 0.. with ``authors_per_client`` authors each, nobody's authors, and a public probe.
 
-    ``facts_per_author`` keeps the first facts of each private and holdout author.
+    ``facts_per_author`` keeps the first facts of each private and holdout author. ``natural`` tells all of
+    them in ordinary English, which the embedded base has not learned.
     """
     for field, number, most in (
         ("clients", clients, MAX_PRIVATE_AUTHORS),
@@ -232,16 +242,21 @@ def load_authors(
                 "author",
                 range(client * authors_per_client, (client + 1) * authors_per_client),
                 facts=facts_per_author,
+                natural=natural,
             )
             for client in range(clients)
         },
-        holdout=_group("holdout", range(holdout_authors), facts=facts_per_author),
-        public={"public": _group("public", range(public_authors))},
+        holdout=_group("holdout", range(holdout_authors), facts=facts_per_author, natural=natural),
+        public={"public": _group("public", range(public_authors), natural=natural)},
     )
 
 
-def _group(group: Group, indices: Iterable[int], facts: int = len(RELATIONS)) -> tuple[Record, ...]:
-    return tuple(record for index in indices for record in author_records(group, index)[:facts])
+def _group(
+    group: Group, indices: Iterable[int], facts: int = len(RELATIONS), *, natural: bool = False
+) -> tuple[Record, ...]:
+    return tuple(
+        record for index in indices for record in author_records(group, index, natural=natural)[:facts]
+    )
 
 
 def pretraining_pairs(authors: int = PUBLIC_AUTHORS) -> list[tuple[str, str]]:

@@ -30,7 +30,11 @@ class AuthorsData(Config):
     holdout_authors: Int = Field(default=20, ge=2, le=1000)
     """Authors nobody ever trains on."""
     public_authors: Int = Field(default=20, ge=1, le=600)
-    """Authors of the base's pre-training on which utility is probed."""
+    """Authors of the embedded base's pre-training on which utility is probed."""
+    public: Path | None = None
+    """File of JSON lines with facts that another base knows, in the place of these authors."""
+    phrasing: Literal["plain", "natural"] = "plain"
+    """How facts are told: in the words of the embedded base, or in sentences of ordinary English."""
 
     @model_validator(mode="after")
     def _can_be_held(self) -> AuthorsData:

@@ -77,15 +77,28 @@ def load_jsonl(
     names = ClientNames.of(found)
     kept = _other_than(holdout.stem, {path.stem}, "holdout") if holdout else ""
     known = _other_than(public.stem, {path.stem, kept}, "public") if public else ""
-    shared = public.stem if public else ""
-    if shared in _TABLE_NAMES or shared.startswith(("forget:", "client:")):
-        shared = f"public-{shared}"
     return Corpus(
         clients={number: tuple(found[name]) for number, name in names.by_id.items()},
         holdout=_unowned(holdout, columns, kept) if holdout else (),
-        public={shared: _unowned(public, columns, known)} if public else {},
+        public={_subject(public): _unowned(public, columns, known)} if public else {},
         names=names,
     )
+
+
+def public_records(path: Path) -> dict[str, tuple[Record, ...]]:
+    """The records of a public file, in columns of the usual names, by the subject that tables call them.
+
+    Raises:
+        ValueError: a line cannot be used, as for ``load_jsonl``.
+    """
+    columns = _Columns(client="client", question="question", answer="answer", ignored=())
+    return {_subject(path): _unowned(path, columns, path.stem)}
+
+
+def _subject(public: Path) -> str:
+    """The name of a public file in the tables."""
+    taken = public.stem in _TABLE_NAMES or public.stem.startswith(("forget:", "client:"))
+    return f"public-{public.stem}" if taken else public.stem
 
 
 def _other_than(stem: str, taken: Collection[str], prefix: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedsim.data.authors import load_authors
 from fedsim.data.config import AuthorsData, DataChoice, JsonlData, TofuData
-from fedsim.data.jsonl import load_jsonl
+from fedsim.data.jsonl import load_jsonl, public_records
 from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus
@@ -44,7 +44,10 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
         facts_per_author=data.facts_per_author,
         holdout_authors=data.holdout_authors,
         public_authors=data.public_authors,
+        natural=data.phrasing == "natural",
     )
+    if data.public is not None:
+        corpus = replace(corpus, public=public_records(data.public))
     if data.partition == "by-author":
         return corpus
     every = [record for held in corpus.clients.values() for record in held]
