@@ -1,4 +1,4 @@
-"""Methods and algorithms of other packages: a small one, installed into a folder of its own."""
+"""What other packages add: a small one with a method, a metric and an audit, in a folder of its own."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fedsim.storage.directory import RunDirectory
 
 METHOD = '''
 from typing import ClassVar, Literal
@@ -30,6 +32,40 @@ class Wait(MethodConfig):
     def local(self, role, index):
         return LocalWork(MeanNll())
 '''
+MORE = '''
+from typing import ClassVar, Literal
+
+from fedsim.audits.protocol import AuditConfig
+from fedsim.metrics.metric import Metric
+
+
+class Surprise(Metric):
+    """Twice the NLL."""
+
+    name: ClassVar[str] = "surprise"
+    title: ClassVar[str] = "surprise"
+    summary: ClassVar[str] = "twice the NLL"
+    unit: ClassVar[str] = "nats"
+    known_is_higher: ClassVar[bool] = {rises}
+    headline: ClassVar[bool] = {quoted}
+
+    @staticmethod
+    def compute(answers):
+        own = answers.mask_IA
+        return -2 * (answers.log_probs_IA * own).sum(-1) / own.sum(-1)
+
+
+class Census(AuditConfig):
+    """Counts what each branch has trained."""
+
+    summary: ClassVar[str] = "count parameters"
+    audit: Literal["census"] = "census"
+
+    def rows(self, life, part):
+        for branch in life.branches:
+            size = sum(value.size for value in life.adapter(branch).values())
+            yield life.row(audit=self.audit, branch=branch, size=size)
+'''
 SCENARIO = """
 name: t
 data: {source: authors, clients: 3}
@@ -38,13 +74,20 @@ compare: [wait]
 """
 
 
-def install(site: Path, *, name: str = "wait", value: str = "waiting:Wait") -> None:
-    """What an installer leaves: a module and the metadata of its package."""
+def install(
+    site: Path, *, name: str = "wait", value: str = "waiting:Wait", rises: bool = False, quoted: bool = False
+) -> None:
+    """What an installer leaves: modules and the metadata of their package."""
     (site / "waiting.py").write_text(METHOD.replace("{name}", name))
+    (site / "counting.py").write_text(MORE.format(rises=rises, quoted=quoted))
     about = site / "waiting-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[fedsim.methods]\nwait = {value}\n")
+    (about / "entry_points.txt").write_text(
+        f"[fedsim.methods]\nwait = {value}\n"
+        "[fedsim.metrics]\nsurprise = counting:Surprise\n"
+        "[fedsim.audits]\ncensus = counting:Census\n"
+    )
 
 
 def fedsim(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +107,34 @@ def test_a_method_of_another_package_is_listed_checked_and_in_the_schema(tmp_pat
     assert done.returncode == 0, done.stderr
     fedsim(tmp_path, "schema", "--out", str(tmp_path / "schema.json"))
     assert '"wait"' in (tmp_path / "schema.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_measures_and_attacks_with_what_others_wrote(tmp_path: Path) -> None:
+    install(tmp_path)
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(SCENARIO + "audits: [{audit: census}]\nprobes: {every: 9, generate: never}\n")
+    done = fedsim(tmp_path, "run", str(scenario), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    directory = RunDirectory(tmp_path / "run")
+    rows = directory.json("audits")["census"]
+    assert {row["branch"] for row in rows} == {"keep", "leave", "retrain", "wait"}
+    assert len({row["size"] for row in rows}) == 1
+    values = {
+        (row["branch"], row["round"], row["subject"], row["metric"]): row["value"]
+        for row in directory.table("metrics").to_pylist()
+    }
+    found = {key[:3]: value for key, value in values.items() if key[3] == "surprise"}
+    assert len(found) > 10
+    for who, value in found.items():
+        assert value == pytest.approx(2 * values[(*who, "nll")])
+
+
+def test_a_headline_must_rise_with_knowledge(tmp_path: Path) -> None:
+    install(tmp_path, quoted=True)
+    done = fedsim(tmp_path, "list")
+    assert done.returncode != 0
+    assert "metric surprise: a headline is from 0 to 1 and rises with knowledge" in done.stderr
 
 
 @pytest.mark.parametrize(
