@@ -172,6 +172,13 @@ class World:
         return Federation(algorithm=self.strategy, adapter=self.model.arrays())
 
 
+def born(world: World, start: Arrays) -> Federation:
+    """A federation of a world, from a copy of an adapter."""
+    federation = world.federation()
+    federation.adapter = {name: value.copy() for name, value in start.items()}
+    return federation
+
+
 def make_world(
     model: AdapterModel,
     *,

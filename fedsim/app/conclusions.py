@@ -24,7 +24,6 @@ from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Progress
-from fedsim.storage.tables import Row
 from fedsim.unlearning.protocol import MethodConfig
 from privacy import VACUOUS, Ledger
 
@@ -46,17 +45,12 @@ def conclude(
     contexts = [runner.context for runner in runners]
     branches = ["keep", "leave", "retrain", *(m.branch for m in scenario.compare)]
     directory.write_json("life", life_json(scenario, variants, contexts[0].life))
-    references = [Reference(runner) for runner in runners]
+    references = [_references(runner) for runner in runners]
     directory.write_json("ledger", _ledger_json(runners, references, branches))
     raw = {name: directory.table(name).to_pylist() for name in ("metrics", "items", "costs")}
-    ensembles = [
-        Reference(runner, one.name)
-        for runner in runners
-        for one in runner.context.composed
-        if one.life == "retrain"
-    ]
-    raw["metrics"] = with_reference_epsilon(raw["metrics"], [*references, *ensembles])
-    lives = [(_tables(context, raw), context.life) for context in contexts]
+    every = [reference for own in references for reference in own.values()]
+    raw["metrics"] = with_reference_epsilon(raw["metrics"], every)
+    lives = [(LifeTables.of(c.variant, c.seed, raw, c.replay_from, c.ensembles), c.life) for c in contexts]
     derived = [row for tables, life in lives for row in trajectories(tables, life, branches)]
     directory.write_rows("trajectories", derived)
     quality = [row for tables, life in lives for row in forget_quality_rows(tables, life, branches)]
@@ -70,19 +64,15 @@ def conclude(
     directory.write_json("verdict", verdict)
 
 
-def _tables(context: LifeContext, raw: Mapping[str, Sequence[Row]]) -> LifeTables:
-    """A life's tables."""
-    ensembles = {one.name: one.lines for one in context.composed if one.life == "retrain"}
-    return LifeTables.of(context.variant, context.seed, raw, context.replay_from, ensembles)
+def _references(runner: LifeRunner) -> dict[str, Reference]:
+    """The branches of a life in which requests are answered by replaying: retrain, and every ensemble."""
+    return {branch: Reference(runner, branch) for branch in ("retrain", *runner.context.ensembles)}
 
 
-def _ledger(runner: LifeRunner, reference: Reference, branch: str) -> Ledger:
+def _ledger(runner: LifeRunner, references: Mapping[str, Reference], branch: str) -> Ledger:
     """A branch's ledger at the end of its life; with all that is replayed, where requests are answered so."""
-    context = runner.context
-    if branch == "retrain":
-        return reference.ledger(context.life.horizon)
-    if context.lines(branch) is not None:
-        return Reference(runner, branch).ledger(context.life.horizon)
+    if branch in references:
+        return references[branch].ledger(runner.context.life.horizon)
     return runner.final_federation(branch).ledger
 
 
@@ -127,16 +117,16 @@ def _untrusted(trust: Sequence[dict[str, Any]], variant: str) -> frozenset[str]:
 
 
 def _ledger_json(
-    runners: Sequence[LifeRunner], references: Sequence[Reference], branches: Sequence[str]
+    runners: Sequence[LifeRunner], references: Sequence[Mapping[str, Reference]], branches: Sequence[str]
 ) -> dict[str, Any]:
     """Every branch's ledger at the end of its life; the reference's with all that retraining replays."""
     entries = []
-    for runner, reference in zip(runners, references, strict=True):
+    for runner, own in zip(runners, references, strict=True):
         context = runner.context
         for branch in branches:
             if branch == "retrain" and not context.life.requests:
                 continue
-            ledger = json.loads(_ledger(runner, reference, branch).to_json())
+            ledger = json.loads(_ledger(runner, own, branch).to_json())
             entries.append(
                 {
                     "variant": context.variant,
@@ -150,7 +140,7 @@ def _ledger_json(
 
 def _privacy_json(
     runners: Sequence[LifeRunner],
-    references: Sequence[Reference],
+    references: Sequence[Mapping[str, Reference]],
     branches: Sequence[str],
     directory: RunDirectory,
 ) -> dict[str, Any]:
@@ -170,10 +160,10 @@ def _privacy_json(
         "views": [row for context in of_variant.values() for row in view_rows(context)],
         "forgetting": [
             row
-            for runner, reference in zip(runners, references, strict=True)
+            for runner, own in zip(runners, references, strict=True)
             for branch in branches
             if branch != "retrain"
-            for row in forgetting_rows(runner.context, branch, _ledger(runner, reference, branch))
+            for row in forgetting_rows(runner.context, branch, _ledger(runner, own, branch))
         ],
         "differencing": differing,
         "exhausted": exhausted,

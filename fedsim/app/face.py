@@ -204,12 +204,11 @@ class Run:
         ensemble = next((one for one in context.composed if one.name == branch), None)
         names = [branch] if ensemble is None else ensemble.at(len(context.life.requests))
         folders = [self.adapter_directory(name, variant=variant, seed=seed) for name in names]
-        if ensemble is not None:
-            trained = [folder for folder in folders if read_json(folder.parent / "state.json")["version"]]
-            folders = trained or folders[:1]
         adapters = [load_adapter(context.model, folder) for folder in folders]
         if ensemble is not None:
-            return views.joined(ensemble, adapters), context.model.tokenizer
+            versions = [read_json(folder.parent / "state.json")["version"] for folder in folders]
+            parts = list(zip(versions, adapters, strict=True))
+            return views.joined(ensemble, parts), context.model.tokenizer
         context.model.load(adapters[0])
         (view,) = views.of([branch])
         return views.predictor(context.model.module, view, context.life.horizon), context.model.tokenizer

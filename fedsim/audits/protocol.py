@@ -57,7 +57,7 @@ class FinishedLife:
     @property
     def ensembles(self) -> tuple[str, ...]:
         """The methods that answer with several adapters."""
-        return tuple(one.name for one in self.context.composed if one.life == "retrain")
+        return tuple(self.context.ensembles)
 
     @property
     def _reference(self) -> str:

@@ -98,7 +98,7 @@ class Reference:
     def __init__(self, runner: LifeRunner, branch: str = "retrain") -> None:
         self.context: LifeContext = runner.context
         self.branch = branch
-        self._runner, self._lines = runner, self.context.lines(branch) or (Line(),)
+        self._runner, self._lines = runner, self.context.ensembles.get(branch, (Line(),))
         rule = self.context.federation.participation
         self._refills = isinstance(rule, FixedCohort) and rule.rate is None and rule.replacement != "none"
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedsim.evidence.judgements import finding, judgement, quality_note
 from fedsim.evidence.tables import LifeTables, number, quality_at, trajectory
+from fedsim.federation.worst_cases import planned_rounds
 from fedsim.life.schedule import answers, judged_round
 from fedsim.life.script import Life
 from fedsim.life.steps import Line
@@ -211,9 +212,8 @@ def _asked(method: MethodConfig | None, life: Life, request: Request) -> int:
     """The unlearning rounds in which a method asks the forgetting client."""
     if method is None:
         return 0
-    asked = answers(life, method)[request.number - 1].request
-    plans = (method.plan(asked, index) for index in range(method.rounds_for(asked)))
-    return sum(plan.target is not None for plan in plans)
+    planned = planned_rounds(method, life)
+    return sum(plan.target is not None for asked, _, plan in planned if asked.number == request.number)
 
 
 def _replay(tables: LifeTables, line: Line, request: Request) -> list[Row]:

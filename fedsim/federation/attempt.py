@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedsim.federation.beside import OWN, SHARED, put
+from fedsim.federation.beside import put
 from fedsim.federation.exchange import Exchange, group_of
-from fedsim.federation.grid import CLIENT_STATE, RosterGrid, client_of, node_of
+from fedsim.federation.grid import CLIENT_STATE, OWN, SHARED, RosterGrid, client_of, node_of
 from fedsim.federation.orders import Assignment, WorkOrder
 from fedsim.federation.planner import Planner
 from fedsim.federation.records import to_record, untouched_global_random

@@ -13,12 +13,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedsim.federation.grid import OWN, SHARED
 from fedsim.federation.strategies.protocol import Vectors
 
 
 def put(content: RecordDict, name: str, vectors: Vectors) -> None:
-    """Put vectors into a message, if there are any: ``SHARED`` ones, or a client's ``OWN``."""
+    """Put vectors into a message, if there are any: ``grid.SHARED`` ones, or a client's ``grid.OWN``."""
     if vectors:
         content[name] = ArrayRecord({key: Array(np.asarray(value)) for key, value in vectors.items()})
 
@@ -50,6 +49,3 @@ def parted(
     """The inverse of ``joined``: the update, and the vectors by name."""
     update, *extra = np.split(whole, range(dimension, whole.size, dimension)) if names else [whole]
     return update, dict(zip(names, extra, strict=True))
-
-
-__all__ = ["OWN", "SHARED", "joined", "parted", "put", "taken"]

@@ -21,8 +21,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedsim.federation.beside import OWN, SHARED, joined, put, taken
-from fedsim.federation.grid import CLIENT_STATE
+from fedsim.federation.beside import joined, put, taken
+from fedsim.federation.grid import CLIENT_STATE, OWN, SHARED
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.records import from_record
 from fedsim.federation.reports import telling

@@ -14,9 +14,9 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedsim.federation.beside import OWN, taken
+from fedsim.federation.beside import taken
 from fedsim.federation.client import CODES, PAYLOAD, UPDATE
-from fedsim.federation.grid import CLIENT_STATE
+from fedsim.federation.grid import CLIENT_STATE, OWN
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.strategies.protocol import Vectors

@@ -48,9 +48,10 @@ class LifeContext:
     epsilon: Callable[[Ledger], Mapping[str, Mapping[Unit, float]]]
     """Epsilon spent by each client so far, by what it protects; empty without a DP stage."""
 
-    def lines(self, branch: str) -> tuple[Line, ...] | None:
-        """The lines of lives that an ensemble is made of; None for a branch with rounds of its own."""
-        return next((one.lines for one in self.composed if one.name == branch), None)
+    @property
+    def ensembles(self) -> Mapping[str, tuple[Line, ...]]:
+        """The methods that answer with several adapters, with the lines of lives these are made of."""
+        return {one.name: one.lines for one in self.composed if one.life == "retrain"}
 
     def rounds(self) -> int:
         """Rounds over all segments of the tree."""

@@ -125,9 +125,9 @@ class LifeRunner:
         granted = sum(request.round <= round_ for request in self.context.life.requests)
         for ensemble in self.context.composed:
             parts = [living[name] for name in ensemble.at(granted)]
-            trained = [part.federation for part in parts if part.federation.version]
+            states = [(part.federation.version, part.federation.adapter) for part in parts]
             try:
-                asked = self.views.joined(ensemble, [one.adapter for one in trained or [parts[0].federation]])
+                asked = self.views.joined(ensemble, states)
                 found = self._measure(asked, round_)
             except DivergedError as error:
                 self.recorder.not_measured(ensemble.name, round_, error)

@@ -49,13 +49,17 @@ class Views:
             return ()
         return tuple(request.number for request in self.context.life.requests if request.round < round_)
 
-    def joined(self, ensemble: Composed, adapters: Sequence[Arrays]) -> Predictor:
-        """An ensemble of one base, given the adapters of those parts that have trained so far."""
+    def joined(self, ensemble: Composed, parts: Sequence[tuple[int, Arrays]]) -> Predictor:
+        """An ensemble of one base, given each part's version and adapter.
+
+        Only parts that have trained have a say, unless none has.
+        """
+        adapters = [adapter for version, adapter in parts if version] or [parts[0][1]]
         replicas = self.context.model.replicas(len(adapters))
         for replica, adapter in zip(replicas, adapters, strict=True):
             replica.load(adapter)
-        parts = [predictor_of(one, one.module, shares_prefixes=self._shares_prefixes) for one in replicas]
-        return self._methods[ensemble.method].joined(parts, self.context.model)
+        asked = [predictor_of(one, one.module, shares_prefixes=self._shares_prefixes) for one in replicas]
+        return self._methods[ensemble.method].joined(asked, self.context.model)
 
     def predictor(self, module: torch.nn.Module, view: str, round_: int) -> Predictor:
         """The model in ``module``, as `AdapterModel.measuring` gives it, through a view."""

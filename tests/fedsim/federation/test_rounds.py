@@ -33,6 +33,7 @@ from privacy.accounting import epsilon as accounted
 from tests.world import (
     LOCAL,
     World,
+    born,
     encode,
     gives_nan,
     make_records,
@@ -54,12 +55,6 @@ WHOLE = Request(
 @pytest.fixture(scope="module")
 def start(model: AdapterModel) -> Arrays:
     return random_arrays(model, 21)
-
-
-def born(world: World, start: Arrays) -> Federation:
-    federation = world.federation()
-    federation.adapter = {name: value.copy() for name, value in start.items()}
-    return federation
 
 
 def one_round(

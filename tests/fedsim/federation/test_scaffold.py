@@ -9,7 +9,8 @@ from flwr.app import RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedsim.federation.beside import OWN, SHARED, put, taken
+from fedsim.federation.beside import put, taken
+from fedsim.federation.grid import OWN, SHARED
 from fedsim.federation.rounds import run_round
 from fedsim.federation.state import Federation
 from fedsim.federation.strategies.registry import strategy_of
@@ -22,7 +23,7 @@ from fedsim.training.sequential import SequentialExecutor
 from fedsim.unlearning.methods.npo import Npo
 from fedsim.unlearning.request import Request
 from tests.e2e.runs import LIFE, broken_off, differences, merged, run
-from tests.world import LOCAL, encode, make_records, make_step, make_world, same
+from tests.world import LOCAL, born, encode, make_records, make_step, make_world, same
 
 CLIENTS = 4
 ONE_STEP = LOCAL.model_copy(update={"epochs": 1, "batch_size": 99})
@@ -33,12 +34,6 @@ def scaffold_world(model, **more):
     return make_world(
         model, strategy=strategy_of("scaffold"), weighting="uniform", clients=CLIENTS, more=0, **more
     )
-
-
-def begun(world, start) -> Federation:
-    federation = world.federation()
-    federation.adapter = {name: value.copy() for name, value in start.items()}
-    return federation
 
 
 def gradient_step(model, adapter, client: int, round_: int, epoch_batches) -> np.ndarray:
@@ -61,7 +56,7 @@ def gradient_step(model, adapter, client: int, round_: int, epoch_batches) -> np
 def test_one_step_of_all_is_fedavg_and_controls_are_gradients(model, start) -> None:
     """By hand: with K = 1, x moves by -eta mean(g_i), c_i = g_i(x), and c = mean(g_i)."""
     world = scaffold_world(model, local=ONE_STEP)
-    federation = begun(world, start)
+    federation = born(world, start)
     steps = [gradient_step(model, start, client, 1, range(4)) for client in range(CLIENTS)]
     run_round(federation, make_step(1, range(CLIENTS)), "keep", world.engine)
     assert to_vector(federation.adapter) - to_vector(start) == pytest.approx(np.mean(steps, axis=0), abs=1e-6)
@@ -74,7 +69,7 @@ def test_a_second_round_follows_the_equations(model, start) -> None:
     """Two steps a client, recomputed one by one: y <- y - eta (g - c_i + c), then option II."""
     local = LOCAL.model_copy(update={"epochs": 2, "batch_size": 99})
     world = scaffold_world(model, local=local)
-    federation = begun(world, start)
+    federation = born(world, start)
     run_round(federation, make_step(1, [0, 1, 2]), "keep", world.engine)
     before, common = federation.adapter, federation.shared["control"]
     own = {client: federation.remembered[client]["control"] for client in (0, 1)}
@@ -106,7 +101,7 @@ def test_a_second_round_follows_the_equations(model, start) -> None:
 def test_the_servers_control_is_the_mean_of_all_clients(model, start, cohorts) -> None:
     """Whoever takes part when: c is the sum of c_i by N, those that never took part at zero."""
     world = scaffold_world(model)
-    federation = begun(world, start)
+    federation = born(world, start)
     for round_, cohort in enumerate(cohorts, start=1):
         step = replace(make_step(round_, sorted(cohort)), nominal_size=CLIENTS)
         run_round(federation, step, "keep", world.engine)
@@ -119,7 +114,7 @@ def test_who_joins_counts_with_zero_and_who_was_never_there_does_not(model, star
     world = scaffold_world(model)
     rosters = ((0, 1), (0, 1), (0, 1, 2, 3), (0, 3))
     engine = replace(world.engine, planner=replace(world.engine.planner, rosters={"retrain#1": rosters}))
-    federation = begun(world, start)
+    federation = born(world, start)
     for round_, cohort in enumerate(([0], [0, 1], [2, 3], [3]), start=1):
         step = replace(make_step(round_, cohort), nominal_size=9)
         run_round(federation, step, "retrain#1", engine)
@@ -131,9 +126,9 @@ def test_who_joins_counts_with_zero_and_who_was_never_there_does_not(model, star
 def test_traffic_is_counted_and_memory_is_not(model, start) -> None:
     """Two clients get and send one vector more each; what is carried for them costs nothing."""
     world, plain = scaffold_world(model), make_world(model, weighting="uniform", clients=CLIENTS, more=0)
-    federation = begun(world, start)
+    federation = born(world, start)
     first, second = (run_round(federation, make_step(n, [0, 1]), "keep", world.engine) for n in (1, 2))
-    alone = run_round(begun(plain, start), make_step(1, [0, 1]), "keep", plain.engine)
+    alone = run_round(born(plain, start), make_step(1, [0, 1]), "keep", plain.engine)
     size = to_vector(start).nbytes
     assert second.taken.bytes_down == first.taken.bytes_down
     assert second.taken.bytes_up == first.taken.bytes_up
@@ -161,7 +156,7 @@ def test_a_client_that_fails_remembers_what_it_did(model, start) -> None:
         return result
 
     world = scaffold_world(model, faults={1: breaks})
-    federation = begun(world, start)
+    federation = born(world, start)
     run_round(federation, make_step(1, [0, 1]), "keep", world.engine)
     before = {client: own["control"].copy() for client, own in federation.remembered.items()}
     assert run_round(federation, make_step(2, [0, 1]), "keep", world.engine).contributors == (0,)
@@ -177,10 +172,10 @@ def test_unlearning_corrects_nothing_and_forgets_the_clients_memory(model, start
     plain = make_world(
         model, weighting="uniform", clients=CLIENTS, more=0, methods=[method], requests=[request]
     )
-    federation = begun(world, start)
+    federation = born(world, start)
     run_round(federation, make_step(1, [0, 1, 2]), "keep", world.engine)
     common = federation.shared["control"].copy()
-    ordinary = begun(plain, federation.adapter)
+    ordinary = born(plain, federation.adapter)
     ordinary.round = 1
     step = make_step(2, [0, 2], UnlearningStep(branch="npo", request=1, index=0))
     for one, of in ((federation, world), (ordinary, plain)):
@@ -192,7 +187,7 @@ def test_unlearning_corrects_nothing_and_forgets_the_clients_memory(model, start
 
 def test_state_is_saved_and_forked(model, start, tmp_path: Path) -> None:
     world = scaffold_world(model)
-    federation = begun(world, start)
+    federation = born(world, start)
     run_round(federation, make_step(1, [0, 1]), "keep", world.engine)
     fork = federation.fork()
     federation.save(tmp_path)
@@ -211,7 +206,7 @@ MASKS = [{"stage": "clip", "norm": 50.0}, {"stage": "secure_aggregation", "min_c
 
 def test_masks_add_up_both_vectors(model, start) -> None:
     masked, plain = scaffold_world(model, privacy=MASKS), scaffold_world(model)
-    one, other = begun(masked, start), begun(plain, start)
+    one, other = born(masked, start), born(plain, start)
     for federation, world in ((one, masked), (other, plain)):
         run_round(federation, make_step(1, [0, 1, 2]), "keep", world.engine)
     assert to_vector(one.adapter) == pytest.approx(to_vector(other.adapter), abs=1e-4)

@@ -21,7 +21,7 @@ from fedsim.unlearning.methods.pdu import FlattenedLogits, Pdu
 from fedsim.unlearning.registry import METHODS, MethodChoice
 from fedsim.unlearning.request import Request
 from tests.e2e.runs import BRIEF, broken_off, differences, merged, run, write_scenario
-from tests.world import World, make_records, make_step, make_world, same
+from tests.world import World, born, make_records, make_step, make_world, same
 
 IDS = tuple(record.record_id for record in make_records(1, 5))
 WHOLE = Request(number=1, client=1, round=0, scope="client", record_ids=IDS)
@@ -101,12 +101,6 @@ def world_of(model, method: Pdu, *, batched: bool = False, local: LocalConfig = 
         limit = CohortLimit(clients=8, tokens=100_000)
         object.__setattr__(world.engine.runtime, "executor", BatchedExecutor(model, limit))
     return world
-
-
-def born(world: World, start) -> Federation:
-    federation = world.federation()
-    federation.adapter = {name: value.copy() for name, value in start.items()}
-    return federation
 
 
 def unlearn(world: World, federation: Federation, index: int) -> None:

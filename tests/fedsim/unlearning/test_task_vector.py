@@ -9,7 +9,7 @@ from fedsim.life.steps import UnlearningStep
 from fedsim.model.vectors import to_vector
 from fedsim.unlearning.methods.task_vector import TaskVector
 from fedsim.unlearning.request import Request
-from tests.world import make_records, make_step, make_world, same
+from tests.world import born, make_records, make_step, make_world, same
 
 RECORDS = tuple(record.record_id for record in make_records(1, 5))
 WHOLE = Request(number=1, client=1, round=0, scope="client", record_ids=RECORDS)
@@ -27,14 +27,8 @@ def unlearn(world, federation: Federation, index: int):
     return run_round(federation, step, "task_vector", world.engine)
 
 
-def begun(world, start) -> Federation:
-    federation = world.federation()
-    federation.adapter = {name: value.copy() for name, value in start.items()}
-    return federation
-
-
 def test_a_draft_is_trained_apart_and_gone_back_from(world, start, tmp_path) -> None:
-    federation = begun(world, start)
+    federation = born(world, start)
     first = unlearn(world, federation, 0)
     assert same(federation.adapter, start)
     assert first.contributors == (1,)
@@ -54,11 +48,11 @@ def test_a_draft_is_trained_apart_and_gone_back_from(world, start, tmp_path) -> 
 
 def test_the_way_back_is_the_drafts_way_turned_round(world, start) -> None:
     """By hand: with the draft d and strength a, the adapter ends at w - a (d - w)."""
-    federation = begun(world, start)
+    federation = born(world, start)
     unlearn(world, federation, 0)
     fork = federation.fork()
     unlearn(world, federation, 1)
-    draft = begun(world, fork.kept[1]["draft"])
+    draft = born(world, fork.kept[1]["draft"])
     draft.round, draft.kept = 1, {1: {"draft": fork.kept[1]["draft"]}}
     method = TaskVector(rounds=9)
     world.engine.planner.methods["task_vector"], own = method, world.engine.planner.methods["task_vector"]
@@ -74,7 +68,7 @@ def test_a_client_that_fails_leaves_the_adapter_as_it_was(model, start) -> None:
 
     methods = [TaskVector(rounds=1)]
     world = make_world(model, methods=methods, requests=[WHOLE], weighting="uniform", faults={1: breaks})
-    federation = begun(world, start)
+    federation = born(world, start)
     assert unlearn(world, federation, 0).kind == "empty"
     assert same(federation.adapter, start)
     assert federation.kept == {}
