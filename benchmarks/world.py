@@ -34,7 +34,7 @@ from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.executors import make_executor
-from fedsim.training.jobs import Executor, planned_steps
+from fedsim.training.jobs import Executor
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.tuning import cohort_limit
 from privacy import Nominal, StageConfig, build_pipeline
@@ -147,12 +147,13 @@ class Rounds:
         """A federation at its beginning; several may share a model, one after another."""
         runtime = make_runtime(work, model, executor(model), privacy)
         planner = Planner(
+            rounds=100,
             seed=SEED,
             local=work.local,
             methods={},
             requests={},
             planned_steps={
-                c: 100 * planned_steps(len(held), work.local) for c, held in runtime.records.items()
+                c: 100 * work.local.planned_steps(len(held)) for c, held in runtime.records.items()
             },
         )
         engine = Engine(grid=connect(runtime), runtime=runtime, planner=planner)

@@ -40,7 +40,7 @@ from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import Arrays
 from fedsim.training.config import LocalConfig
-from fedsim.training.jobs import Executor, TrainJob, TrainResult, planned_steps, result_of
+from fedsim.training.jobs import Executor, TrainJob, TrainResult, result_of
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.unlearning.protocol import MethodConfig
 from fedsim.unlearning.request import Request
@@ -229,11 +229,12 @@ def make_world(
         keyed_secrets=simulated,
     )
     planner = Planner(
+        rounds=rounds,
         seed=7,
         local=local,
         methods={method.branch: method for method in methods},
         requests={(method.branch, request.number): request for method in methods for request in requests},
-        planned_steps={client: rounds * planned_steps(len(some), local) for client, some in held.items()},
+        planned_steps={client: rounds * local.planned_steps(len(some)) for client, some in held.items()},
     )
     grid = InProcessGrid(
         make_client_app(runtime), train_together=partial(train_together, runtime), serialise=serialise

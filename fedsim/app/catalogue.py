@@ -16,6 +16,7 @@ from fedsim.evidence.sight import view_sentences
 from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.living.context import LifeContext
 from fedsim.metrics.registry import METRICS
+from fedsim.model.arithmetic import resolved, slow_sentence
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.scenario.variants import Variant
 from fedsim.unlearning.registry import METHODS
@@ -26,7 +27,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
     """What a scenario would do, after checking it with its data and its base model."""
     simulation = load_and_check(loaded)
     lines = []
-    for variant in loaded.variants:
+    for variant in simulation.loaded.variants:
+        dtype = variant.scenario.model.dtype
         context = make_context(simulation, variant, variant.scenario.seeds[0])
         dimension = sum(p.numel() for p in context.model.parameters().values())
         requests = len(context.life.requests)
@@ -34,7 +36,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"{loaded.source.file}: {variant.scenario.name} [{variant.name}] is valid: "
             f"{context.life.horizon} rounds, {requests} forget request{'s' if requests != 1 else ''}, "
             f"{_to_run(variant, context)}, {dimension:,} trained parameters, "
-            f"device {', '.join(simulation.devices)}"
+            f"base in {dtype}, device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
         lines.extend(_filled("data", context.holdings.sentences()))
@@ -48,6 +50,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
             said = f"{lost} wrong answers are the right one once cut at model.max_tokens={longest}; left out."
             lines.extend(_filled("tokens", [said]))
         lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
+        slow = slow_sentence(resolved(dtype, context.model.device), context.model.device)
+        lines.extend(_filled("effort", [slow] if slow else []))
         lines.extend(_filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)
         lines.extend(_filled("warning", differencing_sentences(rows)))

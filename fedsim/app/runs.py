@@ -47,7 +47,7 @@ def prepare(loaded: LoadedScenario, directory: RunDirectory) -> CheckedScenario:
         ScenarioError: something cannot be used, or the directory holds another run; nothing is changed.
     """
     simulation = load_and_check(loaded)
-    _claim(loaded, directory)
+    _claim(simulation.loaded, directory)
     return _as_before(simulation, directory)
 
 

@@ -43,6 +43,7 @@ from fedsim.life.tree import build_tree
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import build_probes
 from fedsim.model.adapter import AdapterModel
+from fedsim.model.arithmetic import resolved
 from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import encode_pair
 from fedsim.scenario.file import LoadedScenario
@@ -200,6 +201,7 @@ def _planner(
 ) -> Planner:
     return Planner(
         seed=seed,
+        rounds=life.horizon,
         local=scenario.federation.local,
         methods={method.branch: method for method in scenario.compare},
         requests={
@@ -223,11 +225,23 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
     return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
 
 
+def _with_types(loaded: LoadedScenario, device: str) -> LoadedScenario:
+    """A scenario whose bases have named number types, as a run writes them down."""
+
+    def named(scenario: Scenario) -> Scenario:
+        dtype = resolved(scenario.model.dtype, device)
+        return scenario.model_copy(update={"model": scenario.model.model_copy(update={"dtype": dtype})})
+
+    variants = tuple(replace(variant, scenario=named(variant.scenario)) for variant in loaded.variants)
+    return replace(loaded, scenario=named(loaded.scenario), variants=variants)
+
+
 def load_and_check(loaded: LoadedScenario, connect: Connect = in_process) -> CheckedScenario:
     """Load and check everything once, for every variant's first seed."""
     execution = loaded.scenario.execution
     with blamed_on(loaded.source, "execution", "device"):
         devices = resolve_devices(execution.device)
+    loaded = _with_types(loaded, devices[0])
     simulation = CheckedScenario(loaded=loaded, devices=devices, connect=connect)
     with blamed_on(loaded.source, "execution", "engine"):
         check_engine(execution, devices[0])

@@ -15,7 +15,7 @@ import torch
 from fedsim.federation.trials import trial_jobs
 from fedsim.living.context import LifeContext
 from fedsim.training.config import LocalConfig
-from fedsim.training.jobs import TrainJob, planned_steps
+from fedsim.training.jobs import TrainJob
 from fedsim.training.tuning import fastest_threads
 
 TRIAL_CLIENTS = 16
@@ -34,7 +34,7 @@ def effort_sentence(context: LifeContext, *, seeds: int) -> str:
     """How often clients train over all branches and seeds, how long that takes here, and in what memory."""
     trainings, steps = _work(context)
     jobs = _timed_trial(context)
-    tried = sum(planned_steps(len(job.pairs), job.local) for job in jobs)
+    tried = sum(job.steps for job in jobs)
     if context.model.device == "cpu":
         fastest_threads(lambda: context.engine.runtime.executor.train_clients(jobs), trials=1)
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def _work(context: LifeContext) -> tuple[int, int]:
     pairs, local = context.engine.runtime.pairs, context.federation.local
     cohorts = [step.cohort for segment, _ in context.tree.walk() for step in segment.steps]
     taking_part = [one for cohort in cohorts for one in cohort]
-    steps = [planned_steps(len(pairs[one.client]) - len(one.without), local) for one in taking_part]
+    steps = [local.planned_steps(len(pairs[one.client]) - len(one.without)) for one in taking_part]
     return len(steps), sum(steps)
 
 

@@ -22,10 +22,12 @@ class Planner:
 
     ``requests`` go by branch and number, as the branch's method answers them. ``planned_steps`` is the most
     local steps each client may take in this life, for noise calibration. ``rosters`` says who is there in
-    each round of each branch, and ``participation`` how cohorts are drawn of them.
+    each round of each branch, and ``participation`` how cohorts are drawn of them. ``rounds`` is how many the
+    life has, for schedules.
     """
 
     seed: int
+    rounds: int
     local: LocalConfig
     methods: Mapping[str, MethodConfig]
     requests: Mapping[tuple[str, int], Request]
@@ -128,7 +130,7 @@ class Planner:
             seed=self.seed,
             branch=branch,
             version=version,
-            local=_under(conditions, self.local),
+            local=_under(conditions, self.local.in_round(step.round, self.rounds)),
             without=participant.without,
             planned_steps=self.planned_steps.get(participant.client, 0),
             conditions=conditions,
@@ -137,10 +139,9 @@ class Planner:
     def _in_role(
         self, order: WorkOrder, work: Work, settings: str, role: Role, unlearning: UnlearningStep
     ) -> WorkOrder:
-        overrides = {"lr": work.lr, "epochs": work.epochs}
-        local = self.local.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         own = {"method": settings, "role": role, "index": unlearning.index}
-        local = _under(order.conditions, local)
+        scheduled = self.local.in_round(order.round, self.rounds)
+        local = _under(order.conditions, scheduled.instead(lr=work.lr, epochs=work.epochs))
         return order.model_copy(update={**own, "weight": work.weight, "local": local})
 
 

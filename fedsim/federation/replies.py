@@ -20,7 +20,6 @@ from fedsim.federation.grid import CLIENT_STATE, OWN
 from fedsim.federation.orders import WorkOrder
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.strategies.protocol import Vectors
-from fedsim.training.jobs import planned_steps
 from fedsim.training.spsa import Address, replay
 from privacy import ClientContext, Ledger, LedgerError, Payload, check_charges
 
@@ -115,7 +114,7 @@ def _replayed(
     codes: NDArray[np.uint8], client: int, order: WorkOrder, runtime: ClientRuntime, dimension: int
 ) -> NDArray[np.float32]:
     """The update that a client's bytes make, one a step that it was asked for."""
-    steps = planned_steps(len(runtime.select(client, order)), order.local)
+    steps = order.local.planned_steps(len(runtime.select(client, order)))
     if order.local.optimizer != "spsa" or codes.dtype != np.uint8 or codes.shape != (steps,):
         raise ReplyError(f"sent {codes.dtype}{codes.shape} for steps that it was not asked for")
     address = Address(seed=order.seed, round=order.round, client=client)

@@ -12,7 +12,7 @@ from fedsim.federation.orders import WorkOrder
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
-from fedsim.training.jobs import Executor, planned_steps
+from fedsim.training.jobs import Executor
 from fedsim.training.objectives import LocalWork, MeanNll, Objective
 from fedsim.unlearning.protocol import Role
 from privacy import ClientContext, ClientParty, Ledger, LocalTask, Pipeline
@@ -147,7 +147,7 @@ def local_task(client: int, order: WorkOrder, *, nominal_records: int) -> LocalT
 
     A client for whom no ordinary round is planned has a budget for the one training it is asked for.
     """
-    steps = planned_steps(nominal_records, order.local)
+    steps = order.local.planned_steps(nominal_records)
     return LocalTask(
         client=str(client),
         round_id=order.round,

@@ -12,7 +12,6 @@ from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.training.config import LocalConfig
-from fedsim.training.jobs import planned_steps
 from fedsim.unlearning.protocol import MethodConfig, RoundPlan
 from fedsim.unlearning.request import Request
 from privacy import Draw
@@ -75,7 +74,7 @@ def most_steps(
     corpus: Corpus,
 ) -> dict[int, int]:
     """The most local steps each client takes in any branch, unlearning included: what noise is sized for."""
-    steps_of = {client: planned_steps(len(held), local) for client, held in corpus.clients.items()}
+    steps_of = {client: local.planned_steps(len(held)) for client, held in corpus.clients.items()}
     by_branch = {method.branch: method for method in methods}
     most: Counter[int] = Counter()
     for branch in branches:
@@ -106,6 +105,6 @@ def _unlearning_steps(
             asked[request.client] = plan.target
         for client, work in asked.items():
             if work is not None:
-                own = local.model_copy(update={"epochs": work.epochs or local.epochs})
-                taken[client] += planned_steps(len(corpus.clients[client]), own)
+                own = local.instead(lr=work.lr, epochs=work.epochs)
+                taken[client] += own.planned_steps(len(corpus.clients[client]))
     return taken

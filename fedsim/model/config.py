@@ -58,8 +58,9 @@ class ModelConfig(Config):
     """Revision on the hub."""
     lora: LoraConfig | None = LoraConfig()
     """Adapters; null trains all parameters."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the base's weights; what is trained is always float32."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Type of the base's weights; what is trained is always float32. ``auto`` is bfloat16 where a trial shows
+    it to be faster, else float32."""
     prompt: Annotated[str, AfterValidator(_usable)] = "{question}"
     """How a question becomes a prompt: words around {question}; ``chat`` for the base's own chat template; or
     a chat template in Jinja."""

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from fedsim.config import ConfigError
 from fedsim.model.abilities import reads_ahead
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
+from fedsim.model.arithmetic import resolved
 from fedsim.model.assets import ASSETS
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.lora_options import check_matches, check_patterns, patterns_of
@@ -41,12 +42,13 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         ModelError: the base cannot be loaded, or no layer fits ``target_modules``.
     """
     source = resolve_base(config.base)
+    kind = getattr(torch, resolved(config.dtype, device))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=config.revision, trust_remote_code=False
         )
         base = transformers.AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=getattr(torch, config.dtype), trust_remote_code=False
+            source, revision=config.revision, dtype=kind, trust_remote_code=False
         )
     except Exception as error:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))

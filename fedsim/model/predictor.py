@@ -137,7 +137,7 @@ class CausalPredictor:
                 input_ids=ids,
                 **placed,
                 **({"past_key_values": cache, "use_cache": True} if cached else {"use_cache": False}),
-                logits_to_keep=1,
+                logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
             )
             if cached and getattr(output, "past_key_values", None) is None:
                 cached, ids = False, seen

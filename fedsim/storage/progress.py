@@ -61,7 +61,9 @@ class Rate:
     def text(self) -> str:
         elapsed = max(time.monotonic() - self.started, 1e-6)
         left = elapsed / max(self.rounds, 1) * max(self.total - self.rounds, 0)
-        return f"{self.updates / elapsed:.1f} updates/s, {_clock(left)} left"
+        rate = self.updates / elapsed
+        speed = f"{rate:.1f} updates/s" if rate >= 1 else f"{60 * rate:.1f} updates/min"
+        return f"{speed}, {_clock(left)} left"
 
 
 def _clock(seconds: float) -> str:

@@ -23,16 +23,18 @@ from fedsim.model.packing import Packing, Padded
 from fedsim.model.text import Batch
 from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.asked import Asked, Positions
-from fedsim.training.cohorts import CohortLimit, plan_cohorts, steps_of
+from fedsim.training.cohorts import CohortLimit, plan_cohorts
 from fedsim.training.jobs import (
     TrainJob,
     TrainResult,
-    make_optimizer,
     noise_generator,
+    parts_of,
     private_draws,
     result_of,
     shuffled_batches,
 )
+from fedsim.training.notes import Notes
+from fedsim.training.optimizers import make_optimizer, step_at
 from fedsim.training.sample_gradients import LayeredGradients
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.stacked import StackedLora
@@ -118,31 +120,28 @@ class _Cohort:
         self.optimizer = make_optimizer(jobs[0].local, [self.vectors_KD], fused=True)
         self.sessions: list[LocalSession] = [_open(job) for job in jobs if job.rule is not None]
         self.batches = [] if self.sessions else [shuffled_batches(job) for job in jobs]
-        self.losses: list[tuple[torch.Tensor, list[int]]] = []
-        self.tokens = np.zeros(len(jobs), dtype=np.int64)
+        self.rates = [job.local.rates(job.steps) for job in jobs]
+        passes = 1 if self.references_KD is None else 2
+        self.notes = Notes(self.asked, clients=len(jobs), passes=passes)
 
     def train(self) -> list[TrainResult]:
         """Take all steps of all jobs."""
         trained_KD = torch.empty_like(self.start_KD)
         with self.model.training():
             for step in itertools.count():
-                clients = sum(planned > step for planned in map(steps_of, self.jobs))
+                clients = sum(job.steps > step for job in self.jobs)
                 trained_KD[clients : len(self.vectors_KD)] = self.vectors_KD.detach()[clients:]
                 self._keep(clients)
                 if not clients:
                     break
                 self.vectors_KD.grad = self._private(step) if self.sessions else self._plain(step)
-                self.optimizer.step()
+                rates_K = np.array([rates[step] for rates in self.rates[:clients]])
+                step_at(self.optimizer, self.vectors_KD, rates_K)
         updates = (trained_KD - self.start_KD).cpu().numpy()
-        losses = [_means(values_R, sizes) for values_R, sizes in self.losses]
+        gathered = zip(self.jobs, updates, self.notes.losses(), self.notes.tokens_K, strict=True)
         return [
-            result_of(
-                job,
-                update=update.copy(),
-                losses=[column[client] for column in losses if client < len(column)],
-                tokens=int(self.tokens[client]),
-            )
-            for client, (job, update) in enumerate(zip(self.jobs, updates, strict=True))
+            result_of(job, update=update.copy(), losses=losses, tokens=int(tokens))
+            for job, update, losses, tokens in gathered
         ]
 
     def _keep(self, clients: int) -> None:
@@ -162,19 +161,34 @@ class _Cohort:
         """Gradients of the clients' own mean losses, with FedProx's pull, each clipped to its norm."""
         clients, local = len(self.vectors_KD), self.jobs[0].local
         positions = [self.batches[client][step] for client in range(clients)]
-        counts = [len(chosen) for chosen in positions]
-        batch, layout = self._lay_out(positions)
-        leaves = self.lora.leaves(self.vectors_KD.detach()[layout.order])
-        losses_R = self._losses(leaves, batch, layout, positions)
-        share_R = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=losses_R.dtype)
-        gradients = torch.autograd.grad((losses_R * share_R.to(losses_R.device)).sum(), list(leaves.values()))
-        gradient_KD = torch.empty_like(self.vectors_KD)
-        gradient_KD[layout.order] = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        parts_KP = [parts_of(chosen, local) for chosen in positions]
+        none = np.zeros(0, dtype=np.int64)
+        gradient_KD = torch.zeros_like(self.vectors_KD)
+        seen = []
+        for part_K in itertools.zip_longest(*parts_KP, fillvalue=none):
+            losses_R = self._add_gradients(gradient_KD, part_K, [len(chosen) for chosen in positions])
+            seen.append((losses_R, [len(chosen) for chosen in part_K]))
+        self.notes.add(positions, seen)
         gradient_KD = self._with_drift(gradient_KD)
         if local.max_grad_norm is not None:
             norms_K = torch.linalg.vector_norm(gradient_KD, dim=1)
             gradient_KD *= (local.max_grad_norm / (norms_K + 1e-6)).clamp(max=1.0)[:, None]
         return gradient_KD
+
+    def _add_gradients(
+        self, gradient_KD: torch.Tensor, positions: Sequence[Positions], of: Sequence[int]
+    ) -> torch.Tensor:
+        """Add the gradients of part of a step, of ``of`` records a client; the part's losses (R,)."""
+        counts = [len(chosen) for chosen in positions]
+        batch, layout = self._lay_out(positions)
+        clients = np.flatnonzero(counts)[layout.order]
+        leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
+        losses_R = self._losses(leaves, batch, layout, positions)
+        share_R = [1 / whole for whole, count in zip(of, counts, strict=True) for _ in range(count)]
+        shares_R = torch.tensor(share_R, dtype=losses_R.dtype).to(losses_R.device)
+        gradients = torch.autograd.grad((losses_R * shares_R).sum(), list(leaves.values()))
+        gradient_KD[clients] += torch.cat([part.flatten(1) for part in gradients], dim=1)
+        return losses_R.detach()
 
     def _private(self, step: int) -> torch.Tensor:
         """Private gradients, by the privacy rule from those of single records."""
@@ -192,9 +206,10 @@ class _Cohort:
             leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
             losses_R = self._losses(leaves, batch, layout, positions, gradients)
             torch.autograd.backward(losses_R.sum())
+            self.notes.add(positions, [(losses_R.detach(), counts)])
         else:
             gradients = DenseGradients(self.vectors_KD.new_zeros(0, self.lora.dimension), counts)
-            self._note(positions, self.vectors_KD.new_zeros(0))
+            self.notes.add(positions, [(self.vectors_KD.new_zeros(0), counts)])
         assert jobs[0].rule is not None
         generators = [noise_generator(job, step, self.model.device) for job in jobs]
         return self._with_drift(jobs[0].rule.privatise(sessions, gradients, counts, generators))
@@ -236,9 +251,7 @@ class _Cohort:
             frozen = self.lora.factors(self.references_KD[present])
             with torch.no_grad(), self.lora.applied(frozen, layout.blocks) as module:
                 reference = self.asked.by_record(forward(module, batch, packing), positions)
-        losses_R = self._judged(self.asked.by_record(current, positions), reference, positions)
-        self._note(positions, losses_R.detach())
-        return losses_R
+        return self._judged(self.asked.by_record(current, positions), reference, positions)
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""
@@ -252,13 +265,6 @@ class _Cohort:
             parts.append(objective(current.samples(begin, end), compared))
             begin = end
         return torch.cat(parts)
-
-    def _note(self, positions: Sequence[Positions], losses_R: torch.Tensor) -> None:
-        """Keep the losses of this step and count each client's tokens."""
-        self.losses.append((losses_R, [len(chosen) for chosen in positions]))
-        passes = 1 if self.references_KD is None else 2
-        for client, chosen in enumerate(positions):
-            self.tokens[client] += passes * self.asked.tokens(client, chosen)
 
     def _stack(self, adapters: Sequence[Arrays]) -> torch.Tensor:
         """Adapters as vectors (K, D) on the device; one that several clients share is read once."""
@@ -285,9 +291,3 @@ def _open(job: TrainJob) -> LocalSession:
     assert job.task is not None
     assert job.ledger is not None
     return job.rule.open(job.task, job.ledger)
-
-
-def _means(losses_R: torch.Tensor, sizes: Sequence[int]) -> list[float]:
-    """Each client's mean loss; 0 for an empty batch."""
-    parts = torch.split(losses_R.cpu(), list(sizes))
-    return [float(part.mean()) if len(part) else 0.0 for part in parts]

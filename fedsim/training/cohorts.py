@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsim.model.text import Pair
-from fedsim.training.jobs import TrainJob, planned_steps
+from fedsim.training.jobs import TrainJob
 
 UNLIMITED = 2**62
 
@@ -33,22 +33,17 @@ class CohortLimit:
 
 
 def tokens_per_step(pairs: Sequence[Pair], batch_size: int) -> int:
-    """Most tokens of one step of so many of these records, padding included."""
+    """Most tokens that are computed at once, of so many of these records, padding included."""
     longest = max((len(pair.input_ids) for pair in pairs), default=0)
     return min(batch_size, len(pairs)) * longest
 
 
 def _tokens(job: TrainJob) -> int:
     """Tokens of one step of a job: most of them, or the average where steps are drawn at random."""
-    size, texts = job.local.batch_size, job.texts
+    size, texts = job.local.micro_batch or job.local.batch_size, job.texts
     if job.rule is not None and job.task is not None:
         size = math.ceil(job.rule.expected_batch(job.task))
     return tokens_per_step([pair for pairs in texts for pair in pairs], len(texts) * size)
-
-
-def steps_of(job: TrainJob) -> int:
-    """Optimiser steps that a job takes."""
-    return job.task.steps if job.task is not None else planned_steps(len(job.pairs), job.local)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +56,7 @@ class _Size:
 
     @classmethod
     def of(cls, index: int, job: TrainJob) -> _Size:
-        return cls(index=index, steps=steps_of(job), tokens=_tokens(job))
+        return cls(index=index, steps=job.steps, tokens=_tokens(job))
 
 
 def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]]:

@@ -90,6 +90,11 @@ class TrainJob:
             return self.pairs, self.refusals
         return (self.pairs if answers == "own" else self.refusals,)
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that it takes."""
+        return self.task.steps if self.task is not None else self.local.planned_steps(len(self.pairs))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -138,39 +143,22 @@ def result_of(
     )
 
 
-def make_optimizer(
-    local: LocalConfig, parameters: Sequence[torch.nn.Parameter], *, fused: bool = False
-) -> torch.optim.Optimizer:
-    """A fresh optimiser for one round; element-wise, so that stacked clients do not touch each other.
-
-    SPSA has none: it takes no gradients.
-    """
-    if local.optimizer == "spsa":
-        raise ValueError("optimizer='spsa' takes no gradients; train with a SequentialExecutor")
-    if local.optimizer == "sgd":
-        return torch.optim.SGD(
-            list(parameters),
-            lr=local.lr,
-            momentum=local.momentum,
-            weight_decay=local.weight_decay,
-            fused=fused,
-        )
-    return torch.optim.AdamW(list(parameters), lr=local.lr, weight_decay=local.weight_decay, fused=fused)
-
-
-def planned_steps(examples: int, local: LocalConfig) -> int:
-    """Optimiser steps of one local training."""
-    return local.epochs * -(-examples // local.batch_size)
-
-
 def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
     """Positions of the records in each step: shuffled without replacement, anew in each epoch."""
-    size = job.local.batch_size
-    batches = []
-    for epoch in range(job.local.epochs):
+    size, steps = job.local.batch_size, job.local.planned_steps(len(job.pairs))
+    batches: list[NDArray[np.int64]] = []
+    epoch = 0
+    while len(batches) < steps:
         order = ordering(job.seed, "batch", job.round, job.client, epoch, ids=job.record_ids)
         batches += [np.array(order[first : first + size]) for first in range(0, len(order), size)]
-    return batches
+        epoch += 1
+    return batches[:steps]
+
+
+def parts_of(positions: NDArray[np.int64], local: LocalConfig) -> list[NDArray[np.int64]]:
+    """The parts of a step that are computed one after the other."""
+    size = local.micro_batch or max(len(positions), 1)
+    return [positions[first : first + size] for first in range(0, len(positions), size)]
 
 
 def private_draws(job: TrainJob, step: int) -> NDArray[np.float64]:

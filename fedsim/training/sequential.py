@@ -23,12 +23,13 @@ from fedsim.training.jobs import (
     TWO_ANSWERS,
     TrainJob,
     TrainResult,
-    make_optimizer,
     noise_generator,
+    parts_of,
     private_draws,
     result_of,
     shuffled_batches,
 )
+from fedsim.training.optimizers import make_optimizer
 from fedsim.training.spsa import Address, Update, descend
 
 
@@ -63,13 +64,14 @@ class SequentialExecutor:
             with isolated_torch_rng(dropout), model.training():
                 steps = _private_steps(self, job) if job.rule is not None else _plain_steps(self, job)
                 losses, tokens = [], 0
-                for loss, used in steps:
+                for (loss, used), rate in zip(steps, job.local.rates(job.steps), strict=True):
                     if job.drift is not None:
                         _add_drift(model, start, job.drift)
                     if job.local.max_grad_norm is not None and job.rule is None:
                         torch.nn.utils.clip_grad_norm_(
                             list(model.parameters().values()), job.local.max_grad_norm
                         )
+                    optimizer.param_groups[0]["lr"] = float(rate)
                     optimizer.step()
                     losses.append(loss)
                     tokens += used
@@ -108,8 +110,12 @@ def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[
     loss_of = SampleLosses(executor, job)
     for positions in shuffled_batches(job):
         executor.model.module.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_of(executor.model.module, positions).mean())
-        yield loss_of.mean, loss_of.tokens
+        loss, tokens = 0.0, 0
+        for part in parts_of(positions, job.local):
+            torch.autograd.backward(loss_of(executor.model.module, part).sum() / len(positions))
+            loss += loss_of.mean * (len(part) / len(positions))
+            tokens += loss_of.tokens
+        yield loss, tokens
 
 
 def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:

@@ -56,7 +56,7 @@ class ScaffoldConfig(StrategyConfig):
 
     def after(self, trained: Trained, shared: Vectors, own: Vectors) -> tuple[Vectors, Vectors]:
         common = _control(shared, trained.update)
-        change = -common - trained.update / np.float32(trained.steps * trained.local.lr)
+        change = -common - trained.update / np.float32(trained.local.rates(trained.steps).sum())
         return {CONTROL: _control(own, trained.update) + change}, {CONTROL: change}
 
     def served(self, shared: Vectors, mean: Vectors, share: float, before: float) -> Vectors:

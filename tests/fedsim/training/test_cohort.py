@@ -21,7 +21,7 @@ from fedsim.training import cohort as cohort_module
 from fedsim.training import stacked as stacked_module
 from fedsim.training.cohort import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit, plan_cohorts, tokens_per_step
-from fedsim.training.config import LocalConfig
+from fedsim.training.config import LocalConfig, ScheduleConfig
 from fedsim.training.drift import Proximal
 from fedsim.training.executors import CoresExecutor, DevicesExecutor, make_executor
 from fedsim.training.jobs import TrainJob, shuffled_batches
@@ -82,7 +82,8 @@ def one_at_a_time(model: AdapterModel, job: TrainJob) -> np.ndarray:
         )
     else:
         optimizer = torch.optim.AdamW(parameters, lr=job.local.lr, weight_decay=job.local.weight_decay)
-    for positions in shuffled_batches(job):
+    for positions, rate in zip(shuffled_batches(job), job.local.rates(job.steps), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
         batch = collate([job.pairs[position] for position in positions], pad_id=model.pad_id)
         mask = (torch.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]).long()
         logits = model.module(input_ids=batch.input_ids_BT, attention_mask=mask, use_cache=False).logits
@@ -116,7 +117,7 @@ def precise(any_base) -> AdapterModel:
     return in_fp64(make_model(any_base, lora=LoraConfig(r=2, alpha=6)))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 8), min_size=2, max_size=5),
     batch_size=st.integers(1, 5),
@@ -126,14 +127,31 @@ def precise(any_base) -> AdapterModel:
     max_grad_norm=st.sampled_from([None, 0.5]),
     proximal_mu=st.sampled_from([0.0, 0.5]),
     room=st.integers(2, 5),
+    steps=st.none() | st.integers(1, 9),
+    micro_batch=st.none() | st.integers(1, 5),
+    schedule=st.none() | st.just(ScheduleConfig(shape="linear", over="steps", warmup=0.3)),
 )
 def test_whole_trajectories_in_fp64(
-    precise, counts, batch_size, epochs, optimizer, weight_decay, max_grad_norm, proximal_mu, room
+    precise,
+    counts,
+    batch_size,
+    epochs,
+    optimizer,
+    weight_decay,
+    max_grad_norm,
+    proximal_mu,
+    room,
+    steps,
+    micro_batch,
+    schedule,
 ) -> None:
     """Ragged data: clients take different numbers of steps, of different sizes, and finish early."""
     local = LocalConfig(
         epochs=epochs,
+        steps=steps,
         batch_size=batch_size,
+        micro_batch=None if micro_batch is None else min(micro_batch, batch_size),
+        schedule=schedule,
         lr=0.01,
         optimizer=optimizer,
         weight_decay=weight_decay,

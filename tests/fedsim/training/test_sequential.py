@@ -13,8 +13,9 @@ from fedsim.model.text import collate
 from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.drift import Proximal
-from fedsim.training.jobs import TrainJob, make_optimizer, planned_steps, private_draws
+from fedsim.training.jobs import TrainJob, private_draws
 from fedsim.training.objectives import MeanNll, Needs, ReferenceKl
+from fedsim.training.optimizers import make_optimizer
 from fedsim.training.sequential import SequentialExecutor, _plain_steps
 from fedsim.unlearning.methods.grad_ascent import NegatedNll
 from fedsim.unlearning.methods.npo import NpoLoss
@@ -71,7 +72,7 @@ def test_loss_steps_tokens_and_examples_are_counted(executor, model, start) -> N
     job = make_job(model, start, local=SGD.model_copy(update={"batch_size": 2, "epochs": 3}))
     (result,) = executor.train_clients([job])
     assert result.examples == 5
-    assert result.steps == 9 == planned_steps(5, job.local)
+    assert result.steps == 9 == job.steps
     assert result.tokens == 3 * sum(len(pair.input_ids) for pair in job.pairs)
     (still,) = executor.train_clients([replace(job, local=SGD.model_copy(update={"lr": 1e-12}))])
     model.load(start)

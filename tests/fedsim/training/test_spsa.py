@@ -19,8 +19,9 @@ from fedsim.training.cohorts import CohortLimit
 from fedsim.training.config import LocalConfig
 from fedsim.training.drift import Proximal
 from fedsim.training.executors import make_executor
-from fedsim.training.jobs import make_optimizer, shuffled_batches
+from fedsim.training.jobs import shuffled_batches
 from fedsim.training.objectives import ReferenceKl
+from fedsim.training.optimizers import make_optimizer
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.spsa import PERTURBATION, Address, decode, descend, encode, replay, slope_between
 from fedsim.training.stacked import why_not_stackable
