@@ -17,6 +17,7 @@ from fedsim.federation.strategies.registry import strategy_of
 from fedsim.life.steps import UnlearningStep
 from fedsim.model.vectors import from_vector, to_vector
 from fedsim.places import ScenarioError
+from fedsim.training.config import ScheduleConfig
 from fedsim.training.jobs import TrainJob
 from fedsim.training.objectives import MeanNll
 from fedsim.training.sequential import SequentialExecutor
@@ -63,6 +64,17 @@ def test_one_step_of_all_is_fedavg_and_controls_are_gradients(model, start) -> N
     for client in range(CLIENTS):
         assert federation.remembered[client]["control"] == pytest.approx(-steps[client] / LR, abs=1e-3)
     assert federation.shared["control"] == pytest.approx(-np.mean(steps, axis=0) / LR, abs=1e-3)
+
+
+def test_controls_are_gradients_at_rates_that_fall_too(model, start) -> None:
+    """Gradients count by their rates; those of two short steps on the same records hardly differ."""
+    schedule = ScheduleConfig(shape="linear", over="steps")
+    controls = []
+    for local in (ONE_STEP, ONE_STEP.model_copy(update={"epochs": 2, "schedule": schedule, "lr": 1e-5})):
+        federation = born(scaffold_world(model, local=local), start)
+        run_round(federation, make_step(1, (0,)), "keep", scaffold_world(model, local=local).engine)
+        controls.append(federation.remembered[0]["control"])
+    assert np.linalg.norm(controls[1] - controls[0]) < 0.05 * np.linalg.norm(controls[0])
 
 
 def test_a_second_round_follows_the_equations(model, start) -> None:
