@@ -23,56 +23,10 @@ from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from fedsim.model.blocks import Block, blocks_of
+
 NAME = "fedsim-packed"
-ROOMY = 1.1
-"""Places per position up to which one block is good enough."""
-LIKE = 0.8
-"""Share of a block's places that each of its groups fills."""
 _active = threading.local()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """Neighbouring groups with equally many places each."""
-
-    groups: int
-    places: int
-
-
-def blocks_of(sizes_G: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[Block, ...]]:
-    """In which order groups of so many positions lie, and the blocks they form.
-
-    One block and the order as it is, unless that wastes places; then the largest group comes first.
-
-    >>> order, blocks = blocks_of(np.array([9, 30, 10]))
-    >>> order.tolist(), [(block.groups, block.places) for block in blocks]
-    ([1, 2, 0], [(1, 30), (2, 10)])
-    """
-    if len(sizes_G) * sizes_G.max() <= ROOMY * sizes_G.sum():
-        return np.arange(len(sizes_G)), (Block(groups=len(sizes_G), places=int(sizes_G.max())),)
-    order = np.argsort(-sizes_G, kind="stable")
-    blocks: list[Block] = []
-    start = 0
-    while start < len(order):
-        widest = int(sizes_G[order[start]])
-        groups = int((sizes_G[order[start:]] >= LIKE * widest).sum())
-        blocks.append(Block(groups=groups, places=widest))
-        start += groups
-    return order, tuple(blocks)
-
-
-def split(x_PF: torch.Tensor, blocks: Sequence[Block]) -> list[torch.Tensor]:
-    """Features by place as views (groups, places, F), one for each block."""
-    parts = torch.split(x_PF, [block.groups * block.places for block in blocks])
-    return [part.view(b.groups, b.places, -1) for part, b in zip(parts, blocks, strict=True)]
-
-
-def products(left_PO: torch.Tensor, right_PI: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """Each group's ``left' right`` over its places, (G, O, I)."""
-    pairs = zip(split(left_PO, blocks), split(right_PI, blocks), strict=True)
-    if left_PO.shape[-1] > right_PI.shape[-1]:  # narrow times wide is the faster order
-        return torch.cat([torch.bmm(right.mT, left) for left, right in pairs]).mT
-    return torch.cat([torch.bmm(left.mT, right) for left, right in pairs])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +47,11 @@ class Padded:
         runs = [(count, len(list(run))) for count, run in itertools.groupby(counts)]
         blocks = tuple(Block(groups=groups, places=count * longest) for count, groups in runs)
         return cls(sequences=sum(counts), longest=longest, order=np.arange(len(counts)), blocks=blocks)
+
+    def places(self, own_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The places (L,) of the sequences' own positions, in order, and how many places there are."""
+        rows, positions = own_BT.nonzero(as_tuple=True)
+        return rows * self.longest + positions, self.sequences * self.longest
 
     def apart(self, x_PF: torch.Tensor) -> torch.Tensor:
         """Features by place as (B, T, F)."""
@@ -200,6 +159,10 @@ class Packing:
     def spread(self, values_B: torch.Tensor) -> torch.Tensor:
         """Values by sequence as values by place (P,); zero where there is nothing."""
         return values_B[self.source_P // self.target_BT.shape[1]] * self.filled_P
+
+    def places(self, own_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The places (L,) of the sequences' own positions, in order, and how many places there are."""
+        return self.target_BT[own_BT], len(self.source_P)
 
     def apart(self, x_PF: torch.Tensor) -> torch.Tensor:
         """Features by place as (B, T, F); behind a sequence's end, its first position again."""

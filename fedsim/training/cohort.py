@@ -10,20 +10,17 @@ parameters.
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from fedsim.model.adapter import AdapterModel
 from fedsim.model.forward import Pass, forward
 from fedsim.model.packing import Packing, Padded
 from fedsim.model.text import Batch
 from fedsim.model.vectors import Arrays, to_vector
 from fedsim.training.asked import Asked, Positions
-from fedsim.training.cohorts import CohortLimit, plan_cohorts
+from fedsim.training.dropout import Masks, streams
 from fedsim.training.jobs import (
     TrainJob,
     TrainResult,
@@ -36,74 +33,11 @@ from fedsim.training.jobs import (
 from fedsim.training.notes import Notes
 from fedsim.training.optimizers import make_optimizer, step_at
 from fedsim.training.sample_gradients import LayeredGradients
-from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.stacked import StackedLora
-from privacy import DenseGradients, Ledger, LocalSession, SampleGradients
-
-log = logging.getLogger(__name__)
+from privacy import DenseGradients, LocalSession, SampleGradients
 
 
-class BatchedExecutor:
-    """Trains jobs in cohorts of clients that can go side by side.
-
-    Cohorts depend on the jobs alone, so equal jobs give equal bytes. Should a cohort fail, its halves are
-    tried apart and in the end each client alone: a fault stays with the client that has it.
-
-    Raises:
-        NotStackableError: the model's clients must train one at a time.
-    """
-
-    def __init__(self, model: AdapterModel, limit: CohortLimit) -> None:
-        self.model, self.limit = model, limit
-        self._lora = StackedLora(model)
-        self._alone = SequentialExecutor(model=model)
-
-    def train_clients(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        results = self.train_planned(jobs, plan_cohorts(jobs, self.limit))
-        return [results[index] for index in range(len(jobs))]
-
-    def train_planned(
-        self, jobs: Sequence[TrainJob], cohorts: Iterable[Sequence[int]]
-    ) -> dict[int, TrainResult]:
-        """Train cohorts of jobs, named by position, one after another; results by position."""
-        results: dict[int, TrainResult] = {}
-        for cohort in cohorts:
-            results |= dict(zip(cohort, self.train_cohort([jobs[index] for index in cohort]), strict=True))
-        return results
-
-    def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        """Train jobs of one cohort; one at a time for SPSA, importances and what reads hidden states."""
-        if _goes_alone(jobs[0]):
-            return self._alone.train_clients(jobs)
-        trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
-        results = self._tried(trial)
-        if results is None and len(jobs) == 1:
-            return self._alone.train_clients(jobs)
-        if results is None:
-            middle = len(jobs) // 2
-            return self.train_cohort(jobs[:middle]) + self.train_cohort(jobs[middle:])
-        for job, tried in zip(jobs, trial, strict=True):
-            if job.ledger is not None and tried.ledger is not None:
-                _write_down(job.ledger, tried.ledger)
-        return results
-
-    def _tried(self, jobs: Sequence[TrainJob]) -> list[TrainResult] | None:
-        """The results of a joint training, or None if it failed; what it held is free again afterwards."""
-        try:
-            return _Cohort(self._lora, jobs).train()
-        except Exception as error:
-            if len(jobs) > 1:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                log.warning("a cohort of %d clients failed (%s); its halves train apart", len(jobs), reason)
-            return None
-
-
-def _write_down(ledger: Ledger, later: Ledger) -> None:
-    """Add to a ledger the releases that its fork has made since."""
-    ledger.extend(later.since(frozenset(ledger.releases())))
-
-
-class _Cohort:
+class Cohort:
     """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
 
     def __init__(self, lora: StackedLora, jobs: Sequence[TrainJob]) -> None:
@@ -166,7 +100,7 @@ class _Cohort:
         gradient_KD = torch.zeros_like(self.vectors_KD)
         seen = []
         for part_K in itertools.zip_longest(*parts_KP, fillvalue=none):
-            losses_R = self._add_gradients(gradient_KD, part_K, [len(chosen) for chosen in positions])
+            losses_R = self._add_gradients(gradient_KD, step, part_K, [len(chosen) for chosen in positions])
             seen.append((losses_R, [len(chosen) for chosen in part_K]))
         self.notes.add(positions, seen)
         gradient_KD = self._with_drift(gradient_KD)
@@ -176,14 +110,14 @@ class _Cohort:
         return gradient_KD
 
     def _add_gradients(
-        self, gradient_KD: torch.Tensor, positions: Sequence[Positions], of: Sequence[int]
+        self, gradient_KD: torch.Tensor, step: int, positions: Sequence[Positions], of: Sequence[int]
     ) -> torch.Tensor:
         """Add the gradients of part of a step, of ``of`` records a client; the part's losses (R,)."""
         counts = [len(chosen) for chosen in positions]
         batch, layout = self._lay_out(positions)
         clients = np.flatnonzero(counts)[layout.order]
         leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
-        losses_R = self._losses(leaves, batch, layout, positions)
+        losses_R = self._losses(leaves, (batch, layout), positions, step)
         share_R = [1 / whole for whole, count in zip(of, counts, strict=True) for _ in range(count)]
         shares_R = torch.tensor(share_R, dtype=losses_R.dtype).to(losses_R.device)
         gradients = torch.autograd.grad((losses_R * shares_R).sum(), list(leaves.values()))
@@ -204,7 +138,7 @@ class _Cohort:
                 names=self.model.names, layout=layout, clients=clients, total=len(jobs)
             )
             leaves = self.lora.leaves(self.vectors_KD.detach()[clients])
-            losses_R = self._losses(leaves, batch, layout, positions, gradients)
+            losses_R = self._losses(leaves, (batch, layout), positions, step, gradients)
             torch.autograd.backward(losses_R.sum())
             self.notes.add(positions, [(losses_R.detach(), counts)])
         else:
@@ -236,14 +170,16 @@ class _Cohort:
     def _losses(
         self,
         leaves: Mapping[str, torch.Tensor],
-        batch: Batch,
-        layout: Packing | Padded,
+        laid_out: tuple[Batch, Packing | Padded],
         positions: Sequence[Positions],
+        step: int,
         samples: LayeredGradients | None = None,
     ) -> torch.Tensor:
         """Each client's own loss of each of its records, under factors in the order of the layout."""
+        batch, layout = laid_out
         packing = layout if isinstance(layout, Packing) else None
-        with self.lora.applied(leaves, layout.blocks, samples) as module:
+        masks = self._masks(positions, step, batch, layout) if self.lora.drops else None
+        with self.lora.applied(leaves, layout.blocks, samples, masks) as module:
             current = forward(module, batch, packing)
         reference = None
         if self.references_KD is not None:
@@ -252,6 +188,13 @@ class _Cohort:
             with torch.no_grad(), self.lora.applied(frozen, layout.blocks) as module:
                 reference = self.asked.by_record(forward(module, batch, packing), positions)
         return self._judged(self.asked.by_record(current, positions), reference, positions)
+
+    def _masks(
+        self, positions: Sequence[Positions], step: int, batch: Batch, layout: Packing | Padded
+    ) -> Masks:
+        asked = zip(self.jobs, positions, strict=False)
+        generators = [one for job, own in asked for one in streams(job, step, own, self.model.device)]
+        return Masks(generators, batch.lengths_B - 1, layout)
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""
@@ -272,13 +215,6 @@ class _Cohort:
         vectors = {key: torch.from_numpy(to_vector(arrays)) for key, arrays in shared.items()}
         stacked = torch.stack([vectors[id(arrays)] for arrays in adapters])
         return stacked.to(self.model.device, self.lora.dtype)
-
-
-def _goes_alone(job: TrainJob) -> bool:
-    """Whether clients with such work train one at a time; or, private and with two answers, are refused."""
-    spsa, needs = job.local.optimizer == "spsa", job.objective.needs
-    refused = job.rule is not None and needs.answers == "both"
-    return spsa or job.importance or needs.layer is not None or refused
 
 
 def _reference(job: TrainJob) -> Arrays:

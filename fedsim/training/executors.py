@@ -10,7 +10,7 @@ from itertools import repeat
 import torch
 
 from fedsim.model.adapter import AdapterModel
-from fedsim.training.cohort import BatchedExecutor
+from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit, plan_cohorts
 from fedsim.training.jobs import Executor, TrainJob, TrainResult
 from fedsim.training.sequential import SequentialExecutor

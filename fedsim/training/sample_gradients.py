@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.model.packing import Packing, Padded, products
+from fedsim.model.blocks import products
+from fedsim.model.packing import Packing, Padded
 from privacy import sample_norms
 
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
 from fedsim.model.forward import Pass, evaluating, forward, forward_with_hidden
+from fedsim.model.packing import Padded
 from fedsim.model.text import Batch, collate
 from fedsim.model.vectors import from_vector, to_vector
 from fedsim.rng import torch_stream
 from fedsim.training.drift import Drift
+from fedsim.training.dropout import Masks, dropping, drops, streams
 from fedsim.training.jobs import (
     NO_GRADIENTS,
     TWO_ANSWERS,
@@ -107,8 +109,8 @@ def passed(module: torch.nn.Module, batch: Batch, layer: int | None) -> Pass:
 
 def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
     """Ordinary steps; leaves gradients in place and yields (loss, tokens)."""
-    loss_of = SampleLosses(executor, job)
-    for positions in shuffled_batches(job):
+    for step, positions in enumerate(shuffled_batches(job)):
+        loss_of = SampleLosses(executor, job, step)
         executor.model.module.zero_grad(set_to_none=True)
         loss, tokens = 0.0, 0
         for part in parts_of(positions, job.local):
@@ -129,7 +131,7 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     session = job.rule.open(job.task, job.ledger)
     parameters = model.parameters()
     for step in range(job.task.steps):
-        loss_of = SampleLosses(executor, job)
+        loss_of = SampleLosses(executor, job, step)
         generator = noise_generator(job, step, model.device)
         positions = session.batch(private_draws(job, step))
         gradients, _ = session.gradients(model.module, positions, loss_of, generator)
@@ -199,6 +201,7 @@ class SampleLosses:
 
     executor: SequentialExecutor
     job: TrainJob
+    step: int = 0
     mean: float = 0.0
     tokens: int = 0
 
@@ -207,7 +210,8 @@ class SampleLosses:
         asked = [pairs[position] for pairs in texts for position in positions]
         batch = collate(asked, pad_id=model.pad_id).to(model.device)
         reference = self.executor.reference_pass(self.job, batch)
-        current = passed(module, batch, self.job.objective.needs.layer)
+        with dropping(module, self._masks(batch, positions)):
+            current = passed(module, batch, self.job.objective.needs.layer)
         if len(texts) > 1:
             current = current.with_refusals([len(positions)])
             reference = None if reference is None else reference.with_refusals([len(positions)])
@@ -215,6 +219,15 @@ class SampleLosses:
         self.mean = float(losses.detach().mean())
         self.tokens = int(batch.lengths_B.sum()) * (1 if reference is None else 2)
         return losses
+
+    def _masks(self, batch: Batch, positions: NDArray[np.int64]) -> Masks | None:
+        """What LoRA layers keep of their input in this step; None where they keep all."""
+        model = self.executor.model
+        if not len(positions) or not drops(model.module):
+            return None
+        lengths_B = batch.lengths_B - 1
+        layout = Padded.of([len(lengths_B)], batch.input_ids_BT.shape[1] - 1)
+        return Masks(streams(self.job, self.step, positions, model.device), lengths_B, layout)
 
 
 def _add_drift(model: AdapterModel, start: dict[str, torch.Tensor], drift: Drift) -> None:

@@ -19,7 +19,8 @@ from peft.tuners.lora import LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 from fedsim.model.adapter import AdapterModel
-from fedsim.model.packing import Block, products, split
+from fedsim.model.blocks import Block, products, split
+from fedsim.training.dropout import Masks, drops, rate_of
 from fedsim.training.sample_gradients import LayeredGradients
 
 ADAPTER = "default"
@@ -49,8 +50,6 @@ def _unfit(model: AdapterModel) -> str | None:
             return f"{path} is adapted and a {kind.__name__}, not a linear layer"
         if layer.lora_bias[ADAPTER]:
             return f"{path} trains a bias with its factors"
-        if not isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity):
-            return "dropout is drawn for each client"
     for name in model.names:
         path, _, factor = name.rpartition(".lora_")
         if path not in layers or factor not in (f"A.{ADAPTER}.weight", f"B.{ADAPTER}.weight"):
@@ -116,6 +115,7 @@ class StackedLora:
         self.shapes = {name: parameters[name].shape for name in model.names}
         self.dimension = sum(shape.numel() for shape in self.shapes.values())
         self.dtype = parameters[model.names[0]].dtype
+        self.drops = drops(model.module)
         self._layers: dict[str, Any] = {
             path: layer for path, layer in model.module.named_modules() if isinstance(layer, LoraLayer)
         }
@@ -136,14 +136,16 @@ class StackedLora:
         factors: Mapping[str, torch.Tensor],
         blocks: Sequence[Block],
         samples: LayeredGradients | None = None,
+        masks: Masks | None = None,
     ) -> Iterator[Any]:
         """The module, computing the places of group k of the blocks with client k's factors.
 
-        With ``samples``, a backward pass leaves its gradients there, and none at the factors.
+        With ``samples``, a backward pass leaves its gradients there, and none at the factors. Without
+        ``masks``, nothing is dropped.
         """
         try:
             for path, layer in self._layers.items():
-                layer.forward = _forward(layer, path, factors, tuple(blocks), samples)
+                layer.forward = _forward(layer, path, factors, tuple(blocks), samples, masks)
             yield self.model.module
         finally:
             for layer in self._layers.values():
@@ -156,6 +158,7 @@ def _forward(
     factors: Mapping[str, torch.Tensor],
     blocks: tuple[Block, ...],
     samples: LayeredGradients | None,
+    masks: Masks | None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A layer's forward under stacked factors; what is not trained is the layer's own for everybody."""
     names = f"{path}.lora_A.{ADAPTER}.weight", f"{path}.lora_B.{ADAPTER}.weight"
@@ -163,7 +166,8 @@ def _forward(
     b = factors.get(names[1], layer.lora_B[ADAPTER].weight)
     base = layer.get_base_layer()
     weight_OI = base.weight.mT if isinstance(base, Conv1D) else base.weight
-    rule = _Rule(scale=layer.scaling[ADAPTER], blocks=blocks, names=names, samples=samples)
+    dropped = 0.0 if masks is None else rate_of(layer)
+    rule = _Rule(scale=layer.scaling[ADAPTER] / (1 - dropped), blocks=blocks, names=names, samples=samples)
     places = sum(block.groups * block.places for block in blocks)
 
     def forward(x_SPI: torch.Tensor) -> torch.Tensor:
@@ -172,7 +176,8 @@ def _forward(
                 f"{path} is given {tuple(x_SPI.shape)}, not rows of positions, {places} in all"
             )
         x_PI = x_SPI.reshape(places, -1)
-        out = _LowRankUpdate.apply(x_PI, a, b, weight_OI, base.bias, rule)  # type: ignore[no-untyped-call]
+        kept_PI = masks.draw(dropped, x_PI.shape[1]) if masks is not None and dropped > 0 else None
+        out = _LowRankUpdate.apply(x_PI, a, b, weight_OI, base.bias, rule, kept_PI)  # type: ignore[no-untyped-call]
         return cast(torch.Tensor, out).view(*x_SPI.shape[:2], -1)
 
     return forward
@@ -197,7 +202,8 @@ class _Rule:
 class _LowRankUpdate(torch.autograd.Function):
     """``x W' + bias + scale (x A') B'`` without temporaries of full width; A or B may be one for all clients.
 
-    The base is frozen; products with factors are in the factors' type.
+    The base is frozen; products with factors are in the factors' type. Of what goes into A, ``kept_PI`` is
+    kept if it is given.
     """
 
     @staticmethod
@@ -209,22 +215,24 @@ class _LowRankUpdate(torch.autograd.Function):
         weight_OI: torch.Tensor,
         bias_O: torch.Tensor | None,
         rule: _Rule,
+        kept_PI: torch.Tensor | None,
     ) -> torch.Tensor:
         out_PO = torch.nn.functional.linear(x_PI, weight_OI, bias_O)
         hidden = []
-        sides = split(x_PI, rule.blocks), split(out_PO, rule.blocks), rule.each(a), rule.each(b)
+        in_PI = x_PI if kept_PI is None else x_PI * kept_PI
+        sides = split(in_PI, rule.blocks), split(out_PO, rule.blocks), rule.each(a), rule.each(b)
         for x_KMI, out_KMO, a_block, b_block in zip(*sides, strict=True):
             h_KMr = torch.matmul(x_KMI.to(a.dtype), a_block.mT).mul_(rule.scale)
             _add_product(out_KMO, h_KMr, b_block.mT)
             hidden.append(h_KMr.flatten(0, 1))
-        ctx.save_for_backward(x_PI, a, b, weight_OI, torch.cat(hidden))
+        ctx.save_for_backward(x_PI, a, b, weight_OI, torch.cat(hidden), kept_PI)
         ctx.rule = rule
         return out_PO
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         g_PO = grads[0].contiguous()
-        x_PI, a, b, weight_OI, h_Pr = ctx.saved_tensors
+        x_PI, a, b, weight_OI, h_Pr, kept_PI = ctx.saved_tensors
         needs_x, needs_a, needs_b = ctx.needs_input_grad[:3]
         rule: _Rule = ctx.rule
         u_Pr = torch.cat(
@@ -235,18 +243,22 @@ class _LowRankUpdate(torch.autograd.Function):
         )
         grad_x = torch.matmul(g_PO, weight_OI) if needs_x else None
         if grad_x is not None:
-            sides = split(grad_x, rule.blocks), split(u_Pr, rule.blocks), rule.each(a)
+            through_a = grad_x if kept_PI is None else torch.zeros_like(grad_x)
+            sides = split(through_a, rule.blocks), split(u_Pr, rule.blocks), rule.each(a)
             for to_KMI, u_KMr, a_block in zip(*sides, strict=True):
                 _add_product(to_KMI, u_KMr, a_block)
+            if kept_PI is not None:
+                grad_x += through_a * kept_PI
+        in_PI = x_PI if kept_PI is None else x_PI * kept_PI
         if rule.samples is not None:
             if needs_a:
-                rule.samples.add(rule.names[0], u_Pr, x_PI.to(a.dtype))
+                rule.samples.add(rule.names[0], u_Pr, in_PI.to(a.dtype))
             if needs_b:
                 rule.samples.add(rule.names[1], g_PO.to(b.dtype), h_Pr)
-            return grad_x, None, None, None, None, None
-        grad_a = products(u_Pr, x_PI.to(a.dtype), rule.blocks) if needs_a else None
+            return grad_x, None, None, None, None, None, None
+        grad_a = products(u_Pr, in_PI.to(a.dtype), rule.blocks) if needs_a else None
         grad_b = products(g_PO.to(b.dtype), h_Pr, rule.blocks) if needs_b else None
-        return grad_x, grad_a, grad_b, None, None, None
+        return grad_x, grad_a, grad_b, None, None, None, None
 
 
 def _add_product(to_KMF: torch.Tensor, left_KMr: torch.Tensor, right: torch.Tensor) -> None:

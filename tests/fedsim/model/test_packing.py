@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from fedsim.model.blocks import LIKE, Block, blocks_of
 from fedsim.model.config import LoraConfig
 from fedsim.model.forward import forward
-from fedsim.model.packing import LIKE, NAME, Block, Packing, blocks_of, longest_packable
+from fedsim.model.packing import NAME, Packing, longest_packable
 from fedsim.model.text import collate
 from tests.world import encode, make_model, make_records, random_arrays, save_base
 

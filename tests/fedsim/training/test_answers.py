@@ -15,7 +15,7 @@ from fedsim.model.prompts import TextFormat
 from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import collate, encode_pair
 from fedsim.model.vectors import to_vector
-from fedsim.training.cohort import BatchedExecutor
+from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit, plan_cohorts, tokens_per_step
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TWO_ANSWERS, TrainJob

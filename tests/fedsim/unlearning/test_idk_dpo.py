@@ -14,7 +14,7 @@ from fedsim.federation.state import Federation
 from fedsim.life.steps import UnlearningStep
 from fedsim.model.forward import Pass, forward
 from fedsim.model.text import collate
-from fedsim.training.cohort import BatchedExecutor
+from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit
 from fedsim.training.config import LocalConfig
 from fedsim.unlearning.methods.idk_dpo import IdkDpo, IdkDpoLoss

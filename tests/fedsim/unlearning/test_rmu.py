@@ -6,7 +6,7 @@ import torch
 
 from fedsim.model.forward import block_of, forward, forward_with_hidden
 from fedsim.model.text import collate
-from fedsim.training.cohort import BatchedExecutor
+from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit
 from fedsim.training.config import LocalConfig
 from fedsim.training.jobs import TrainJob

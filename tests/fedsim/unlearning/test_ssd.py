@@ -53,7 +53,7 @@ def test_factors_by_hand() -> None:
 def test_rounds_collect_importances_and_nothing_moves_before_the_second(model, start, batched) -> None:
     world = make_world(model, methods=[Ssd(threshold=1.0)], requests=[WHOLE], weighting="uniform")
     if batched:
-        from fedsim.training.cohort import BatchedExecutor
+        from fedsim.training.batched import BatchedExecutor
         from fedsim.training.cohorts import CohortLimit
 
         limit = CohortLimit(clients=8, tokens=100_000)
