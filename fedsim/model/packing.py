@@ -84,71 +84,47 @@ class Packing:
     blocks: tuple[Block, ...]
 
     @classmethod
-    def of(cls, lengths_B: torch.Tensor, counts: Sequence[int], device: str = "cpu") -> Packing:
+    def of(
+        cls,
+        lengths_B: torch.Tensor,
+        counts: Sequence[int],
+        device: str | torch.device = "cpu",
+        *,
+        ids_BT: torch.Tensor | None = None,
+    ) -> Packing:
         """Group g is the next ``counts[g]`` sequences, one at least, of ``lengths_B`` positions each.
 
-        Lengths on the CPU save waiting for the device.
+        With their tokens, each distinct beginning of the sequences of a group has one place, however many
+        share it. Lengths and tokens on the CPU save waiting for the device.
         """
         lengths = lengths_B.cpu().numpy()
-        group_B = np.repeat(np.arange(len(counts)), counts)
-        starts_B = np.cumsum(lengths) - lengths
-        first_G = np.cumsum(counts, dtype=np.int64) - counts
-        order, blocks = blocks_of(np.add.reduceat(lengths, first_G.tolist()))
+        longest, group_B = int(lengths.max()), np.repeat(np.arange(len(counts)), counts)
+        ids = None if ids_BT is None else ids_BT[:, :longest].cpu().numpy()
+        sequences, fresh = _beginnings(lengths, group_B, ids)
+        number = np.where(fresh, np.cumsum(fresh).reshape(fresh.shape) - 1, -1)
+        row_L, position_L = np.nonzero(fresh)
+        group_L = group_B[sequences[row_L]]
+        sizes_G = np.bincount(group_L, minlength=len(counts))
+        order, blocks = blocks_of(sizes_G)
         places_G = np.empty(len(counts), dtype=np.int64)
         places_G[order] = np.repeat([b.places for b in blocks], [b.groups for b in blocks])
         offset_G = np.empty_like(places_G)
         offset_G[order] = np.cumsum(places_G[order]) - places_G[order]
-        longest = int(lengths.max())
-        sequence_L = np.repeat(np.arange(len(lengths)), lengths)
-        position_L = np.arange(len(sequence_L)) - starts_B[sequence_L]
-        begin_B = starts_B - starts_B[first_G][group_B] + offset_G[group_B]
-        place_L = begin_B[sequence_L] + position_L
+        place_L = (offset_G - (np.cumsum(sizes_G) - sizes_G))[group_L] + np.arange(len(group_L))
+        first_G = np.cumsum(counts, dtype=np.int64) - counts
         source = np.repeat(first_G[order] * longest, places_G[order])
         filled = np.zeros(len(source), dtype=bool)
         positions = np.zeros_like(source)
-        target = np.repeat(begin_B, longest).reshape(len(lengths), longest)
-        source[place_L], filled[place_L] = sequence_L * longest + position_L, True
+        source[place_L], filled[place_L] = sequences[row_L] * longest + position_L, True
         positions[place_L] = position_L
-        target[sequence_L, position_L] = place_L
         return cls(
             source_P=torch.from_numpy(source).to(device),
             filled_P=torch.from_numpy(filled).to(device),
             positions_P=torch.from_numpy(positions).to(device),
-            target_BT=torch.from_numpy(target).to(device),
+            target_BT=torch.from_numpy(_targets(sequences, number, place_L, lengths)).to(device),
             own_BT=_own(lengths_B.to(device), longest),
             order=order,
             blocks=blocks,
-        )
-
-    @classmethod
-    def of_prefixes(cls, ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> Packing:
-        """One row in which each distinct beginning of a sequence has one place, however many share it.
-
-        Questions with several answers are computed once. For inference on sequences of one token at least.
-        """
-        ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
-        longest = int(lengths.max())
-        ids = np.where(np.arange(longest) < lengths[:, None], ids[:, :longest], -1)
-        order = np.lexsort(ids.T[::-1])
-        ordered = ids[order]
-        fresh = np.ones_like(ordered, dtype=bool)
-        fresh[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
-        fresh &= ordered >= 0
-        number = np.where(fresh, np.cumsum(fresh).reshape(fresh.shape) - 1, -1)
-        target = np.maximum.accumulate(number, axis=0)  # whoever repeats a beginning lies below its first
-        target = np.where(ordered >= 0, target, target[:, :1])
-        back = np.empty_like(target)
-        back[order] = target
-        rows, positions = np.nonzero(fresh)
-        source = torch.from_numpy(order[rows] * longest + positions).to(ids_BT.device)
-        return cls(
-            source_P=source,
-            filled_P=torch.ones_like(source, dtype=torch.bool),
-            positions_P=torch.from_numpy(positions).to(ids_BT.device),
-            target_BT=torch.from_numpy(back).to(ids_BT.device),
-            own_BT=_own(lengths_B, longest),
-            order=np.zeros(1, dtype=np.int64),
-            blocks=(Block(groups=1, places=len(source)),),
         )
 
     def gather(self, values_BT: torch.Tensor) -> torch.Tensor:
@@ -186,6 +162,40 @@ class Packing:
             for key, config in configs.items():
                 config._attn_implementation = before[key]
             _active.packing = None
+
+
+def _beginnings(
+    lengths: NDArray[np.int64], group_B: NDArray[np.int64], ids: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Sequences in an order, by group, and which of their positions begin like none before them in it."""
+    within = np.arange(int(lengths.max())) < lengths[:, None]
+    if ids is None:
+        return np.arange(len(lengths)), within
+    ids = np.where(within, ids, -1)
+    sequences = np.lexsort([*ids.T[::-1], group_B])
+    ordered, groups = ids[sequences], group_B[sequences]
+    fresh = np.ones_like(within)
+    differs = (ordered[1:] != ordered[:-1]) | (groups[1:] != groups[:-1])[:, None]
+    fresh[1:] = np.logical_or.accumulate(differs, axis=1)
+    return sequences, fresh & (ordered >= 0)
+
+
+def _targets(
+    sequences: NDArray[np.int64],
+    number: NDArray[np.int64],
+    place_L: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Where each position of each sequence lies, (B, T): behind its end, where it begins.
+
+    ``number`` counts the distinct beginnings in order, -1 for one that was there before: whoever repeats it
+    stands below its first.
+    """
+    ordered = place_L[np.maximum.accumulate(number, axis=0)]
+    within = np.arange(number.shape[1]) < lengths[sequences][:, None]
+    target = np.empty_like(ordered)
+    target[sequences] = np.where(within, ordered, ordered[:, :1])
+    return target
 
 
 def _own(lengths_B: torch.Tensor, longest: int) -> torch.Tensor:

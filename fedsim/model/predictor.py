@@ -83,7 +83,7 @@ class CausalPredictor:
         self, ids_BT: torch.Tensor, lengths_B: torch.Tensor, wanted_BT: torch.Tensor
     ) -> torch.Tensor:
         """The same, computing what sequences have in common once."""
-        packing = Packing.of_prefixes(ids_BT, lengths_B)
+        packing = Packing.of(lengths_B, [len(lengths_B)], ids_BT.device, ids_BT=ids_BT)
         return packed_logits_at(self.model, wanted_BT, ids_BT, packing)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:

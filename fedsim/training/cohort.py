@@ -36,6 +36,9 @@ from fedsim.training.sample_gradients import LayeredGradients
 from fedsim.training.stacked import StackedLora
 from privacy import DenseGradients, LocalSession, SampleGradients
 
+PAYS = 0.85
+"""Share of the places that sharing what texts begin with must leave at most."""
+
 
 class Cohort:
     """One joint training. Jobs come with most steps first and share optimiser settings and privacy rule."""
@@ -162,10 +165,22 @@ class Cohort:
         counts = [count for count in texts if count]
         layout: Packing | Padded
         if self.packs:
-            layout = Packing.of(batch.lengths_B - 1, counts, self.model.device)
+            layout = self._packed(batch, counts)
         else:
             layout = Padded.of(counts, batch.input_ids_BT.shape[1] - 1)
         return batch.to(self.model.device), layout
+
+    def _packed(self, batch: Batch, counts: Sequence[int]) -> Packing:
+        """Texts in one row; what a client's texts begin with alike is computed once, where that pays.
+
+        Gradients of single records and masks of their own need each text apart.
+        """
+        device, lengths_B = self.model.device, batch.lengths_B - 1
+        apart = Packing.of(lengths_B, counts, device)
+        if self.sessions or self.lora.drops:
+            return apart
+        shared = Packing.of(lengths_B, counts, device, ids_BT=batch.input_ids_BT)
+        return shared if len(shared.source_P) <= PAYS * len(apart.source_P) else apart
 
     def _losses(
         self,

@@ -1,6 +1,7 @@
 """Packed sequences say what padded ones say."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,41 @@ def test_packed_is_padded(packable, counts: list[int], seed: int) -> None:
     torch.testing.assert_close(packed.logits_NV, padded.logits_NV, rtol=1e-4, atol=1e-5)
     parameters = list(packable.parameters().values())
     gradients = [torch.autograd.grad(one.mean_nll.sum(), parameters) for one in (padded, packed)]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_what_a_group_begins_with_alike_has_one_place_in_it() -> None:
+    """Sequences 1 2 3, 1 2 4 in one group and 1 2 in another: 4 and 2 places, nothing shared across."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4], [1, 2, 0]])
+    packing = Packing.of(torch.tensor([3, 3, 2]), [2, 1], ids_BT=ids)
+    assert packing.order.tolist() == [0, 1]
+    assert packing.blocks == (Block(groups=1, places=4), Block(groups=1, places=2))
+    assert packing.gather(ids).tolist() == [1, 2, 3, 4, 1, 2]
+    assert packing.target_BT.tolist() == [[0, 1, 2], [0, 1, 3], [4, 5, 4]]
+    assert packing.positions_P.tolist() == [0, 1, 2, 2, 0, 1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.integers(0, 1000),
+    st.sampled_from(["", "w1 w2 w3 w4 w5", "w1"]),
+)
+def test_shared_beginnings_change_nothing(packable, counts: list[int], seed: int, opening: str) -> None:
+    """Losses and gradients, also of records that are all there twice."""
+    records = [
+        replace(record, question=f"{opening} {record.question}".strip())
+        for record in make_records(seed % 7, -(-sum(counts) // 2))
+    ]
+    batch = collate(encode(packable, [*records, *records][: sum(counts)]), pad_id=packable.pad_id)
+    packing = Packing.of(batch.lengths_B - 1, counts, ids_BT=batch.input_ids_BT)
+    apart = Packing.of(batch.lengths_B - 1, counts)
+    assert int(packing.filled_P.sum()) <= int(apart.filled_P.sum())
+    padded, shared = (forward(packable.module, batch, how) for how in (None, packing))
+    torch.testing.assert_close(shared.nll_B, padded.nll_B, rtol=1e-5, atol=1e-5)
+    parameters = list(packable.parameters().values())
+    gradients = [torch.autograd.grad(one.mean_nll.sum(), parameters) for one in (padded, shared)]
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
