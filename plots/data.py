@@ -43,6 +43,8 @@ class RunData:
     """Entries in the ledger."""
     metrics: Mapping[Key, Series]
     records: Mapping[Key, Mapping[int, Floats]]
+    answers: Sequence[Mapping[str, Any]] = ()
+    """What was said word by word (``answers.parquet``)."""
 
     @classmethod
     def load(cls, path: Path) -> RunData:
@@ -67,6 +69,7 @@ class RunData:
             releases=_releases(run),
             metrics=_series(run.table("metrics").to_pylist()),
             records=_samples(run.table("items").to_pylist()),
+            answers=run.table("answers").to_pylist() if run.file("answers.parquet").exists() else (),
         )
 
     @property

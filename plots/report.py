@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedsim.storage.whole import whole_file
 from plots import tables, words
+from plots.answers import all_quotations
 from plots.data import RunData
 from plots.epsilon import UNITS
 from plots.figures import Drawn, draw_all
@@ -29,6 +30,7 @@ DATA_FILES = (
     "verdict.json",
     "metrics.parquet",
     "items.parquet",
+    "answers.parquet",
     "trajectories.parquet",
     "costs.parquet",
     "timings.parquet",
@@ -133,6 +135,7 @@ def _variant(run: RunData, variant: str, drawn: Sequence[Drawn]) -> dict[str, An
         ],
         "views": tables.view_rows(run, variant),
         "promises": tables.promise_rows(run, variant),
+        "quotations": all_quotations(run, variant),
         "figures": [_figure(d) for d in drawn],
     }
 

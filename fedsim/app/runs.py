@@ -34,7 +34,7 @@ from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.tuning import keep_freed_memory
 
 RESULTS = (
-    *("metrics.parquet", "items.parquet", "trajectories.parquet", "costs.parquet"),
+    *("metrics.parquet", "items.parquet", "answers.parquet", "trajectories.parquet", "costs.parquet"),
     *("life.json", "data.json", "ledger.json", "privacy.json", "audits.json", "verdict.json"),
 )
 """What a finished run's manifest vouches for."""

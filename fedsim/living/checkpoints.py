@@ -20,10 +20,10 @@ from fedsim.life.tree import Segment
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.saving import load_adapter, save_adapter
 from fedsim.storage.manifest import damage, seal
-from fedsim.storage.tables import COSTS, ITEMS, METRICS, TIMINGS, Row, write_table
+from fedsim.storage.tables import TABLES, Row, write_table
 from fedsim.storage.whole import folder_name, whole_directory
 
-SCHEMAS = {"metrics": METRICS, "items": ITEMS, "costs": COSTS, "timings": TIMINGS}
+SCHEMAS = {name: TABLES[name] for name in ("metrics", "items", "answers", "costs", "timings")}
 
 
 def branch_folder(name: str) -> str:

@@ -121,6 +121,7 @@ class Recorder:
         for who in self._whos(names, round_):
             rows.tables["metrics"].extend({**who, **row} for row in found.metrics)
             rows.tables["items"].extend({**who, **row} for row in found.items)
+            rows.tables["answers"].extend({**who, **row} for row in found.answers)
 
     def seconds(self, phase: str, value: float, segment: Segment, rows: Rows, round_: int) -> None:
         who = self._who(segment.owner, round_)

@@ -32,6 +32,9 @@ class ProbesConfig(Config):
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)
     """Longest generated answer, in tokens; never longer than the longest answer probed."""
+    shown: Int = Field(default=3, ge=0, le=20)
+    """Records of each request, and of public knowledge, whose answers are written out in words: at the start,
+    at events and at the end."""
     headline: Headline = DEFAULT_HEADLINE
     """The metric that titles and verdicts quote."""
     tolerance: Float = Field(default=0.05, gt=0)

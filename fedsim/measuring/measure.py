@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedsim.measuring.config import ProbesConfig
-from fedsim.measuring.probe import ProbeKind
+from fedsim.measuring.probe import Probe, ProbeKind
 from fedsim.measuring.probes import ProbeSet
 from fedsim.measuring.scoring import ItemScores, continue_prompts, score_probe, summarise
 from fedsim.metrics.membership import auc, loss_score
@@ -26,6 +26,7 @@ class Measurement:
 
     metrics: tuple[Row, ...]
     items: tuple[Row, ...]
+    answers: tuple[Row, ...] = ()
 
 
 def measure(
@@ -37,7 +38,11 @@ def measure(
     detail: Literal["round", "event"],
     generate: bool,
 ) -> Measurement:
-    """Score every probe. With ``detail="event"`` the items of all probes are kept, else those of requests."""
+    """Score every probe.
+
+    With ``detail="event"`` the items of all probes are kept and some answers in words, else the items of
+    requests.
+    """
     metrics: list[Row] = []
     items: list[Row] = []
     scores: dict[str, ItemScores] = {}
@@ -63,7 +68,36 @@ def measure(
         metrics.extend(
             {"subject": "model", "metric": f"utility/{name}", "value": part} for name, part in parts.items()
         )
-    return Measurement(metrics=tuple(metrics), items=tuple(items))
+    shown = _shown(predictor, tokenizer, named, config) if detail == "event" else []
+    return Measurement(metrics=tuple(metrics), items=tuple(items), answers=tuple(shown))
+
+
+def _shown(
+    predictor: Predictor, tokenizer: Any, named: Sequence[tuple[str, ProbeKind, Probe]], config: ProbesConfig
+) -> list[Row]:
+    """Greedy answers in words to the first questions of each request and each public set."""
+    asked = [
+        (subject, record, pair.prompt, min(probe.max_new_tokens, config.max_new_tokens))
+        for subject, role, probe in named
+        if role != "retain"
+        for record, pair in list(zip(probe.records, probe.pairs_I, strict=True))[: config.shown]
+    ]
+    if not asked:
+        return []
+    found = predictor.generate([prompt for _, _, prompt, _ in asked], max(limit for *_, limit in asked))
+    said = tokenizer.batch_decode(
+        [tokens[:limit] for tokens, (*_, limit) in zip(found, asked, strict=True)], skip_special_tokens=True
+    )
+    return [
+        {
+            "subject": subject,
+            "record": record.record_id,
+            "question": record.question,
+            "right": record.answer,
+            "said": text.strip(),
+        }
+        for (subject, record, _, _), text in zip(asked, said, strict=True)
+    ]
 
 
 def _renamed(values: Mapping[str, float]) -> dict[str, float]:

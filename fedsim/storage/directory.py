@@ -13,6 +13,7 @@ provenance.json     versions, source state, hardware, seeds
 events.jsonl        operational log, append-only: started, resumed, segment done, client failures
 metrics.parquet     METRICS: one row per branch, round, subject and metric
 items.parquet       ITEMS: the same per probe record, at the rounds that matter for statistics
+answers.parquet     ANSWERS: what was said to a few questions, word by word, at the same rounds
 trajectories.parquet  TRAJECTORIES: forgetting measured against keep, leave and retrain
 costs.parquet       COSTS: what each round of each branch took, counted by instruments; null where clients
                     do not tell (steps and tokens in a deployment)

@@ -33,6 +33,17 @@ ITEMS = pa.schema(
         ("value", pa.float64()),
     ]
 )
+ANSWERS = pa.schema(
+    [
+        *_WHO,
+        ("event", pa.string()),
+        ("subject", pa.string()),
+        ("record", pa.string()),
+        ("question", pa.string()),
+        ("right", pa.string()),
+        ("said", pa.string()),
+    ]
+)
 TRAJECTORIES = pa.schema(
     [
         *_WHO,
@@ -63,6 +74,7 @@ TIMINGS = pa.schema([*_WHO, ("phase", pa.string()), ("seconds", pa.float64())])
 TABLES = {
     "metrics": METRICS,
     "items": ITEMS,
+    "answers": ANSWERS,
     "trajectories": TRAJECTORIES,
     "costs": COSTS,
     "timings": TIMINGS,

@@ -15,7 +15,7 @@ from fedsim.scenario.file import load_scenario
 from fedsim.storage.directory import RunDirectory
 from fedsim.storage.progress import Quiet
 
-TABLES = ("metrics.parquet", "items.parquet", "trajectories.parquet", "costs.parquet")
+TABLES = ("metrics.parquet", "items.parquet", "answers.parquet", "trajectories.parquet", "costs.parquet")
 RESULTS = (*TABLES, "verdict.json", "privacy.json", "ledger.json", "life.json", "scenario.yaml")
 
 FEW_PROBES = {
