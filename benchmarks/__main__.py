@@ -26,6 +26,7 @@ NAMES = (
     "messages",
     "lora_round",
     "efficiency",
+    "instruct",
     "privacy_cost",
     "secure_aggregation",
     "branches",

@@ -28,7 +28,6 @@ from fedsim.life.steps import Participant, Step
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
-from fedsim.model.prompts import TextFormat
 from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import Pair, encode_pair
 from fedsim.model.vectors import to_vector
@@ -57,6 +56,8 @@ class Work:
     epochs: int = 1
     batch_size: int = 8
     lr: float = 2e-3
+    prompt: str = "{question}"
+    natural: bool = False
 
     @property
     def local(self) -> LocalConfig:
@@ -69,14 +70,19 @@ class Work:
     def model(self) -> AdapterModel:
         """The base with a fresh adapter."""
         lora = LoraConfig(r=self.rank, alpha=2.0 * self.rank)
-        config = ModelConfig.model_validate({"base": self.base, "dtype": self.dtype, "lora": lora})
+        settings = {"base": self.base, "dtype": self.dtype, "lora": lora, "prompt": self.prompt}
+        config = ModelConfig.model_validate(settings)
         model = load_model(config, device=self.device)
         model.fresh(SEED)
         return model
 
     def held(self) -> Mapping[int, tuple[Record, ...]]:
         """Each client's records: authors' facts, cut to size."""
-        corpus = load_authors(clients=self.clients, authors_per_client=math.ceil(self.records / FACTS))
+        corpus = load_authors(
+            clients=self.clients,
+            authors_per_client=math.ceil(self.records / FACTS),
+            natural=self.natural,
+        )
         return {client: records[: self.records] for client, records in corpus.clients.items()}
 
 
@@ -95,7 +101,7 @@ def make_runtime(
 ) -> ClientRuntime:
     """What the clients of one process share."""
     held = work.held()
-    fmt = TextFormat()
+    fmt = model.fmt
     pairs: dict[int, tuple[Pair, ...]] = {
         client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in records)
         for client, records in held.items()

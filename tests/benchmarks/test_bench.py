@@ -63,7 +63,8 @@ def test_an_unknown_benchmark_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "ratios"), [("efficiency", 1), ("privacy_cost", 2), ("scaling", 3), ("branches", 2)]
+    ("name", "ratios"),
+    [("efficiency", 1), ("privacy_cost", 2), ("scaling", 3), ("branches", 2), ("instruct", 3)],
 )
 def test_benchmarks_run_in_small(name: str, ratios: int, tmp_path: Path) -> None:
     done = _bench(name, "--small", "--repeat", "1", "--threads", "1", "--markdown", "--out", str(tmp_path))
