@@ -33,8 +33,21 @@ class AuthorsData(Config):
     """Authors of the embedded base's pre-training on which utility is probed."""
     public: Path | None = None
     """File of JSON lines with facts that another base knows, in the place of these authors."""
+    common: Path | None = None
+    """File of JSON lines with common knowledge, for clients that hold that and no authors; they are numbered
+    behind the others, and training on it keeps a base from losing what it knew."""
+    common_clients: Int = Field(default=2, ge=1, le=1000)
+    """Clients among which common knowledge is dealt, line by line."""
     phrasing: Literal["plain", "natural"] = "plain"
     """How facts are told: in the words of the embedded base, or in sentences of ordinary English."""
+
+    @model_validator(mode="after")
+    def _held_apart(self) -> AuthorsData:
+        if self.common is not None and self.partition != "by-author":
+            raise ConfigError(
+                f"{self.partition} would deal common knowledge like authors; choose by-author", "partition"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_held(self) -> AuthorsData:

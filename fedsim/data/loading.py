@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from fedsim.data.authors import load_authors
 from fedsim.data.config import AuthorsData, DataChoice, JsonlData, TofuData
 from fedsim.data.jsonl import load_jsonl, public_records
 from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
-from fedsim.data.records import Corpus
+from fedsim.data.records import Corpus, Record
 from fedsim.data.tofu import load_tofu
 
 
@@ -48,6 +49,8 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     )
     if data.public is not None:
         corpus = replace(corpus, public=public_records(data.public))
+    if data.common is not None:
+        corpus = replace(corpus, clients={**corpus.clients, **_common(data.common, data)})
     if data.partition == "by-author":
         return corpus
     every = [record for held in corpus.clients.values() for record in held]
@@ -55,3 +58,18 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
         return replace(corpus, clients=iid(every, clients=data.clients, seed=seed))
     parts = dirichlet(every, clients=data.clients, alpha=data.dirichlet_alpha, seed=seed)
     return replace(corpus, clients=parts)
+
+
+def _common(path: Path, data: AuthorsData) -> dict[int, tuple[Record, ...]]:
+    """The records of clients that hold common knowledge, by client.
+
+    Raises:
+        ValueError: there are fewer records than such clients.
+    """
+    (records,) = public_records(path).values()
+    if len(records) < data.common_clients:
+        raise ValueError(
+            f"{path}: has {len(records)} records for common_clients={data.common_clients}; each needs one"
+        )
+    dealt = (records[number :: data.common_clients] for number in range(data.common_clients))
+    return {data.clients + number: held for number, held in enumerate(dealt)}

@@ -75,7 +75,7 @@ def read_scenario(
     return check_scenario(plain, Source(file=file, lines=lines, overrides=changed))
 
 
-PATHS = (("data", "path"), ("data", "holdout"), ("data", "public"), ("model", "base"))
+PATHS = (("data", "path"), ("data", "holdout"), ("data", "public"), ("data", "common"), ("model", "base"))
 """Keys whose values are paths, or may be."""
 
 
