@@ -16,20 +16,15 @@ client. ``fedsim.data.names`` says how clients are called and numbered.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.data.names import ClientNames, Speller
+from fedsim.data.columns import Columns, record_of
+from fedsim.data.names import ClientNames, Speller, other_than, table_name
 from fedsim.data.records import Corpus, Record
-from fedsim.data.rows import Row, read_rows, shown
+from fedsim.data.rows import Row, read_rows
 
 OPTIONAL = ("subject", "fact", "paraphrased_question", "paraphrased_answer", "perturbed_answers")
-
-_TABLE_NAMES = ("holdout", "retain", "model")
-"""What the tables of results call something else, besides what begins with ``forget:`` or ``client:``."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Columns:
@@ -43,6 +38,18 @@ class _Columns:
     @property
     def known(self) -> tuple[str, ...]:
         return (self.client, self.question, self.answer, *OPTIONAL, *self.ignored)
+
+    @property
+    def read(self) -> Columns:
+        return Columns(
+            question=self.question,
+            answer=self.answer,
+            subject="subject",
+            fact="fact",
+            paraphrased_question="paraphrased_question",
+            paraphrased_answer="paraphrased_answer",
+            wrong_answers="perturbed_answers",
+        )
 
 
 def load_jsonl(
@@ -75,12 +82,12 @@ def load_jsonl(
     if not found:
         raise ValueError(f"{path}: has no rows; at least one client with one row is needed")
     names = ClientNames.of(found)
-    kept = _other_than(holdout.stem, {path.stem}, "holdout") if holdout else ""
-    known = _other_than(public.stem, {path.stem, kept}, "public") if public else ""
+    kept = other_than(holdout.stem, {path.stem}, "holdout") if holdout else ""
+    known = other_than(public.stem, {path.stem, kept}, "public") if public else ""
     return Corpus(
         clients={number: tuple(found[name]) for number, name in names.by_id.items()},
         holdout=_unowned(holdout, columns, kept) if holdout else (),
-        public={_subject(public): _unowned(public, columns, known)} if public else {},
+        public={table_name(public.stem): _unowned(public, columns, known)} if public else {},
         names=names,
     )
 
@@ -92,17 +99,7 @@ def public_records(path: Path) -> dict[str, tuple[Record, ...]]:
         ValueError: a line cannot be used, as for ``load_jsonl``.
     """
     columns = _Columns(client="client", question="question", answer="answer", ignored=())
-    return {_subject(path): _unowned(path, columns, path.stem)}
-
-
-def _subject(public: Path) -> str:
-    """The name of a public file in the tables."""
-    taken = public.stem in _TABLE_NAMES or public.stem.startswith(("forget:", "client:"))
-    return f"public-{public.stem}" if taken else public.stem
-
-
-def _other_than(stem: str, taken: Collection[str], prefix: str) -> str:
-    return f"{prefix}-{stem}" if stem in taken else stem
+    return {table_name(path.stem): _unowned(path, columns, path.stem)}
 
 
 def _unowned(path: Path, columns: _Columns, source: str) -> tuple[Record, ...]:
@@ -113,32 +110,6 @@ def _unowned(path: Path, columns: _Columns, source: str) -> tuple[Record, ...]:
 
 
 def _record(row: Row, columns: _Columns, *, owner: str, source: str) -> Record:
-    question, answer = row.text(columns.question), row.text(columns.answer)
+    record = record_of(row, columns.read, record_id=f"{source}:{row.line}", owner=owner)
     row.only(columns.known)
-    fact, paraphrase = row.optional_text("fact"), row.optional_text("paraphrased_answer")
-    wrong = row.texts("perturbed_answers")
-    if fact is not None and fact not in answer:
-        forms = "; their Unicode forms differ, write both in NFC" if _nfc(fact) in _nfc(answer) else ""
-        raise ValueError(
-            f"{row.where}: fact={shown(fact)} must be a substring of the answer {shown(answer)}{forms}"
-        )
-    for place, text in enumerate(wrong):
-        if text in (answer, paraphrase):
-            raise ValueError(
-                f"{row.where}: perturbed_answers[{place}]={shown(text)} is the right answer; "
-                "list wrong ones alone"
-            )
-    return Record(
-        record_id=f"{source}:{row.line}",
-        subject=row.optional_text("subject") or owner,
-        question=question,
-        answer=answer,
-        fact=fact,
-        paraphrased_question=row.optional_text("paraphrased_question"),
-        paraphrased_answer=paraphrase,
-        perturbed_answers=wrong,
-    )
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+    return record

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,6 +33,9 @@ _ALIKE = str.maketrans(
     "ABCEHIJKMOPSTXYacehijopqsvwxyABEHIKMNOPTXYZovj",
 )
 """Cyrillic and Greek letters that print as Latin ones (Unicode TS 39 calls them confusable)."""
+
+_TABLE_NAMES = ("holdout", "retain", "model")
+"""What the tables of results call something else, besides what begins with ``forget:`` or ``client:``."""
 
 EVERYBODY = "all"
 """Stands for all clients in a scenario, so nobody is called so."""
@@ -137,6 +140,17 @@ class ClientNames:
             return self.name(min(self.by_id, key=lambda other: abs(other - int(called))))
         some = list(self._by_name)[:_COMPARED]
         return difflib.get_close_matches(called, some, n=1, cutoff=0.0)[0]
+
+
+def table_name(public: str) -> str:
+    """The name of a public set in the tables of results."""
+    taken = public in _TABLE_NAMES or public.startswith(("forget:", "client:"))
+    return f"public-{public}" if taken else public
+
+
+def other_than(name: str, taken: Collection[str], prefix: str) -> str:
+    """A name with a prefix where it is taken."""
+    return f"{prefix}-{name}" if name in taken else name
 
 
 def tidy(name: str) -> str:

@@ -107,20 +107,29 @@ def read_rows(path: Path) -> Iterator[Row]:
         ValueError: the file cannot be read as UTF-8, or a line is no JSON object with each key once and
             whole characters alone; says which line.
     """
+    for number, line in lines_of(path):
+        if line.strip():
+            yield Row(path=path, line=number, fields=as_object(f"{path}:{number}", line))
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file in UTF-8 with their numbers from 1, without byte order marks.
+
+    Raises:
+        ValueError: the file cannot be read as UTF-8; says which line.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {_siblings(path)}")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file of JSON lines") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file of records") from None
     refuse_wide(path, content)
     for number, raw in enumerate(re.split(rb"\r\n|\r|\n", content), start=1):
         try:
-            line = raw.decode("utf-8").removeprefix("\ufeff")
+            yield number, raw.decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             raise ValueError(not_utf8(f"{path}:{number}", path, content, raw, error.start)) from None
-        if line.strip():
-            yield Row(path=path, line=number, fields=_object(f"{path}:{number}", line))
 
 
 def _siblings(path: Path) -> str:
@@ -190,13 +199,32 @@ class _TwiceError(Exception):
     """A key stands twice in one object."""
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
+def as_object(where: str, line: str) -> dict[str, Any]:
+    """The JSON object that a text is; ValueError with ``where`` if it is none."""
     try:
-        fields = json.loads(line, object_pairs_hook=_once)
+        fields = parsed(where, line)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: not JSON ({error.msg} at column {error.colno}); each line must be one JSON object"
         ) from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: {shown(line.strip())} must be a JSON object")
+    if "\\u" in line:
+        check_characters(where, fields)
+    return fields
+
+
+def parsed(where: str, text: str) -> Any:
+    """What a text in JSON says, with each key once in an object.
+
+    Raises:
+        json.JSONDecodeError: the text is no JSON.
+        ValueError: it is JSON that says what no record says; begins with ``where``.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        raise
     except _TwiceError as error:
         raise ValueError(
             f"{where}: key {shown(error.args[0])} stands twice in one object; each key once, "
@@ -208,14 +236,14 @@ def _object(where: str, line: str) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ValueError(f"{where}: a number cannot be read ({error}); write it as a string") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where}: {shown(line.strip())} must be a JSON object")
-    if "\\u" in line:
-        for column, value in fields.items():
-            _whole_characters(where, column, column)
-            for text in value if isinstance(value, list) else [value]:
-                _whole_characters(where, column, text)
-    return fields
+
+
+def check_characters(where: str, fields: Mapping[str, Any]) -> None:
+    """Refuse columns that hold half a character, in themselves or in their lists."""
+    for column, value in fields.items():
+        _whole_characters(where, column, column)
+        for text in value if isinstance(value, list) else [value]:
+            _whole_characters(where, column, text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
