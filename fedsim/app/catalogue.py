@@ -10,7 +10,7 @@ from fedsim.assembly.build import load_and_check, make_context, rounds_over_seed
 from fedsim.assembly.estimate import effort_sentence
 from fedsim.assembly.token_facts import token_sentences
 from fedsim.audits.registry import AUDITS
-from fedsim.data.config import AuthorsData, JsonlData, TofuData
+from fedsim.data.config import AuthorsData, HfData, JsonlData, TofuData
 from fedsim.evidence.differencing import differencing_rows, differencing_sentences
 from fedsim.evidence.sight import view_sentences
 from fedsim.federation.strategies.registry import STRATEGIES
@@ -79,7 +79,7 @@ def catalogue() -> dict[str, list[tuple[str, str]]]:
             scenarios.append((str(path), load_scenario(path).scenario.description.strip().split("\n")[0]))
         except ScenarioError as error:
             scenarios.append((str(path), f"(not valid: {str(error).splitlines()[0]})"))
-    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData}
+    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData, "hf": HfData}
     return {
         "Scenarios": scenarios,
         "Methods": [(name, method.summary) for name, method in METHODS.items()],

@@ -24,8 +24,7 @@ from fedsim.assembly.engine_check import check_engine
 from fedsim.assembly.pipeline import make_pipeline
 from fedsim.assembly.rehearsal import rehearse
 from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
-from fedsim.data.config import AuthorsData
-from fedsim.data.loading import load_corpus
+from fedsim.data.loading import depends_on_seed, load_corpus
 from fedsim.data.records import Corpus
 from fedsim.federation.attempt import Engine
 from fedsim.federation.planner import Planner
@@ -83,10 +82,9 @@ def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tupl
 def rounds_over_seeds(variant: Variant) -> int:
     """Rounds to run for all seeds of a variant; which rounds branches share depends on the seed."""
     scenario, rounds = variant.scenario, 0
-    dealt = isinstance(scenario.data, AuthorsData) and scenario.data.partition != "by-author"
     corpus = load_corpus(scenario.data, seed=scenario.seeds[0])
     for seed in scenario.seeds:
-        if dealt:
+        if depends_on_seed(scenario.data):
             corpus = load_corpus(scenario.data, seed=seed)
         life = _life(variant, corpus, seed)
         tree = build_tree(_unrolled(scenario, life, corpus, seed))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from fedsim.audits.protocol import CheckedLife
 from fedsim.config import ConfigError
-from fedsim.data.config import JsonlData
+from fedsim.data.config import HfData, JsonlData
 from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.reports import require_told
 from fedsim.federation.runtime import ClientRuntime
@@ -172,7 +172,7 @@ def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:
     """Refuse a holdout with records that clients of the life train on."""
     reason = holdout_error(overlap)
     if reason is not None:
-        key = ("data", "holdout") if isinstance(scenario.data, JsonlData) else ("data",)
+        key = ("data", "holdout") if isinstance(scenario.data, JsonlData | HfData) else ("data",)
         raise source.error(key, reason)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fedsim.data.config import TofuData
+from fedsim.data.config import DataChoice, HfData, TofuData
 from fedsim.model.assets import ASSETS
 from fedsim.scenario.scenario import Scenario
 
@@ -18,9 +18,15 @@ def needs_hub(scenarios: Iterable[Scenario]) -> bool:
     """Whether a base model or a data set is named that is no folder here."""
     return any(
         not (Path(scenario.model.base).exists() or (ASSETS / scenario.model.base).is_dir())
-        or (isinstance(scenario.data, TofuData) and scenario.data.hub is not None)
+        or _of_the_hub(scenario.data)
         for scenario in scenarios
     )
+
+
+def _of_the_hub(data: DataChoice) -> bool:
+    if isinstance(data, TofuData):
+        return data.hub is not None
+    return isinstance(data, HfData) and data.name is not None and not Path(data.name).is_dir()
 
 
 def go_offline_unless_reachable(scenarios: Iterable[Scenario], *, timeout_seconds: float = 3.0) -> None:

@@ -103,4 +103,125 @@ class JsonlData(Config):
         return self
 
 
-DataChoice = Annotated[AuthorsData | TofuData | JsonlData, Field(discriminator="source")]
+class IidPartition(Config):
+    """Each row to a client drawn by itself."""
+
+    by: Literal["iid"] = "iid"
+
+
+class DirichletPartition(Config):
+    """Each label's rows over the clients by shares of their own."""
+
+    by: Literal["dirichlet"]
+    column: str
+    """Column of the label."""
+    alpha: Float = Field(default=0.5, gt=0)
+    """Concentration; smaller is more skewed."""
+
+
+class ShardsPartition(Config):
+    """Rows sorted by label and cut into shards, a few for each client."""
+
+    by: Literal["shards"]
+    column: str
+    """Column of the label."""
+    shards_per_client: Int = Field(default=2, ge=1, le=1000)
+    """Shards of each client; fewer are more skewed."""
+
+
+PartitionChoice = Annotated[IidPartition | DirichletPartition | ShardsPartition, Field(discriminator="by")]
+
+DataFormat = Literal["pairs", "alpaca", "messages", "text"]
+
+_OF_PAIRS = (
+    "question_column",
+    "answer_column",
+    "fact_column",
+    "paraphrased_question_column",
+    "paraphrased_answer_column",
+    "wrong_answers_column",
+)
+"""Columns of questions with one answer each."""
+
+
+class HfData(Config):
+    """Any data set that the library datasets loads, or files of JSON, Parquet or CSV."""
+
+    source: Literal["hf"]
+    name: str | None = None
+    """Data set on the hub, or a folder laid out like one."""
+    config_name: str | None = None
+    """Configuration of the data set on the hub."""
+    split: str | None = None
+    """Split of the clients' rows on the hub; train when left out."""
+    files: tuple[Path, ...] = ()
+    """Files of the clients' rows, in the place of a name."""
+    rows: Int | None = Field(default=None, ge=1)
+    """Most rows read of the clients', the first ones; all when left out."""
+    format: DataFormat = "pairs"
+    """What a row is: a question and an answer; an instruction with an input and an output; a conversation; or
+    plain text."""
+    client_column: str | None = None
+    """Column that says whose a row is."""
+    clients: Int | None = Field(default=None, ge=1, le=100_000)
+    """Clients that rows are dealt to, where no column says whose they are."""
+    partition: PartitionChoice | None = None
+    """How rows are dealt to clients; iid when left out."""
+    question_column: str | None = None
+    """question when left out, and instruction of alpaca."""
+    answer_column: str | None = None
+    """answer when left out, and output of alpaca."""
+    input_column: str = "input"
+    """What alpaca puts behind an instruction; rows may leave it out."""
+    messages_column: str = "messages"
+    """Turns of a conversation, each with role and content, or with from and value."""
+    text_column: str = "text"
+    """Plain text; long ones are trained on in chunks of model.max_tokens."""
+    subject_column: str | None = None
+    """What a row is about; its client when left out."""
+    fact_column: str | None = None
+    """Part of the answer that carries the fact."""
+    paraphrased_question_column: str | None = None
+    paraphrased_answer_column: str | None = None
+    wrong_answers_column: str | None = None
+    """Lists of wrong answers, in the form of the paraphrased one."""
+    holdout: str | None = None
+    """Split, or file, of rows nobody trains on."""
+    public: str | None = None
+    """Split, or file, of rows the base knows already, for utility."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HfData:
+        if (self.name is None) != bool(self.files):
+            raise ConfigError("give one of name, of a data set on the hub, and files", "name")
+        for key in ("config_name", "split"):
+            if self.files and getattr(self, key) is not None:
+                raise ConfigError(
+                    f"{key} belongs to a name on the hub, and files are given; leave it out", key
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _one_owner(self) -> HfData:
+        if (self.client_column is None) == (self.clients is None):
+            raise ConfigError(
+                "say whose rows are whose: either client_column, or clients, how many to deal them to",
+                "clients",
+            )
+        if self.partition is not None and self.clients is None:
+            raise ConfigError(
+                "rows with a client_column are not dealt out; leave one of the two out", "partition"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_have_a_use(self) -> HfData:
+        for key in () if self.format in ("pairs", "alpaca") else _OF_PAIRS:
+            if getattr(self, key) is not None:
+                raise ConfigError(
+                    f"{key} has no use with format: {self.format}; leave one of the two out", key
+                )
+        return self
+
+
+DataChoice = Annotated[AuthorsData | TofuData | JsonlData | HfData, Field(discriminator="source")]

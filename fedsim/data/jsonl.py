@@ -26,6 +26,7 @@ from fedsim.data.rows import Row, read_rows
 
 OPTIONAL = ("subject", "fact", "paraphrased_question", "paraphrased_answer", "perturbed_answers")
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Columns:
     """What the columns of the files are called."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedsim.data.authors import load_authors
-from fedsim.data.config import AuthorsData, DataChoice, JsonlData, TofuData
+from fedsim.data.config import AuthorsData, DataChoice, HfData, JsonlData, TofuData
+from fedsim.data.hf import load_hf
 from fedsim.data.jsonl import load_jsonl, public_records
 from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
@@ -25,9 +26,18 @@ def load_corpus(data: DataChoice, *, seed: int) -> Corpus:
     return replace(corpus, names=ClientNames.of(str(client) for client in corpus.clients))
 
 
+def depends_on_seed(data: DataChoice) -> bool:
+    """Whether who holds what is drawn, so that another seed has another corpus."""
+    if isinstance(data, AuthorsData):
+        return data.partition != "by-author"
+    return isinstance(data, HfData) and data.client_column is None
+
+
 def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     if isinstance(data, TofuData):
         return load_tofu(path=data.path, hub=data.hub)
+    if isinstance(data, HfData):
+        return load_hf(data, seed=seed)
     if isinstance(data, JsonlData):
         return load_jsonl(
             data.path,

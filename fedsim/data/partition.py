@@ -1,11 +1,13 @@
-"""Regroup records into clients: by subject, independently, or with Dirichlet skew.
+"""Regroup records into clients: by subject, independently, with Dirichlet skew, or in shards.
 
 Each record lands in exactly one client, as a pure function of the seed, its own key and the number of
-clients. Removing a record therefore moves no other, and a client may end up with none; clients without
-records are left out, and the others keep their numbers.
+clients. Removing a record therefore moves no other (shards aside), and a client may end up with none; clients
+without records are left out, and the others keep their numbers.
 
-Dirichlet skew is that of Hsu, Qi and Brown (2019, arXiv:1909.06335): each class (a subject, or a
-relation) spreads over the clients by its own draw of shares. Small ``alpha`` is strong skew.
+Dirichlet skew is that of Hsu, Qi and Brown (2019, arXiv:1909.06335): each class (a subject, a relation or a
+label) spreads over the clients by its own draw of shares. Small ``alpha`` is strong skew. Shards are those of
+McMahan et al. (2017, arXiv:1602.05629): data sorted by label are cut into equal pieces, and each client gets
+a few.
 
 >>> from fedsim.data.authors import load_authors
 >>> records = load_authors(clients=6).clients
@@ -22,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 from fedsim.data.records import Record
-from fedsim.rng import stream, uniform
+from fedsim.rng import ordering, stream, uniform, uniforms
 
 Clients = Mapping[int, tuple[Record, ...]]
 
@@ -39,8 +41,8 @@ def by_subject(records: Sequence[Record], *, subjects_per_client: int = 1) -> Cl
 
 def iid(records: Sequence[Record], *, clients: int, seed: int) -> Clients:
     """Every record goes to a client drawn by its record id, all clients being equally likely."""
-    _at_least_one("clients", clients)
-    return _assign(records, lambda r: int(uniform(seed, "partition", "iid", r.record_id) * clients))
+    dealt = iter(deal_iid([record.record_id for record in records], clients=clients, seed=seed))
+    return _assign(records, lambda record: next(dealt))
 
 
 def dirichlet(
@@ -55,22 +57,68 @@ def dirichlet(
 
     The relation of a record is what follows the last ``/`` of its record id.
     """
+    if over not in ("subject", "relation"):
+        raise ValueError(f"over={over!r} of a Dirichlet partition must be 'subject' or 'relation'")
+    labels = [r.subject if over == "subject" else r.record_id.rsplit("/", 1)[-1] for r in records]
+    ids = [record.record_id for record in records]
+    dealt = iter(deal_dirichlet(ids, labels, clients=clients, alpha=alpha, seed=seed, over=over))
+    return _assign(records, lambda record: next(dealt))
+
+
+def deal_iid(ids: Sequence[str], *, clients: int, seed: int) -> list[int]:
+    """The client of each id, drawn by the id, all clients being equally likely."""
+    _at_least_one("clients", clients)
+    return [int(uniform(seed, "partition", "iid", key) * clients) for key in ids]
+
+
+def deal_dirichlet(
+    ids: Sequence[str], labels: Sequence[str], *, clients: int, alpha: float, seed: int, over: str = "label"
+) -> list[int]:
+    """The client of each id, drawn from the shares ~ Dirichlet(alpha) of its label.
+
+    ``over`` says what labels are, so that classes of two kinds with one name have shares of their own.
+    """
     _at_least_one("clients", clients)
     if not alpha > 0:
         raise ValueError(f"alpha={alpha} of a Dirichlet partition must be > 0; 0.1 is strong skew, 100 none")
-    if over not in ("subject", "relation"):
-        raise ValueError(f"over={over!r} of a Dirichlet partition must be 'subject' or 'relation'")
-    bounds: dict[str, np.ndarray] = {}
+    bounds = {}
+    for label in dict.fromkeys(labels):
+        shares = stream(seed, "partition", "shares", over, label).dirichlet([alpha] * clients)
+        bounds[label] = np.cumsum(shares)[:-1]
+    points = uniforms(seed, "partition", "dirichlet", ids=ids)
+    return [
+        int(np.searchsorted(bounds[label], point, side="right"))
+        for label, point in zip(labels, points, strict=True)
+    ]
 
-    def choose(record: Record) -> int:
-        label = record.subject if over == "subject" else record.record_id.rsplit("/", 1)[-1]
-        if label not in bounds:
-            shares = stream(seed, "partition", "shares", over, label).dirichlet([alpha] * clients)
-            bounds[label] = np.cumsum(shares)[:-1]
-        point = uniform(seed, "partition", "dirichlet", record.record_id)
-        return int(np.searchsorted(bounds[label], point, side="right"))
 
-    return _assign(records, choose)
+def deal_shards(
+    ids: Sequence[str], labels: Sequence[str], *, clients: int, shards_per_client: int, seed: int
+) -> list[int]:
+    """The client of each id, sorted by label and cut into ``clients * shards_per_client`` equal shards.
+
+    Within a label the order is drawn by id, and so is which client gets which shard. Shards differ by one
+    record at most.
+
+    Raises:
+        ValueError: there are fewer records than shards.
+    """
+    _at_least_one("clients", clients)
+    _at_least_one("shards_per_client", shards_per_client)
+    shards = clients * shards_per_client
+    if len(ids) < shards:
+        raise ValueError(
+            f"{len(ids)} rows cannot be cut into {shards} shards, {shards_per_client} for each of {clients} "
+            f"clients; use {len(ids) // shards_per_client} clients or fewer"
+        )
+    drawn = ordering(seed, "partition", "shards", "order", ids=ids)
+    by_label = sorted(drawn, key=lambda position: labels[position])
+    turns = ordering(seed, "partition", "shards", "dealt", ids=range(shards))
+    client_of = {shard: turn % clients for turn, shard in enumerate(turns)}
+    dealt = [0] * len(ids)
+    for rank, position in enumerate(by_label):
+        dealt[position] = client_of[rank * shards // len(ids)]
+    return dealt
 
 
 def _assign(records: Sequence[Record], choose: Callable[[Record], int]) -> Clients:

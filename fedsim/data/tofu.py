@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from fedsim.data.hub import hub_rows
 from fedsim.data.records import Corpus, Record
 from fedsim.data.rows import Row, read_rows
 
@@ -102,16 +103,7 @@ def _tables(path: Path | None, hub: str | None) -> Table:
             raise ValueError(f"{folder}: no such folder; it must hold TOFU's full.json and *_perturbed.json")
         return lambda name: list(read_rows(folder / f"{name}.json"))
     repository = str(hub)
-    return lambda name: _hub_rows(repository, name)
-
-
-def _hub_rows(hub: str, name: str) -> list[Row]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ValueError(f"hub={hub!r} needs the package 'datasets': pip install datasets") from error
-    rows = load_dataset(hub, name, split="train")
-    return [Row(path=Path(hub) / name, line=k, fields=row) for k, row in enumerate(rows, start=1)]
+    return lambda name: hub_rows(repository, "train", name, key="hub")
 
 
 def _full(table: Table) -> list[Row]:

@@ -75,8 +75,18 @@ def read_scenario(
     return check_scenario(plain, Source(file=file, lines=lines, overrides=changed))
 
 
-PATHS = (("data", "path"), ("data", "holdout"), ("data", "public"), ("data", "common"), ("model", "base"))
-"""Keys whose values are paths, or may be."""
+PATHS = (
+    ("data", "path"),
+    ("data", "name"),
+    ("data", "files"),
+    ("data", "holdout"),
+    ("data", "public"),
+    ("data", "common"),
+    ("model", "base"),
+)
+"""Keys whose values are paths or lists of them, or may be."""
+_NEVER_FOLDERS = ("holdout", "public")
+"""Keys that may name something else than a file, which a folder may be called, too."""
 
 
 def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
@@ -85,9 +95,20 @@ def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
     for section, key in PATHS:
         values = found.get(section)
         value = values.get(key) if isinstance(values, dict) else None
-        if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
-            found[section] = {**found[section], key: str((folder / value).resolve())}
+        if isinstance(value, list):
+            found[section] = {**found[section], key: [_whole(folder, each, key) for each in value]}
+        elif value is not None:
+            found[section] = {**found[section], key: _whole(folder, value, key)}
     return found
+
+
+def _whole(folder: Path, value: Any, key: str) -> Any:
+    """A path from a folder, where there is something; whatever else it is, as it is."""
+    if not isinstance(value, str | Path) or not str(value) or Path(value).is_absolute():
+        return value
+    path = folder / value
+    exists = path.is_file() if key in _NEVER_FOLDERS else path.exists()
+    return type(value)(path.resolve()) if exists else value
 
 
 def anchored(scenario: Scenario) -> Scenario:
@@ -95,8 +116,13 @@ def anchored(scenario: Scenario) -> Scenario:
     for section, key in PATHS:
         part = getattr(scenario, section)
         value = getattr(part, key, None)
-        if value is not None and not Path(value).is_absolute() and Path(value).exists():
-            whole = type(value)(Path(value).resolve())
+        if value is None:
+            continue
+        if isinstance(value, tuple):
+            whole: Any = tuple(_whole(Path(), each, key) for each in value)
+        else:
+            whole = _whole(Path(), value, key)
+        if whole != value:
             scenario = scenario.model_copy(update={section: part.model_copy(update={key: whole})})
     return scenario
 
