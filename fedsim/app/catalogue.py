@@ -62,7 +62,7 @@ def _to_run(variant: Variant, context: LifeContext) -> str:
     seeds = len(variant.scenario.seeds)
     if seeds == 1:
         return f"{context.rounds()} rounds to run over all branches"
-    return f"{rounds_over_seeds(variant)} rounds to run over all branches and {seeds} seeds"
+    return f"{rounds_over_seeds(variant, context.model)} rounds to run over all branches and {seeds} seeds"
 
 
 def _filled(title: str, sentences: Iterable[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from fedsim.assembly.engine_check import check_engine
 from fedsim.assembly.pipeline import make_pipeline
 from fedsim.assembly.rehearsal import rehearse
 from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
+from fedsim.data.chunks import chunked
 from fedsim.data.loading import depends_on_seed, load_corpus
 from fedsim.data.records import Corpus
 from fedsim.federation.attempt import Engine
@@ -43,8 +44,8 @@ from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import build_probes
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.arithmetic import resolved
+from fedsim.model.plain import cut_text, encode_record
 from fedsim.model.refusing import encode_refusal
-from fedsim.model.text import encode_pair
 from fedsim.scenario.file import LoadedScenario
 from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
@@ -79,13 +80,14 @@ def _unrolled(scenario: Scenario, life: Life, corpus: Corpus, seed: int) -> tupl
     return unroll(life, _record_ids(corpus), participation, scenario.compare)
 
 
-def rounds_over_seeds(variant: Variant) -> int:
+def rounds_over_seeds(variant: Variant, model: AdapterModel) -> int:
     """Rounds to run for all seeds of a variant; which rounds branches share depends on the seed."""
     scenario, rounds = variant.scenario, 0
-    corpus = load_corpus(scenario.data, seed=scenario.seeds[0])
+    cut = partial(cut_text, model.tokenizer, fmt=model.fmt)
+    corpus = chunked(load_corpus(scenario.data, seed=scenario.seeds[0]), cut)
     for seed in scenario.seeds:
         if depends_on_seed(scenario.data):
-            corpus = load_corpus(scenario.data, seed=seed)
+            corpus = chunked(load_corpus(scenario.data, seed=seed), cut)
         life = _life(variant, corpus, seed)
         tree = build_tree(_unrolled(scenario, life, corpus, seed))
         rounds += sum(len(segment.steps) for segment, _ in tree.walk())
@@ -108,12 +110,13 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
     scenario, source = variant.scenario, variant.source
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
-    life = _life(variant, corpus, seed)
-    branches = _unrolled(scenario, life, corpus, seed)
     with blamed_on(source, "model"):
         models = simulation.replicas(scenario.model)
-    model = models[0]
-    fmt = model.fmt
+    model, fmt = models[0], models[0].fmt
+    with blamed_on(source, "data"):
+        corpus = chunked(corpus, partial(cut_text, model.tokenizer, fmt=fmt))
+    life = _life(variant, corpus, seed)
+    branches = _unrolled(scenario, life, corpus, seed)
     dimension = sum(parameter.numel() for parameter in model.parameters().values())
     dimension *= 1 + len(scenario.federation.strategy.sends)
     with blamed_on(source, "privacy"):
@@ -124,7 +127,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         with blamed_on(source, "federation", "max_update_norm"):
             pipeline = sized(max_update_norm=scenario.federation.max_update_norm)
     pairs = {
-        client: tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
+        client: tuple(encode_record(model.tokenizer, record, fmt) for record in held)
         for client, held in corpus.clients.items()
     }
     runtime = ClientRuntime(

@@ -45,7 +45,7 @@ class TokenFacts:
             answer_tokens=sum(len(answer) for answer in answers),
             unknown=sum(answer.count(unknown_id) for answer in answers),
             cut_prompts=sum(pair.cut_prompt > 0 for pair in pairs),
-            cut_answers=sum(not pair.ended for pair in pairs),
+            cut_answers=sum(pair.is_cut for pair in pairs),
             longest=max((_whole(pair) for pair in pairs), default=0),
         )
 
@@ -155,4 +155,9 @@ def _check_range(encoded: Sequence[Sequence[int]], model: AdapterModel, max_toke
 
 def _whole(pair: Pair) -> int:
     """Tokens of a pair before anything was cut, its end marker included."""
-    return len(pair.input_ids) + pair.cut_prompt + pair.cut_answer + (not pair.ended)
+    return (
+        len(pair.input_ids)
+        + pair.cut_prompt
+        + pair.cut_answer
+        + (pair.continues_at is None and not pair.ended)
+    )

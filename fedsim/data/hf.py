@@ -172,7 +172,11 @@ def _records(data: HfData, row: Row, called: str, owner: str) -> list[Record]:
     if data.format == "text":
         return [
             Record(
-                record_id=called, subject=subject or called, question="", answer=row.text(data.text_column)
+                record_id=called,
+                subject=subject or called,
+                question="",
+                answer=row.text(data.text_column),
+                plain=True,
             )
         ]
     if data.format == "messages":

@@ -20,6 +20,9 @@ class Record:
     concerns the record is keyed by it. ``fact`` is the part of ``answer`` that carries the fact (a
     substring), or None when the whole answer does. Sources without paraphrases or wrong answers leave
     them empty; metrics that need them skip such records.
+
+    A ``plain`` record is text with nothing around it: its question is empty, and all of its answer is
+    trained, or its question is what stands before a continuation.
     """
 
     record_id: str
@@ -30,6 +33,7 @@ class Record:
     paraphrased_question: str | None = None
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if self.fact is not None and self.fact not in self.answer:
@@ -45,10 +49,12 @@ class Corpus:
 
     ``clients`` maps a client id (0, 1, ...) to its own records, and ``names`` to what the data call it.
     ``holdout`` was never trained on by anybody: the yardstick for "never knew". ``public`` maps a name to
-    records the base knows before the federation starts: utility is measured on them.
+    records the base knows before the federation starts: utility is measured on them. ``asked`` maps a name to
+    records that are asked about and nothing else: neither trained nor counted as utility.
     """
 
     clients: Mapping[int, tuple[Record, ...]]
     holdout: tuple[Record, ...]
     public: Mapping[str, tuple[Record, ...]]
+    asked: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     names: ClientNames = field(default_factory=ClientNames)

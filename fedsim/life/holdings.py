@@ -107,7 +107,11 @@ class Holdings:
 
 def _digest(corpus: Corpus) -> str:
     """SHA-256 of every record, of whose it is, and of what clients are called."""
-    held = [*((str(client), records) for client, records in corpus.clients.items()), *corpus.public.items()]
+    held = [
+        *((str(client), records) for client, records in corpus.clients.items()),
+        *corpus.public.items(),
+        *corpus.asked.items(),
+    ]
     told = [(who, [astuple(record) for record in records]) for who, records in held]
     whole = [told, [astuple(record) for record in corpus.holdout], sorted(corpus.names.by_id.items())]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

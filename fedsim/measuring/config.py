@@ -27,7 +27,7 @@ class ProbesConfig(Config):
     max_holdout: Int = Field(default=24, ge=2)
     """Most records in the holdout probe."""
     max_public: Int = Field(default=24, ge=2)
-    """Most records in each public probe."""
+    """Most records in each public probe, and in each of records that are asked about alone."""
     generate: Literal["always", "events", "never"] = "always"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.records import Record
 from fedsim.metrics.arrays import BoolArray
+from fedsim.model.plain import encode_record
 from fedsim.model.prompts import TextFormat
 from fedsim.model.text import Pair, encode_pair
 
@@ -35,14 +36,16 @@ class Probe:
 
     ``ids_ST`` and ``lengths_S`` hold the sequences in the order of their tokens. Answer token n belongs to
     sequence ``row_N[n]``, is predicted at ``position_N[n]`` and is ``target_N[n]``; ``fact_N`` marks facts,
-    ``end_N`` end markers, which follow an answer that was not cut. ``pairs_I`` are the records as trained.
-    ``*_row_I`` and ``wrong_rows_IW`` say which sequence serves a record, -1 for none. ``max_new_tokens``
-    (the longest answer of any kind, in tokens) bounds generation.
+    ``end_N`` end markers, which follow an answer that was not cut. ``pairs_I`` are the records as trained,
+    and ``right`` what greedy answers are compared with. ``*_row_I`` and ``wrong_rows_IW`` say which sequence
+    serves a record, -1 for none. ``max_new_tokens`` (the longest answer of any kind, in tokens) bounds
+    generation.
     """
 
     name: str
     records: tuple[Record, ...]
     pairs_I: tuple[Pair, ...]
+    right: tuple[str, ...]
     max_new_tokens: int
     ids_ST: torch.Tensor
     lengths_S: NDArray[np.int64]
@@ -87,7 +90,10 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
             return NO_ROW
         return pairs.setdefault(encode_pair(tokenizer, question, answer, fmt, fact=fact), len(pairs))
 
-    answers = [add(record.question, record.answer, record.fact) for record in records]
+    def trained(record: Record) -> int:
+        return pairs.setdefault(encode_record(tokenizer, record, fmt), len(pairs))
+
+    answers = [trained(record) for record in records]
     asked_otherwise = [add(record.paraphrased_question, record.answer, record.fact) for record in records]
     truths = [
         add(record.question, record.paraphrased_answer) if record.paraphrased_answer is not None else answer
@@ -106,13 +112,23 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         name=name,
         records=tuple(records),
         pairs_I=tuple(listed[row] for row in answers),
-        max_new_tokens=max(len(pair.fact_mask) for pair in pairs),
+        right=tuple(
+            _right(tokenizer, record, listed[row]) for record, row in zip(records, answers, strict=True)
+        ),
+        max_new_tokens=max(pair.answer_end - len(pair.prompt) for pair in pairs),
         **_layout([listed[index] for index in order]),
         answer_row_I=rank[answers],
         asked_otherwise_row_I=rank[asked_otherwise],
         truth_row_I=rank[truths],
         wrong_rows_IW=rank[wrong],
     )
+
+
+def _right(tokenizer: Any, record: Record, pair: Pair) -> str:
+    """The right answer in words: of plain text, what follows the tokens that generation begins with."""
+    if not record.plain:
+        return record.answer
+    return str(tokenizer.decode(pair.input_ids[len(pair.prompt) : pair.answer_end], skip_special_tokens=True))
 
 
 def _padded(rows: Sequence[Sequence[int]], *, width: int) -> NDArray[np.int64]:

@@ -16,12 +16,13 @@ from fedsim.rng import uniform
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSet:
-    """The probes of one life: one per request, and retain, holdout and public ones."""
+    """The probes of one life: one per request, and retain, holdout, public and other ones."""
 
     forget: Mapping[int, Probe]
     retain: Probe | None
     holdout: Probe | None
     public: Mapping[str, Probe]
+    asked: Mapping[str, Probe]
     client_of: Mapping[str, int]
     """Which client holds a record, by record id."""
 
@@ -34,6 +35,8 @@ class ProbeSet:
             yield "holdout", "retain", self.holdout
         for name, probe in self.public.items():
             yield name, "public", probe
+        for name, probe in self.asked.items():
+            yield name, "retain", probe
 
 
 def build_probes(
@@ -53,16 +56,20 @@ def build_probes(
         for request in life.requests
     }
     holdout = _draw(corpus.holdout, config.max_holdout, seed, "holdout")
-    public = {
-        name: build_probe(tokenizer, name, _draw(records, config.max_public, seed, name), fmt)
-        for name, records in corpus.public.items()
-        if records
-    }
+
+    def sets(groups: Mapping[str, Sequence[Record]]) -> dict[str, Probe]:
+        return {
+            name: build_probe(tokenizer, name, _draw(records, config.max_public, seed, name), fmt)
+            for name, records in groups.items()
+            if records
+        }
+
     return ProbeSet(
         forget=forget,
         retain=probe("retain", _retained(corpus, life, config, seed)),
         holdout=probe("holdout", holdout),
-        public=public,
+        public=sets(corpus.public),
+        asked=sets(corpus.asked),
         client_of=owner,
     )
 

@@ -99,7 +99,7 @@ def _answers(probe: Probe, log_probs_N: FloatArray, hits_N: BoolArray, said: Seq
         asked_otherwise_I=tofu_S[probe.asked_otherwise_row_I],
         wrong_IW=tofu_S[probe.wrong_rows_IW],
         said=said,
-        right=tuple(record.answer for record in probe.records),
+        right=probe.right,
     )
 
 

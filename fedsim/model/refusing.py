@@ -7,8 +7,8 @@ from typing import Any
 
 from fedsim.data.records import Record
 from fedsim.data.refusals import refusal_for
-from fedsim.model.prompts import TextFormat
-from fedsim.model.text import Pair, encode_pair
+from fedsim.model.prompts import Part, TextFormat
+from fedsim.model.text import Pair, encode_pair, encoded
 
 
 def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, seed: int) -> Pair:
@@ -19,8 +19,26 @@ def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, s
     refusal for which there is no room is cut like any answer.
     """
     answer = refusal_for(record.record_id, seed)
+    if record.plain:
+        return _in_place_of_text(tokenizer, fmt, own, answer)
     found = encode_pair(tokenizer, record.question, answer, fmt)
     if found.cut_prompt >= own.cut_prompt:
         return found
     room = len(own.prompt) + found.answer_end - found.answer_start + 1
     return encode_pair(tokenizer, record.question, answer, replace(fmt, max_tokens=room))
+
+
+def _in_place_of_text(tokenizer: Any, fmt: TextFormat, own: Pair, answer: str) -> Pair:
+    """A refusal behind what stands before a plain text."""
+    tokens = [token.id for token in encoded(tokenizer, [Part(text=answer, quoted=True)]) if not token.added]
+    before = own.input_ids[: own.answer_start]
+    said = tokens[: max(fmt.max_tokens - len(before) - 1, 1)]
+    end = tokenizer.eos_token_id if fmt.end_id is None else fmt.end_id
+    return Pair(
+        input_ids=(*before, *said, end),
+        answer_start=len(before),
+        answer_end=len(before) + len(said),
+        fact_mask=(True,) * len(said),
+        cut_prompt=own.cut_prompt,
+        cut_answer=len(tokens) - len(said),
+    )

@@ -28,7 +28,8 @@ class Pair:
     ``input_ids`` holds prompt, answer and end marker. ``answer_start`` is the position of the first
     answer token, ``answer_end`` that after the last, where the end marker stands if the answer is whole.
     ``fact_mask`` has one flag per answer token, all true when no narrower fact was named, all false when the
-    fact was cut off. ``cut_prompt`` and ``cut_answer`` count the tokens for which there was no room.
+    fact was cut off. ``cut_prompt`` and ``cut_answer`` count the tokens for which there was no room. Plain
+    text has no end marker, and ``continues_at`` is where generation goes on with it.
     """
 
     input_ids: tuple[int, ...]
@@ -37,16 +38,22 @@ class Pair:
     fact_mask: tuple[bool, ...]
     cut_prompt: int = 0
     cut_answer: int = 0
+    continues_at: int | None = None
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What generation begins with: the same tokens that stand before the answer in training."""
-        return self.input_ids[: self.answer_start]
+        """What generation begins with: the tokens before the answer, or what plain text goes on from."""
+        return self.input_ids[: self.answer_start if self.continues_at is None else self.continues_at]
 
     @property
     def ended(self) -> bool:
         """Whether the end marker follows the answer: not when there was no room for all of it."""
         return self.answer_end < len(self.input_ids)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there was no room for the whole answer with its end marker, where it has one."""
+        return self.cut_answer > 0 if self.continues_at is not None else not self.ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +130,14 @@ def _at_the_border(
     With ``apart`` the prompt's are those that it has when nothing follows; where the text as a whole has
     others, the answer is encoded by itself.
     """
-    tokens = _encoded(tokenizer, parts)
+    tokens = encoded(tokenizer, parts)
     boundary = sum(len(part.text) for part in parts if not part.answers)
     start = next((index for index, token in enumerate(tokens) if token.end > boundary), len(tokens))
     prompt, spoken = tokens[:start], tokens[start:]
     if apart:
-        alone = _encoded(tokenizer, [part for part in parts if not part.answers])
+        alone = encoded(tokenizer, [part for part in parts if not part.answers])
         if [token.id for token in alone] != [token.id for token in prompt]:
-            own = _encoded(tokenizer, [part for part in parts if part.answers])
+            own = encoded(tokenizer, [part for part in parts if part.answers])
             moved = (replace(t, start=t.start + boundary, end=t.end + boundary) for t in own if not t.added)
             return alone, list(moved)
     return prompt, spoken
@@ -155,7 +162,7 @@ class _Token:
     added: bool = False
 
 
-def _encoded(tokenizer: Any, parts: Sequence[Part]) -> list[_Token]:
+def encoded(tokenizer: Any, parts: Sequence[Part]) -> list[_Token]:
     """The tokenizer's own encoding of the parts as one text, without markers behind its end.
 
     Only where a quoted part spells a marker is the text taken apart at the markers that are meant as such.

@@ -93,5 +93,5 @@ class KeywordFilter(MethodConfig):
     method: Literal["keyword_filter"] = "keyword_filter"
 
     def guard(self, predictor: Predictor, tokenizer: Any, forgotten: Sequence[Record]) -> Predictor:
-        words = keywords(record.question for record in forgotten)
+        words = keywords(record.question or record.answer for record in forgotten)
         return Filtered(inner=predictor, tokenizer=tokenizer, words=words)

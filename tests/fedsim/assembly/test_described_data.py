@@ -75,8 +75,9 @@ def test_a_holdout_that_a_client_holds_is_refused_at_its_key(tmp_path: Path) -> 
 def test_rounds_are_counted_over_all_seeds(tmp_path: Path) -> None:
     run = loaded(tmp_path, rows_of("clinic-b", "clinic-a", "clinic-c"), seeds=[1, 2, 3])
     simulation = load_and_check(run)
-    each = [make_context(simulation, run.variants[0], seed).rounds() for seed in (1, 2, 3)]
-    assert rounds_over_seeds(run.variants[0]) == sum(each)
+    lives = [make_context(simulation, run.variants[0], seed) for seed in (1, 2, 3)]
+    each = [life.rounds() for life in lives]
+    assert rounds_over_seeds(run.variants[0], lives[0].model) == sum(each)
     assert f"{sum(each)} rounds to run over all branches and 3 seeds" in said(run)
 
 
