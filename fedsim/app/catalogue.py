@@ -10,11 +10,12 @@ from fedsim.assembly.build import load_and_check, make_context, rounds_over_seed
 from fedsim.assembly.estimate import effort_sentence
 from fedsim.assembly.token_facts import token_sentences
 from fedsim.audits.registry import AUDITS
-from fedsim.data.config import AuthorsData, HfData, JsonlData, TofuData
+from fedsim.data.config import AuthorsData, HfData, JsonlData, MuseData, TofuData
 from fedsim.evidence.differencing import differencing_rows, differencing_sentences
 from fedsim.evidence.sight import view_sentences
 from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.living.context import LifeContext
+from fedsim.measuring.probes import absent_sentences
 from fedsim.metrics.registry import METRICS
 from fedsim.model.arithmetic import resolved, slow_sentence
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
@@ -40,6 +41,7 @@ def describe(loaded: LoadedScenario) -> list[str]:
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
         lines.extend(_filled("data", context.holdings.sentences()))
+        lines.extend(_filled("data", absent_sentences(context.probes)))
         lines.extend(_filled("warning", context.holdings.repeated()))
         pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
         lines.extend(
@@ -79,7 +81,13 @@ def catalogue() -> dict[str, list[tuple[str, str]]]:
             scenarios.append((str(path), load_scenario(path).scenario.description.strip().split("\n")[0]))
         except ScenarioError as error:
             scenarios.append((str(path), f"(not valid: {str(error).splitlines()[0]})"))
-    sources = {"authors": AuthorsData, "tofu": TofuData, "jsonl": JsonlData, "hf": HfData}
+    sources = {
+        "authors": AuthorsData,
+        "tofu": TofuData,
+        "muse": MuseData,
+        "jsonl": JsonlData,
+        "hf": HfData,
+    }
     return {
         "Scenarios": scenarios,
         "Methods": [(name, method.summary) for name, method in METHODS.items()],

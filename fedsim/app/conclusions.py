@@ -20,6 +20,7 @@ from fedsim.evidence.verdict import qualify, verdict_rows
 from fedsim.life.script import Life
 from fedsim.living.context import LifeContext
 from fedsim.living.runner import LifeRunner
+from fedsim.measuring.probes import absent_sentences
 from fedsim.scenario.scenario import Scenario
 from fedsim.scenario.variants import Variant
 from fedsim.storage.directory import RunDirectory
@@ -99,6 +100,7 @@ def _verdict_json(
     for context, (tables, life) in zip(contexts, lives, strict=True):
         said = divergence_notes(tables, life)
         said += public_notes(tables, config, life.horizon, context.probes.public)
+        said += absent_sentences(context.probes)
         said += [NO_UTILITY] if unmeasured else []
         said += [OWN_REFERENCE.format(titles[branch]) for branch in sorted(tables.ensembles)]
         told = notes.setdefault(tables.variant, [])

@@ -15,6 +15,7 @@ from fedsim.assembly.checks import (
     check_anybody,
     check_audits,
     check_events,
+    check_headline,
     check_holdout,
     check_methods,
     check_one_life,
@@ -164,6 +165,8 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, branches, runtime.pipeline, variant.source)
     check_audits(scenario, life, runtime, model, variant.source)
+    probes = build_probes(model.tokenizer, corpus, life, scenario.probes, model.fmt, seed=seed)
+    check_headline(scenario, probes, variant.source)
     tree = build_tree(branches)
     lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, life))}
     return LifeContext(
@@ -189,7 +192,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
             planner=_planner(scenario, corpus, life, branches, seed),
         ),
         model=model,
-        probes=build_probes(model.tokenizer, corpus, life, scenario.probes, model.fmt, seed=seed),
+        probes=probes,
         clients_per_batch=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         holdings=holdings,

@@ -20,6 +20,8 @@ from fedsim.life.branches import lines_of
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
+from fedsim.measuring.probes import ProbeSet, absent_metrics
+from fedsim.metrics.registry import DEFAULT_HEADLINE
 from fedsim.model.adapter import AdapterModel
 from fedsim.scenario.file import ScenarioError, Source
 from fedsim.scenario.scenario import Scenario
@@ -174,6 +176,17 @@ def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:
     if reason is not None:
         key = ("data", "holdout") if isinstance(scenario.data, JsonlData | HfData) else ("data",)
         raise source.error(key, reason)
+
+
+def check_headline(scenario: Scenario, probes: ProbeSet, source: Source) -> None:
+    """Refuse a headline that no record to be forgotten can have."""
+    headline, absent = scenario.probes.headline, absent_metrics(probes)
+    if headline in absent:
+        raise source.error(
+            ("probes", "headline"),
+            f"{headline} needs {absent[headline]}, and no record to be forgotten has any; add them to the "
+            f"data, or use {DEFAULT_HEADLINE}",
+        )
 
 
 def check_one_life(lives: int, source: Source) -> None:

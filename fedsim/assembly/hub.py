@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fedsim.data.config import DataChoice, HfData, TofuData
+from fedsim.data.config import DataChoice, HfData, MuseData, TofuData
 from fedsim.model.assets import ASSETS
 from fedsim.scenario.scenario import Scenario
 
@@ -24,7 +24,7 @@ def needs_hub(scenarios: Iterable[Scenario]) -> bool:
 
 
 def _of_the_hub(data: DataChoice) -> bool:
-    if isinstance(data, TofuData):
+    if isinstance(data, TofuData | MuseData):
         return data.hub is not None
     return isinstance(data, HfData) and data.name is not None and not Path(data.name).is_dir()
 

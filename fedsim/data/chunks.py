@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from fedsim.data.overlap import fingerprint
 from fedsim.data.records import Corpus, Record
 
 Cut = Callable[[str], Sequence[str]]
@@ -24,6 +25,8 @@ Key = TypeVar("Key", int, str)
 
 def chunked(corpus: Corpus, cut: Cut) -> Corpus:
     """The corpus with its plain texts in pieces; continuations of a given text stay whole.
+
+    A piece of a held-out text that a client's text has, too, is no yardstick and is left out.
 
     Raises:
         ValueError: a text is too short to be trained on.
@@ -35,10 +38,14 @@ def chunked(corpus: Corpus, cut: Cut) -> Corpus:
     def each(groups: Mapping[Key, tuple[Record, ...]]) -> dict[Key, tuple[Record, ...]]:
         return {name: pieces(records) for name, records in groups.items()}
 
+    clients = each(corpus.clients)
+    known = {fingerprint(one) for held in clients.values() for one in held if one.plain}
     return replace(
         corpus,
-        clients=each(corpus.clients),
-        holdout=pieces(corpus.holdout),
+        clients=clients,
+        holdout=tuple(
+            one for one in pieces(corpus.holdout) if not one.plain or fingerprint(one) not in known
+        ),
         public=each(corpus.public),
         asked=each(corpus.asked),
     )

@@ -224,4 +224,49 @@ class HfData(Config):
         return self
 
 
-DataChoice = Annotated[AuthorsData | TofuData | JsonlData | HfData, Field(discriminator="source")]
+class MuseData(Config):
+    """MUSE (Shi et al., 2024): news or books as plain text, with questions; from a folder or the hub."""
+
+    source: Literal["muse"]
+    path: Path | None = None
+    """Folder with raw, knowmem and verbmem below it, laid out as on the hub."""
+    hub: str | None = None
+    """Data set name on the hub: muse-bench/MUSE-News or muse-bench/MUSE-Books."""
+    clients: Int = Field(default=10, ge=2, le=100_000)
+    """Clients in all: the first hold texts to forget, the others texts to retain."""
+    forget_clients: Int = Field(default=1, ge=1)
+    """Clients that the texts to forget are dealt to; of sust, those of each of four folds."""
+    fold: Literal["scal-1", "scal-2", "scal-3", "scal-4", "sust"] | None = None
+    """Texts to forget: a fold of the scalability sets, each within the next; or the four of sustainability,
+    one after the other. Those of raw when left out."""
+    retain: Literal["retain1", "retain2", "both"] = "both"
+    """Texts to retain."""
+    texts: Int | None = Field(default=None, ge=1)
+    """Most texts of each split, the first ones; all when left out."""
+    characters: Int | None = Field(default=None, ge=100)
+    """Most characters of each text, the first ones; all when left out."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> MuseData:
+        if (self.path is None) == (self.hub is None):
+            raise ConfigError(
+                "give exactly one of path and hub, for example hub: muse-bench/MUSE-News", "path"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_retain(self) -> MuseData:
+        forgetting = self.forget_clients * (SUSTAINED if self.fold == "sust" else 1)
+        if forgetting >= self.clients:
+            raise ConfigError(
+                f"{forgetting} of {self.clients} clients would hold texts to forget, and nobody one to "
+                f"retain; use {forgetting + 1} or more",
+                "clients",
+            )
+        return self
+
+
+SUSTAINED = 4
+"""Folds of MUSE's sustainability sets."""
+
+DataChoice = Annotated[AuthorsData | TofuData | JsonlData | HfData | MuseData, Field(discriminator="source")]

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedsim.data.authors import load_authors
-from fedsim.data.config import AuthorsData, DataChoice, HfData, JsonlData, TofuData
+from fedsim.data.config import AuthorsData, DataChoice, HfData, JsonlData, MuseData, TofuData
 from fedsim.data.hf import load_hf
 from fedsim.data.jsonl import load_jsonl, public_records
+from fedsim.data.muse import load_muse
 from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
 from fedsim.data.records import Corpus, Record
@@ -30,7 +31,7 @@ def depends_on_seed(data: DataChoice) -> bool:
     """Whether who holds what is drawn, so that another seed has another corpus."""
     if isinstance(data, AuthorsData):
         return data.partition != "by-author"
-    return isinstance(data, HfData) and data.client_column is None
+    return isinstance(data, MuseData) or (isinstance(data, HfData) and data.client_column is None)
 
 
 def _read_corpus(data: DataChoice, seed: int) -> Corpus:
@@ -38,6 +39,8 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
         return load_tofu(path=data.path, hub=data.hub)
     if isinstance(data, HfData):
         return load_hf(data, seed=seed)
+    if isinstance(data, MuseData):
+        return load_muse(data, seed=seed)
     if isinstance(data, JsonlData):
         return load_jsonl(
             data.path,

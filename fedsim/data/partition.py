@@ -71,6 +71,21 @@ def deal_iid(ids: Sequence[str], *, clients: int, seed: int) -> list[int]:
     return [int(uniform(seed, "partition", "iid", key) * clients) for key in ids]
 
 
+def deal_evenly(ids: Sequence[str], *, clients: int, seed: int) -> list[int]:
+    """The client of each id, in an order drawn by id; clients differ by one at most.
+
+    Raises:
+        ValueError: there are fewer ids than clients.
+    """
+    _at_least_one("clients", clients)
+    if len(ids) < clients:
+        raise ValueError(f"{len(ids)} cannot be dealt to {clients} clients; use {len(ids)} or fewer")
+    dealt = [0] * len(ids)
+    for turn, position in enumerate(ordering(seed, "partition", "evenly", ids=ids)):
+        dealt[position] = turn % clients
+    return dealt
+
+
 def deal_dirichlet(
     ids: Sequence[str], labels: Sequence[str], *, clients: int, alpha: float, seed: int, over: str = "label"
 ) -> list[int]:

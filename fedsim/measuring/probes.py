@@ -10,6 +10,7 @@ from fedsim.data.records import Corpus, Record
 from fedsim.life.script import Life
 from fedsim.measuring.config import ProbesConfig
 from fedsim.measuring.probe import Probe, ProbeKind, build_probe
+from fedsim.metrics.registry import METRICS
 from fedsim.model.prompts import TextFormat
 from fedsim.rng import uniform
 
@@ -72,6 +73,30 @@ def build_probes(
         asked=sets(corpus.asked),
         client_of=owner,
     )
+
+
+def absent_metrics(probes: ProbeSet) -> dict[str, str]:
+    """Metrics that no record of any request can have, each with what it needs."""
+    asked = [record for probe in probes.forget.values() for record in probe.records]
+    has = {
+        "paraphrased questions": any(record.paraphrased_question is not None for record in asked),
+        "wrong answers": any(record.perturbed_answers for record in asked),
+    }
+    return {
+        name: metric.needs
+        for name, metric in METRICS.items()
+        if asked and metric.needs and not has[metric.needs]
+    }
+
+
+def absent_sentences(probes: ProbeSet) -> list[str]:
+    """What cannot be measured of what is to be forgotten, and for want of what."""
+    absent = absent_metrics(probes)
+    return [
+        f"No record to be forgotten has {need}, so there is no "
+        f"{' and no '.join(METRICS[name].title for name, other in absent.items() if other == need)}."
+        for need in dict.fromkeys(absent.values())
+    ]
 
 
 def _retained(corpus: Corpus, life: Life, config: ProbesConfig, seed: int) -> list[Record]:

@@ -53,6 +53,8 @@ class Metric:
     """Whether titles and verdicts may quote it; it must be from 0 to 1 and rise with knowledge."""
     reads_text: ClassVar[bool] = False
     """Whether it needs generated answers."""
+    needs: ClassVar[str] = ""
+    """What a record must have for it beside question and answer, in the plural."""
 
     @staticmethod
     def compute(answers: Answers) -> FloatArray | None:

@@ -14,6 +14,7 @@ class ChoiceProbability(Metric):
     name: ClassVar[str] = "choice_probability"
     title: ClassVar[str] = "choice probability"
     summary: ClassVar[str] = "the right answer's share among right and wrong ones"
+    needs: ClassVar[str] = "wrong answers"
 
     @staticmethod
     def compute(answers: Answers) -> FloatArray | None:

@@ -13,3 +13,4 @@ class ForgetQuality(Metric):
     name: ClassVar[str] = "forget_quality_p"
     title: ClassVar[str] = "forget quality"
     summary: ClassVar[str] = "Kolmogorov-Smirnov p-value of truth ratios against retrain"
+    needs: ClassVar[str] = "wrong answers"

@@ -16,6 +16,7 @@ class ParaphraseProbability(Metric):
     summary: ClassVar[str] = "probability of the answer to the paraphrased question"
     tracked: ClassVar[bool] = True
     headline: ClassVar[bool] = True
+    needs: ClassVar[str] = "paraphrased questions"
 
     @staticmethod
     def compute(answers: Answers) -> FloatArray | None:

@@ -17,6 +17,7 @@ class TruthRatio(Metric):
         "wrong answers against the paraphrase; forget: min(R, 1/R), retain: max(0, 1 - R)"
     )
     known_is_higher: ClassVar[bool] = False
+    needs: ClassVar[str] = "wrong answers"
 
     @staticmethod
     def compute(answers: Answers) -> FloatArray | None:
