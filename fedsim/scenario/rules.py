@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from fedsim.config import Rule
 
-TAGS = ("source", "stage", "method", "audit", "name")
+TAGS = ("source", "stage", "method", "audit", "by", "name")
 """Keys that say which kind of thing a mapping is."""
 
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.authors import author_records
-from fedsim.data.partition import by_subject, dirichlet, iid
+from fedsim.data.partition import (
+    by_subject,
+    deal_dirichlet,
+    deal_evenly,
+    deal_iid,
+    deal_shards,
+    dirichlet,
+    iid,
+)
 
 RECORDS = [record for index in range(12) for record in author_records("author", index)]
 
@@ -80,3 +88,77 @@ def test_iid_is_even():
 def test_errors_name_the_rule(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+IDS = [f"t:{n}" for n in range(60)]
+LABELS = [f"l{n % 5}" for n in range(60)]
+
+
+def dealt_in_shards(seed=1, clients=5, shards=2, ids=IDS, labels=LABELS):
+    return deal_shards(ids, labels, clients=clients, shards_per_client=shards, seed=seed)
+
+
+def test_shards_of_two_labels_by_hand():
+    """Four rows of two labels in two shards: each client has one label whole."""
+    dealt = deal_shards(["a", "b", "c", "d"], ["x", "y", "x", "y"], clients=2, shards_per_client=1, seed=1)
+    assert dealt[0] == dealt[2] != dealt[1] == dealt[3]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 20), st.integers(30, 60))
+def test_shards_are_equal_and_hold_few_labels(clients, shards, seed, count):
+    dealt = dealt_in_shards(seed, clients, shards, IDS[:count], LABELS[:count])
+    sizes = np.bincount(dealt, minlength=clients)
+    assert sizes.sum() == count
+    assert sizes.max() - sizes.min() <= shards
+    # A shard of n rows touches at most as many labels as fit side by side in the sorted rows.
+    rows = -(-count // (clients * shards))
+    most = shards * (1 + -(-rows // (count // 5)))
+    for client in range(clients):
+        assert len({label for label, owner in zip(LABELS, dealt, strict=False) if owner == client}) <= most
+
+
+def test_shards_are_skewed_and_even_deals_are_not():
+    def labels_of_a_client(dealt):
+        return np.mean([len({x for x, who in zip(LABELS, dealt, strict=True) if who == c}) for c in range(5)])
+
+    assert labels_of_a_client(dealt_in_shards(shards=1)) < 2.5
+    assert labels_of_a_client(deal_evenly(IDS, clients=5, seed=1)) > 3.5  # the negative control
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda ids, labels, seed: deal_iid(ids, clients=4, seed=seed),
+        lambda ids, labels, seed: deal_evenly(ids, clients=4, seed=seed),
+        lambda ids, labels, seed: deal_dirichlet(ids, labels, clients=4, alpha=0.5, seed=seed),
+        lambda ids, labels, seed: deal_shards(ids, labels, clients=4, shards_per_client=2, seed=seed),
+    ],
+)
+def test_who_gets_what_depends_on_seed_and_ids_and_not_on_their_order(deal):
+    def owners(order, seed):
+        return dict(
+            zip(
+                [IDS[k] for k in order],
+                deal([IDS[k] for k in order], [LABELS[k] for k in order], seed),
+                strict=True,
+            )
+        )
+
+    there, back = range(60), range(59, -1, -1)
+    assert owners(there, 1) == owners(back, 1)
+    assert owners(there, 1) != owners(there, 2)
+
+
+@given(st.integers(1, 60), st.integers(0, 9))
+def test_an_even_deal_is_even(clients, seed):
+    sizes = np.bincount(deal_evenly(IDS, clients=clients, seed=seed), minlength=clients)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_too_few_are_not_dealt():
+    with pytest.raises(
+        ValueError, match="60 rows cannot be cut into 62 shards, 2 for each of 31 clients; use 30"
+    ):
+        dealt_in_shards(clients=31)
+    with pytest.raises(ValueError, match="60 cannot be dealt to 61 clients; use 60"):
+        deal_evenly(IDS, clients=61, seed=1)

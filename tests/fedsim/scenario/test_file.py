@@ -135,7 +135,14 @@ WRONG = {
     "privacy: [clip]": f"s.yaml:5: privacy[0]: found 'clip'; must be a mapping with the key stage; choices: {STAGES}",
     # data
     "data: {source: author}": "s.yaml:5: data: unknown source 'author'; did you mean 'authors'? choices: authors, "
-    "tofu, jsonl",
+    "tofu, jsonl, hf, muse",
+    "data: {source: hf, files: [a.json], clients: 2, partition: {by: iid, column: c}}": "s.yaml:5: "
+    "data.partition.column: unknown key 'column'; choices: by; dirichlet and shards take it",
+    "data: {source: hf, files: [a.json]}": "s.yaml:5: data.clients: say whose rows are whose: either client_column, or "
+    "clients, how many to deal them to",
+    "data: {source: hf, clients: 2}": "s.yaml:5: data.name: give one of name, of a data set on the hub, and files",
+    "data: {source: muse, path: a, clients: 4, fold: sust}": "s.yaml:5: data.clients: 4 of 4 clients would hold texts "
+    "to forget, and nobody one to retain; use 5 or more",
     "data: {source: jsonl}": "s.yaml:5: data.path: the key 'path' is required; it must be a path",
     "data: {source: tofu}": "s.yaml:5: data: give exactly one of path and hub, for example --set data.path=FOLDER "
     "or --set data.hub=locuslab/TOFU",
@@ -379,3 +386,22 @@ def test_paths_are_relative_to_the_scenarios_file(tmp_path: Path, monkeypatch: p
     assert over.data.path == Path("elsewhere.jsonl")
     assert anchored(over).data.path == tmp_path / "elsewhere.jsonl"
     assert anchored(over).model.base == "tiny-authors"
+
+
+def test_files_are_relative_to_the_scenario_and_splits_are_no_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "test").mkdir(parents=True)
+    (mine / "a.json").write_text("[]")
+    (mine / "s.yaml").write_text(
+        HEAD + "data: {source: hf, files: [a.json, b.json], clients: 2, holdout: test}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    scenario = load_scenario(Path("mine/s.yaml")).scenario
+    assert scenario.data.files == (mine / "a.json", Path("b.json"))
+    assert scenario.data.holdout == "test"
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "test").mkdir()
+    assert anchored(scenario).data.files == (mine / "a.json", tmp_path / "b.json")
+    assert anchored(scenario).data.holdout == "test"

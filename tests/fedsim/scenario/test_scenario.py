@@ -89,7 +89,7 @@ def test_rules_in_words_follow_types_and_bounds() -> None:
     assert rule("federation", "local", "max_grad_norm") == "a number above 0 or null"
     assert rule("federation", "local", "momentum") == "a number of at least 0 and below 1"
     assert rule("execution", "threads") == "a whole number from 1 to 256 or 'auto'"
-    assert rule("data") == "a mapping with the key source; choices: authors, tofu, jsonl"
+    assert rule("data") == "a mapping with the key source; choices: authors, tofu, jsonl, hf, muse"
     assert rule("timeline", 0, "forget", "fraction") == "a number above 0 and below 1"
 
 
@@ -145,6 +145,20 @@ data = st.sampled_from(
         {"source": "authors", "clients": 3, "partition": "dirichlet", "dirichlet_alpha": 0.1},
         {"source": "tofu", "path": "some/folder"},
         {"source": "jsonl", "path": "a b/c.jsonl", "holdout": "h.jsonl"},
+        {
+            "source": "hf",
+            "files": ["a.json", "b.csv"],
+            "clients": 3,
+            "partition": {"by": "shards", "column": "t"},
+        },
+        {
+            "source": "hf",
+            "name": "some/where",
+            "client_column": "who",
+            "format": "messages",
+            "holdout": "test",
+        },
+        {"source": "muse", "hub": "muse-bench/MUSE-News", "fold": "sust", "clients": 12},
     ]
 )
 
