@@ -92,11 +92,11 @@ def _shown(
         {
             "subject": subject,
             "record": record.record_id,
-            "question": record.question,
+            "question": record.question or tokenizer.decode(prompt, skip_special_tokens=True),
             "right": record.answer,
             "said": text.strip(),
         }
-        for (subject, record, _, _), text in zip(asked, said, strict=True)
+        for (subject, record, prompt, _), text in zip(asked, said, strict=True)
     ]
 
 
