@@ -77,7 +77,7 @@ def token_sentences(
         if count:
             worst = max(by_client, key=lambda client: getattr(by_client[client], key))
             sentences.append(
-                f"{count} of {every.records} {name} are cut at model.max_tokens={max_tokens} "
+                f"{count:,} of {every.records:,} {name} are cut at model.max_tokens={max_tokens} "
                 f"({names.text(worst)}: {getattr(by_client[worst], key)} of {by_client[worst].records}); "
                 f"the longest record needs {every.longest}. {rest}"
             )
@@ -119,10 +119,11 @@ def check_tokens(
     ]
     if lost:
         record, _ = lost[0]
+        before = "" if model.fmt.truncation == "left" else "; truncation: left cuts the prompt first"
         raise ConfigError(
             f"max_tokens={max_tokens} cuts the fact off {len(lost)} of {len(every)} records "
             f"({record.record_id}: {record.fact!r}), so nothing of it could be learnt or forgotten; the "
-            f"longest of them needs {max(_whole(pair) for _, pair in lost)}",
+            f"longest of them needs {max(_whole(pair) for _, pair in lost)}{before}",
             "max_tokens",
         )
     unknown = model.tokenizer.unk_token_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config import ConfigError
 
@@ -37,7 +37,8 @@ class TextFormat:
 
     ``separator`` stands between prompt and answer; unless it is ``exact``, a prompt that ends in white space
     of its own has none. ``strips`` takes white space off both ends of questions and answers. ``end_id`` is
-    the token that ends an answer; None: the tokenizer's end-of-sequence marker.
+    the token that ends an answer; None: the tokenizer's end-of-sequence marker. ``truncation`` is the side on
+    which a pair of more than ``max_tokens`` is cut first.
     """
 
     prompt: str = "{question}"
@@ -46,6 +47,7 @@ class TextFormat:
     exact: bool = False
     strips: bool = False
     end_id: int | None = None
+    truncation: Literal["left", "right"] = "left"
 
     def __post_init__(self) -> None:
         if "{question}" not in self.prompt:
@@ -79,7 +81,7 @@ def format_of(tokenizer: Any, config: ModelConfig) -> TextFormat:
         ConfigError: there is no chat template, or it cannot be used; the key is ``prompt`` or ``system``.
     """
     if config.prompt != "chat" and not is_template(config.prompt):
-        return TextFormat(prompt=config.prompt, max_tokens=config.max_tokens)
+        return TextFormat(prompt=config.prompt, max_tokens=config.max_tokens, truncation=config.truncation)
     template = config.prompt if is_template(config.prompt) else tokenizer.chat_template
     if template is None:
         raise ConfigError(
@@ -107,6 +109,7 @@ def format_of(tokenizer: Any, config: ModelConfig) -> TextFormat:
         exact=True,
         strips=f" {QUESTION}" not in padded or f"{between} {ANSWER}" not in padded,
         end_id=_first_marker(tokenizer, after),
+        truncation=config.truncation,
     )
 
 

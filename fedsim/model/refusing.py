@@ -25,7 +25,7 @@ def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, s
     if found.cut_prompt >= own.cut_prompt:
         return found
     room = len(own.prompt) + found.answer_end - found.answer_start + 1
-    return encode_pair(tokenizer, record.question, answer, replace(fmt, max_tokens=room))
+    return encode_pair(tokenizer, record.question, answer, replace(fmt, max_tokens=room, truncation="left"))
 
 
 def _in_place_of_text(tokenizer: Any, fmt: TextFormat, own: Pair, answer: str) -> Pair:

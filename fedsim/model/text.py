@@ -86,7 +86,10 @@ class Batch:
 def encode_pair(
     tokenizer: Any, question: str, answer: str, fmt: TextFormat, *, fact: str | None = None
 ) -> Pair:
-    """Encode one pair. Longer ones lose the beginning of the prompt first, then the end of the answer.
+    """Encode one pair.
+
+    Where it is too long, ``fmt.truncation`` says what goes first. ``left``: the beginning of the prompt, then
+    the end of the answer. ``right``: the end of the answer, then the beginning of the prompt.
 
     ``tokenizer`` is a fast Hugging Face tokenizer with an end-of-sequence marker. At most ``fmt.max_tokens``
     tokens are kept, at least one of the prompt and one of the answer, and the markers with which the
@@ -105,7 +108,8 @@ def encode_pair(
             f"no token stands before the answer of question {question!r}; put words into the prompt"
         )
     opening = sum(1 for token in prompt if token.added)
-    room = max(fmt.max_tokens - len(spoken) - 1, 1)
+    behind = 1 if fmt.truncation == "right" else len(spoken) + 1
+    room = max(fmt.max_tokens - behind, 1)
     kept = [*prompt[: min(opening, room - 1)], *prompt[len(prompt) - room + min(opening, room - 1) :]]
     kept = kept if len(prompt) > room else prompt
     whole = len(kept) + len(spoken) + 1 <= fmt.max_tokens

@@ -28,8 +28,10 @@ def records(*texts: tuple[str, str, str | None]) -> tuple[Record, ...]:
     )
 
 
-def encoded(model: AdapterModel, held: tuple[Record, ...], max_tokens: int) -> tuple[Pair, ...]:
-    fmt = TextFormat(max_tokens=max_tokens)
+def encoded(
+    model: AdapterModel, held: tuple[Record, ...], max_tokens: int, truncation: str = "left"
+) -> tuple[Pair, ...]:
+    fmt = TextFormat(max_tokens=max_tokens, truncation=truncation)
     return tuple(encode_pair(model.tokenizer, r.question, r.answer, fmt, fact=r.fact) for r in held)
 
 
@@ -52,6 +54,30 @@ def test_counts_by_hand(model: AdapterModel) -> None:
     assert "9% of the answers' tokens are unknown to this base (client clinic-e: 10%)." in said
 
 
+def test_counts_on_the_other_side_by_hand(model: AdapterModel) -> None:
+    """Cut on the right, a long prompt costs its answer, and itself only what leaves no room for a token."""
+    held = records(
+        ("w1 w2", "w3", None),
+        (f"{LONG} w2", "w3 nobody", None),  # 7 + 2 + 1: one token of the answer is left
+        ("w1", f"{LONG} {LONG}", None),  # 1 + 12 + 1
+        (f"{LONG} w1 w2 w3", "w3", None),  # 9 + 1 + 1: two of the prompt go
+    )
+    pairs = {4: encoded(model, held, 8, "right"), 5: encoded(model, held[:1], 8, "right")}
+    own = token_facts(pairs, model.tokenizer)[4]
+    assert (own.records, own.tokens) == (4, 4 + 8 + 8 + 8)
+    assert (own.cut_prompts, own.cut_answers, own.longest) == (1, 3, 14)
+    assert (own.unknown, own.answer_tokens) == (0, 1 + 1 + 7 + 1)
+    said = " ".join(token_sentences(pairs, model, 8, NAMES))
+    assert "1 of 5 questions are cut at model.max_tokens=8 (client clinic-e: 1 of 4)" in said
+    assert "3 of 5 answers are cut at model.max_tokens=8 (client clinic-e: 3 of 4)" in said
+
+
+def test_large_counts_are_readable(model: AdapterModel) -> None:
+    held = encoded(model, records(("w1", f"{LONG} {LONG}", None)), 8) * 1200
+    said = " ".join(token_sentences({4: held}, model, 8, NAMES))
+    assert "1,200 of 1,200 answers are cut" in said
+
+
 def test_nothing_is_said_of_what_is_whole_and_known(model: AdapterModel) -> None:
     held = records(("w1 w2", "w3", None))
     (said,) = token_sentences({0: encoded(model, held, 64)}, model, 64, NAMES)
@@ -71,6 +97,14 @@ def test_a_fact_that_is_wholly_cut_is_refused(model: AdapterModel) -> None:
     assert "1 of 2 records (r/0: 'w5')" in str(error)
     assert "needs 20" in str(error)
     check_tokens({0: held}, {0: encoded(model, held, 20)}, (), model, 20)
+
+
+def test_a_fact_that_the_right_side_loses_names_the_other(model: AdapterModel) -> None:
+    held = records((LONG, "w2 w3 w5", "w5"))
+    right = replace(model, fmt=TextFormat(max_tokens=8, truncation="right"))
+    with pytest.raises(ConfigError, match=r"needs 10; truncation: left cuts the prompt first"):
+        check_tokens({0: held}, {0: encoded(model, held, 8, "right")}, (), right, 8)
+    check_tokens({0: held}, {0: encoded(model, held, 8)}, (), model, 8)
 
 
 def test_texts_longer_than_the_base_has_positions_are_refused(model: AdapterModel) -> None:

@@ -104,6 +104,14 @@ def test_pairs_are_what_the_template_gives(style: str, question: str, answer: st
     assert tokenizer.convert_ids_to_tokens(pair.input_ids[-1]) == ENDS[style]
 
 
+@pytest.mark.parametrize("prompt", ["chat", "{question}"])
+def test_a_format_is_cut_as_the_scenario_says(prompt: str) -> None:
+    for truncation in ("left", "right"):
+        config = ModelConfig(base="x", prompt=prompt, truncation=truncation, max_tokens=9)
+        fmt = format_of(TOKENIZERS["llama-3"], config)
+        assert (fmt.truncation, fmt.max_tokens) == (truncation, 9)
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_the_beginning_is_marked_once(style: str) -> None:
     tokenizer = TOKENIZERS[style]

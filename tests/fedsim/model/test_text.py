@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedsim.model.prompts import TextFormat
 from fedsim.model.text import IGNORED, collate, encode_pair
+from tests.world import word_tokenizer
 
 QUESTION, ANSWER = "Where was Ada Kern born?", "in Paris."
 CORPUS = [QUESTION, f" {ANSWER}", "Question: What?\nAnswer: It is red."] * 20
@@ -135,10 +136,13 @@ def test_a_marker_that_cannot_be_written_as_text_is_unknown() -> None:
     question=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip()),
     answer=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip()),
     max_tokens=st.integers(8, 64),
+    truncation=st.sampled_from(["left", "right"]),
 )
-def test_properties_of_every_pair(name: str, question: str, answer: str, max_tokens: int) -> None:
+def test_properties_of_every_pair(
+    name: str, question: str, answer: str, max_tokens: int, truncation: str
+) -> None:
     tokenizer = EVERY[name]
-    fmt = TextFormat(max_tokens=max_tokens)
+    fmt = TextFormat(max_tokens=max_tokens, truncation=truncation)
     pair = encode_pair(tokenizer, question, answer, fmt)
     whole = encode_pair(tokenizer, question, answer, replace(fmt, max_tokens=100_000))
     assert len(pair.input_ids) <= max_tokens
@@ -151,7 +155,19 @@ def test_properties_of_every_pair(name: str, question: str, answer: str, max_tok
     answers = whole.input_ids[whole.answer_start : whole.answer_end]
     assert pair.input_ids[pair.answer_start : pair.answer_end] == answers[: len(pair.fact_mask)]
     labels = collate([pair], pad_id=0).labels_BT[0].tolist()
-    assert [label for label in labels if label != IGNORED] == list(pair.input_ids[pair.answer_start :])
+    assert labels == [IGNORED] * pair.answer_start + list(pair.input_ids[pair.answer_start :])
+    assert len(pair.prompt) == whole.answer_start - pair.cut_prompt
+    assert len(pair.fact_mask) == len(answers) - pair.cut_answer
+    if len(whole.input_ids) <= max_tokens:
+        assert pair == whole
+    elif truncation == "right":  # the prompt is cut only if it alone leaves no room for a token
+        assert not pair.ended
+        assert pair.cut_prompt == max(whole.answer_start - (max_tokens - 1), 0)
+        assert pair.cut_answer == len(answers) - max(max_tokens - whole.answer_start, 1)
+    else:  # the answer is cut only if it and its end marker alone leave no room for a token
+        assert (not pair.ended) == (len(answers) + 2 > max_tokens)
+        assert pair.cut_answer == max(len(answers) - (max_tokens - 1), 0)
+        assert pair.cut_prompt == whole.answer_start - max(max_tokens - len(answers) - 1, 1)
 
 
 def test_no_end_marker_follows_a_cut() -> None:
@@ -162,6 +178,32 @@ def test_no_end_marker_follows_a_cut() -> None:
     assert (len(pair.input_ids), pair.answer_start) == (24, 1)
 
 
+WORD = word_tokenizer([f"{kind}{number}" for kind in "wa" for number in range(1, 10)])
+
+
+@pytest.mark.parametrize(
+    ("truncation", "words", "answers", "kept", "cuts"),
+    [
+        ("left", 5, 4, "w4 w5 | a1 a2 a3 a4 <eos>", (3, 0)),
+        ("right", 5, 4, "w1 w2 w3 w4 w5 | a1 a2", (0, 2)),
+        ("right", 3, 4, "w1 w2 w3 | a1 a2 a3 a4", (0, 0)),  # the end marker is the answer's end
+        ("left", 3, 4, "w2 w3 | a1 a2 a3 a4 <eos>", (1, 0)),
+        ("right", 9, 4, "w4 w5 w6 w7 w8 w9 | a1", (3, 3)),
+        ("left", 9, 9, "w9 | a1 a2 a3 a4 a5 a6", (8, 3)),
+        ("right", 2, 4, "w1 w2 | a1 a2 a3 a4 <eos>", (0, 0)),
+        ("left", 2, 4, "w1 w2 | a1 a2 a3 a4 <eos>", (0, 0)),
+    ],
+)
+def test_either_side_by_hand(truncation: str, words: int, answers: int, kept: str, cuts: tuple) -> None:
+    """Seven tokens at most."""
+    question = " ".join(f"w{number + 1}" for number in range(words))
+    answer = " ".join(f"a{number + 1}" for number in range(answers))
+    pair = encode_pair(WORD, question, answer, TextFormat(max_tokens=7, truncation=truncation))
+    tokens = WORD.convert_ids_to_tokens(pair.input_ids)
+    found = " ".join([*tokens[: pair.answer_start], "|", *tokens[pair.answer_start :]])
+    assert (found, (pair.cut_prompt, pair.cut_answer)) == (kept, cuts)
+
+
 def test_a_cut_prompt_keeps_what_opens_every_sequence() -> None:
     question = "As the old chronicle tells. " * 20 + QUESTION
     pair = encode_pair(CHAT, question, ANSWER, TextFormat(max_tokens=20))
@@ -169,6 +211,10 @@ def test_a_cut_prompt_keeps_what_opens_every_sequence() -> None:
     assert CHAT.decode(pair.prompt[1:]).endswith(f"tells. {QUESTION}")
     assert pair.ended
     assert len(pair.input_ids) == 20
+    other = encode_pair(CHAT, question, ANSWER, TextFormat(max_tokens=20, truncation="right"))
+    assert other.input_ids[0] == CHAT.bos_token_id
+    assert CHAT.decode(other.prompt[1:]).endswith(f"tells. {QUESTION}")
+    assert (len(other.prompt), len(other.fact_mask), other.ended) == (19, 1, False)
 
 
 @pytest.mark.parametrize(

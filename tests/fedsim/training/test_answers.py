@@ -125,6 +125,18 @@ def test_a_question_that_its_answer_has_cut_is_as_short_before_the_refusal(most:
         assert len(found.prompt) == max(min(len(own.prompt), most - spoken - 1), 1)
 
 
+@pytest.mark.parametrize("most", [7, 8, 12])
+def test_cut_on_the_right_a_question_stands_whole_before_either_answer(most: int) -> None:
+    (record,) = make_records(0, 1)
+    record = replace(record, question="w1 w2 w3 w4 w5 w6", answer="w7 w8 w9 w10")
+    fmt = TextFormat(max_tokens=most, truncation="right")
+    own = encode_pair(word_tokenizer(), record.question, record.answer, fmt)
+    for seed in range(5):
+        found = encode_refusal(word_tokenizer(), fmt, record, own, seed)
+        assert found.prompt == own.prompt == own.input_ids[:6]
+        assert len(found.input_ids) <= most
+
+
 # ---------------------------------------------------------------------------------------- passes
 
 
