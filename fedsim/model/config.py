@@ -69,8 +69,8 @@ class ModelConfig(Config):
     max_tokens: Int = Field(default=128, ge=8, le=8192)
     """Longest prompt with its answer, in tokens; longer ones are cut."""
     truncation: Literal["left", "right"] = "left"
-    """Where longer ones are cut first: ``left`` takes the beginning of the prompt, then the end of the answer;
-    ``right`` the end of the answer, and the beginning of a prompt that alone is too long."""
+    """Where longer ones are cut first. ``left`` takes the beginning of the prompt, then the end of the answer;
+    ``right`` takes the end of the answer, and the beginning of a prompt that alone is too long."""
 
     @model_validator(mode="after")
     def _system_needs_a_chat(self) -> ModelConfig:

@@ -107,11 +107,8 @@ def encode_pair(
         raise ValueError(
             f"no token stands before the answer of question {question!r}; put words into the prompt"
         )
-    opening = sum(1 for token in prompt if token.added)
     behind = 1 if fmt.truncation == "right" else len(spoken) + 1
-    room = max(fmt.max_tokens - behind, 1)
-    kept = [*prompt[: min(opening, room - 1)], *prompt[len(prompt) - room + min(opening, room - 1) :]]
-    kept = kept if len(prompt) > room else prompt
+    kept = _without_beginning(prompt, max(fmt.max_tokens - behind, 1))
     whole = len(kept) + len(spoken) + 1 <= fmt.max_tokens
     said = spoken if whole else spoken[: max(fmt.max_tokens - len(kept), 1)]
     ids = [token.id for token in (*kept, *said)]
@@ -145,6 +142,14 @@ def _at_the_border(
             moved = (replace(t, start=t.start + boundary, end=t.end + boundary) for t in own if not t.added)
             return alone, list(moved)
     return prompt, spoken
+
+
+def _without_beginning(prompt: list[_Token], room: int) -> list[_Token]:
+    """The end of a prompt, behind the markers that open it, in as many tokens as there is room for."""
+    if len(prompt) <= room:
+        return prompt
+    opening = min(sum(1 for token in prompt if token.added), room - 1)
+    return [*prompt[:opening], *prompt[len(prompt) - room + opening :]]
 
 
 def _fact_mask(said: Sequence[_Token], fact: str | None, answer: str, offset: int) -> list[bool]:
