@@ -112,7 +112,8 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
     with blamed_on(source, "data"):
         corpus = load_corpus(scenario.data, seed=seed)
     with blamed_on(source, "model"):
-        models = simulation.replicas(scenario.model)
+        public = [record for held in corpus.public.values() for record in held]
+        models = simulation.replicas(scenario.model, public)
     model, fmt = models[0], models[0].fmt
     with blamed_on(source, "data"):
         corpus = chunked(corpus, partial(cut_text, model.tokenizer, fmt=fmt))

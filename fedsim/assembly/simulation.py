@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from fedsim.data.records import Record
 from fedsim.federation.client import make_client_app, train_together
 from fedsim.federation.grid import InProcessGrid, RosterGrid
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import ModelConfig
 from fedsim.model.loading import load_model
+from fedsim.model.lora_starts import needs_records
 from fedsim.scenario.file import LoadedScenario
 from fedsim.training.cohorts import UNLIMITED, CohortLimit
 from fedsim.training.tuning import cohort_limit
@@ -41,12 +45,16 @@ class CheckedScenario:
     private: bool = False
     models: dict[tuple[str, str], AdapterModel] = field(default_factory=dict, repr=False)
 
-    def replicas(self, config: ModelConfig) -> list[AdapterModel]:
-        """The model of a configuration on each device, loaded once; lives that share it run in turn."""
-        keys = [(config.model_dump_json(), device) for device in self.devices]
+    def replicas(self, config: ModelConfig, public: Sequence[Record] = ()) -> list[AdapterModel]:
+        """The model of a configuration on each device, loaded once; lives that share it run in turn.
+
+        ``public`` are records that its adapter may start from.
+        """
+        used = public if config.lora is not None and needs_records(config.lora.init) else ()
+        keys = [(f"{config.model_dump_json()}{_mark(used)}", device) for device in self.devices]
         for key in keys:
             if key not in self.models:
-                self.models[key] = load_model(config, device=key[1])
+                self.models[key] = load_model(config, device=key[1], public=used)
         return [self.models[key] for key in keys]
 
     def limit(self, variant: str, model: AdapterModel) -> CohortLimit:
@@ -57,3 +65,9 @@ class CheckedScenario:
         if wanted == "auto":
             return cohort_limit(model, device=self.devices[0])
         return CohortLimit(clients=wanted, tokens=UNLIMITED)
+
+
+def _mark(records: Sequence[Record]) -> str:
+    """What tells the texts of records from others."""
+    text = json.dumps([(record.question, record.answer) for record in records])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 The trained parameters (LoRA factors, or all parameters when ``lora`` is null) are the *adapter*: the
 only thing that travels. They cross the boundary as fp32 NumPy arrays under their PEFT names. The base
-is loaded once and never changes. LoRA: Hu et al., 2021, arXiv:2106.09685.
+is loaded once and never changes after that. LoRA: Hu et al., 2021, arXiv:2106.09685.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from peft.tuners.lora import LoraLayer
 from fedsim.model.abilities import hides_left_padding, merging_changes_nothing
 from fedsim.model.packing import longest_packable
 from fedsim.model.prompts import TextFormat
+from fedsim.model.starting import Start, draw
 from fedsim.model.vectors import Arrays
 from fedsim.rng import torch_stream
 
@@ -41,13 +42,23 @@ def _owns_trained(module: torch.nn.Module) -> bool:
     return any(own.requires_grad for own in module.parameters(recurse=False))
 
 
+@torch.no_grad()
+def _put(parameters: Mapping[str, torch.nn.Parameter], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Set the parameters that ``arrays`` name; ValueError when a shape differs."""
+    for name, array in arrays.items():
+        value, parameter = np.asarray(array), parameters[name]
+        if value.shape != tuple(parameter.shape):
+            raise ValueError(f"array {name} has shape {value.shape}, expected {tuple(parameter.shape)}")
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterModel:
     """A causal LM whose trainable parameters are set from arrays and read back.
 
     ``names`` fixes the parameter order that vectors use. ``tokenizer`` belongs to the base, and ``fmt`` says
     how it is asked. ``start`` holds
-    the trained parameters as they were loaded; what PEFT draws at random in them is drawn anew for each life.
+    the trained parameters as they were loaded; ``init`` says which factors are drawn anew for each life.
     """
 
     module: torch.nn.Module
@@ -57,20 +68,25 @@ class AdapterModel:
     base_name: str
     start: Arrays
     fmt: TextFormat = field(default_factory=TextFormat)
+    init: Start = field(default_factory=Start)
 
     def fresh(self, seed: int) -> Arrays:
         """Put fresh adapter weights in place, keyed by ``seed``, and give the trained ones.
 
         Untrained factors (A under ``lora.train: B``) are part of it, so a life begins with this, also when
         it goes on from a checkpoint. Weights are drawn on the CPU, so that they do not depend on the device.
+        A start that was taken from the base is put in place as it is.
         """
         self.load(self.start)
+        if self.init.factors is not None:
+            _put(dict(self.module.named_parameters()), self.init.factors)
+            return self.arrays()
         with isolated_torch_rng(torch_stream(seed, "adapter-init")):
             for layer in self._lora_layers():
                 factors = [getattr(layer, name) for name in layer.adapter_layer_names]
                 for factor in factors:
                     factor.to("cpu")
-                layer.reset_lora_parameters("default", init_lora_weights=True)
+                draw(layer, self.init.init)
                 for factor in factors:
                     factor.to(self.device)
         return self.arrays()
@@ -127,18 +143,13 @@ class AdapterModel:
             for name, parameter in self.parameters().items()
         }
 
-    @torch.no_grad()
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Set the adapter; ValueError when names or shapes differ."""
         parameters = self.parameters()
         if set(arrays) != set(parameters):
             odd = sorted(set(arrays) ^ set(parameters))[:3]
             raise ValueError(f"adapter arrays must be exactly the trained parameters; differing: {odd}")
-        for name, parameter in parameters.items():
-            value = np.asarray(arrays[name])
-            if value.shape != tuple(parameter.shape):
-                raise ValueError(f"array {name} has shape {value.shape}, expected {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        _put(parameters, arrays)
 
     @cached_property
     def packs_up_to(self) -> int:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fedsim.config import Config, ConfigError, Float, Int
 from fedsim.model.lora_options import check_option
+from fedsim.model.lora_starts import check_start, known_start
 from fedsim.model.prompts import is_template
 
 
@@ -24,6 +25,10 @@ class LoraConfig(Config):
     """Layers to adapt: names, a regular expression, or ``all-linear``."""
     train: Literal["AB", "B"] = "AB"
     """Which factors clients train; with ``B`` the average of the factors is the average of the deltas."""
+    init: Annotated[str, AfterValidator(known_start)] = "default"
+    """How the factors start. ``default``, ``gaussian`` and ``orthogonal``: drawn for every seed. ``pissa``,
+    ``pissa_niter_N`` (fast), ``olora``: parts of the base, which gives them up. ``eva``, ``corda``,
+    ``corda_kpm``: from what it makes of the data's public records."""
     peft: dict[str, Any] = Field(default_factory=dict)
     """Other options of PEFT's LoraConfig, passed on as they are; listed in `fedsim.model.lora_options`."""
 
@@ -31,6 +36,7 @@ class LoraConfig(Config):
     def _options_work(self) -> LoraConfig:
         for name, value in self.peft.items():
             check_option(name, value)
+        check_start(self.init, self.r, self.peft)
         return self
 
 
@@ -69,7 +75,7 @@ class ModelConfig(Config):
     max_tokens: Int = Field(default=128, ge=8, le=8192)
     """Longest prompt with its answer, in tokens; longer ones are cut."""
     truncation: Literal["left", "right"] = "left"
-    """Where longer ones are cut first. ``left`` takes the beginning of the prompt, then the end of the answer;
+    """Where longer ones are cut. ``left`` takes the beginning of the prompt, then the end of an answer;
     ``right`` takes the end of the answer, and the beginning of a prompt that alone is too long."""
 
     @model_validator(mode="after")

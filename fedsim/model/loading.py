@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import transformers
 from transformers.pytorch_utils import Conv1D
 
 from fedsim.config import ConfigError
+from fedsim.data.records import Record
 from fedsim.model.abilities import reads_ahead
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
 from fedsim.model.arithmetic import resolved
 from fedsim.model.assets import ASSETS
 from fedsim.model.config import LoraConfig, ModelConfig
+from fedsim.model.decompositions import lesson, start_of
 from fedsim.model.lora_options import check_matches, check_patterns, patterns_of
-from fedsim.model.prompts import format_of
+from fedsim.model.prompts import TextFormat, format_of
+from fedsim.model.starting import Start
 from fedsim.rng import torch_stream
 
 
@@ -35,36 +39,24 @@ def resolve_base(base: str) -> str:
     return str(embedded) if embedded.is_dir() else base
 
 
-def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
+def load_model(config: ModelConfig, *, device: str = "cpu", public: Sequence[Record] = ()) -> AdapterModel:
     """Load the base named by ``config`` and put an adapter on it; ``AdapterModel.fresh`` draws its weights.
+
+    ``public`` are records that the base knows, for adapters that start from what it makes of them.
 
     Raises:
         ModelError: the base cannot be loaded, or no layer fits ``target_modules``.
     """
-    source = resolve_base(config.base)
-    kind = getattr(torch, resolved(config.dtype, device))
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=config.revision, trust_remote_code=False
-        )
-        base = transformers.AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=kind, trust_remote_code=False
-        )
-    except Exception as error:
-        embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
-        raise ModelError(
-            f"base={config.base!r} {_why_not_loaded(source, error)}; give an embedded model ({embedded}), "
-            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
-            "base",
-        ) from error
+    tokenizer, base = _loaded(config, getattr(torch, resolved(config.dtype, device)))
     _check_tokenizer(tokenizer, base, config)
     fmt = format_of(tokenizer, config)
     base.requires_grad_(False)
     with isolated_torch_rng(torch_stream(0, "adapter-layout")):
         module = base if config.lora is None else _with_lora(base, config.lora)
+    module.eval()
+    init = Start() if config.lora is None else _started(module, config.lora, tokenizer, fmt, public)
     names = _choose_trained(module, config.lora)
     module.to(device)
-    module.eval()
     if reads_ahead(module):
         raise ModelError(
             f"base={config.base!r} is no causal language model: its logits depend on later tokens, "
@@ -80,7 +72,42 @@ def load_model(config: ModelConfig, *, device: str = "cpu") -> AdapterModel:
         base_name=config.base,
         start={name: parameters[name].detach().float().cpu().numpy().copy() for name in names},
         fmt=fmt,
+        init=init,
     )
+
+
+def _loaded(config: ModelConfig, kind: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the base that a configuration names, its weights of a type."""
+    source = resolve_base(config.base)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False
+        )
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            source, revision=config.revision, dtype=kind, trust_remote_code=False
+        )
+    except Exception as error:
+        embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
+        raise ModelError(
+            f"base={config.base!r} {_why_not_loaded(source, error)}; give an embedded model ({embedded}), "
+            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
+            "base",
+        ) from error
+    return tokenizer, base
+
+
+def _started(
+    module: torch.nn.Module, lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[Record]
+) -> Start:
+    """What the factors start with, in place."""
+    try:
+        return start_of(module, lora, lesson(lora, tokenizer, fmt, public))
+    except ConfigError as error:
+        raise ModelError(str(error), "lora", *error.key) from None
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ModelError(
+            f"init={lora.init} fails on this base ({first_line(error)}); use another start", "lora", "init"
+        ) from error
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:

@@ -56,7 +56,7 @@ PASSED_ON: Mapping[str, tuple[Any, str]] = {
 
 _OWN = "is said by another key; write {}"
 _SET = "is set by fedsim; remove the key"
-_START = "is not supported: adapters start from PEFT's default (A random, B zero), drawn anew for every seed"
+_START = "is not supported: it starts from {}; lora.init has the starts there are"
 _QUANTISED = "needs layers of a quantised or Megatron base, which no scenario can name"
 _DRAWS = "draws at random, or rewrites the base, outside a run's keyed streams"
 _OBJECT = "needs an object of PEFT, which YAML cannot give"
@@ -73,11 +73,11 @@ REFUSED = {
     "base_model_name_or_path": _SET,
     "revision": "is model.revision; write it there",
     "inference_mode": "is set by fedsim: an adapter in inference mode has nothing to train; remove the key",
-    "init_lora_weights": _START,
-    "loftq_config": _START,
-    "eva_config": _START,
-    "corda_config": _START,
-    "lora_ga_config": _START,
+    "init_lora_weights": _OWN.format("lora.init"),
+    "loftq_config": _START.format("a quantised base, which no scenario can name"),
+    "eva_config": _OWN.format("lora.init: eva"),
+    "corda_config": _OWN.format("lora.init: corda or corda_kpm"),
+    "lora_ga_config": _START.format("gradients of what is to be learnt, which no client has shown yet"),
     "megatron_config": _QUANTISED,
     "megatron_core": _QUANTISED,
     "use_qalora": _QUANTISED,

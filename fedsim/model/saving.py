@@ -15,6 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.loading import ModelError, first_line, resolve_base
+from fedsim.model.starting import (
+    for_the_base_as_it_was,
+    for_the_changed_base,
+    settings_for_the_base_as_it_was,
+)
 from fedsim.model.vectors import Arrays
 from fedsim.storage.whole import whole_directory
 
@@ -25,8 +30,9 @@ FULL = "model.safetensors"
 def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
     """Write the adapter as a PEFT directory, or as a model directory when all parameters are trained.
 
-    ``AutoPeftModelForCausalLM``, or ``AutoModelForCausalLM``, loads it from anywhere. Edge cases: with
-    ``lora.train: B`` the untrained A factors are written too, so that PEFT can load it.
+    ``AutoPeftModelForCausalLM``, or ``AutoModelForCausalLM``, loads it from anywhere, onto the base as it is
+    published (``fedsim.model.starting``). Edge cases: with ``lora.train: B`` the untrained A factors are
+    written too, so that PEFT can load it.
     """
     with whole_directory(directory) as temporary:
         if isinstance(model.module, peft.PeftModel):
@@ -34,6 +40,9 @@ def save_adapter(model: AdapterModel, arrays: Arrays, directory: Path) -> None:
             state = peft.get_peft_model_state_dict(model.module, save_embedding_layers=False)
             tensors = {name: value.detach().float().cpu().numpy().copy() for name, value in state.items()}
             settings = model.module.peft_config["default"].to_dict()
+            if model.init.off_base:
+                tensors = for_the_base_as_it_was(tensors, model.init.factors or {})
+                settings = settings_for_the_base_as_it_was(settings)
             settings["base_model_name_or_path"] = _found_from_anywhere(model.base_name)
             text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
             (temporary / "adapter_config.json").write_text(text + "\n")
@@ -55,6 +64,8 @@ def load_adapter(model: AdapterModel, directory: Path) -> Arrays:
             model.load(load_file(directory / FULL))
             return model.arrays()
         arrays = load_file(directory / "adapter_model.safetensors")
+        if model.init.off_base:
+            arrays = for_the_changed_base(arrays, model.init.factors or {})
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
         found: Any = peft.set_peft_model_state_dict(model.module, state)
     except (ValueError, RuntimeError) as error:
