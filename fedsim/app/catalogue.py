@@ -18,6 +18,7 @@ from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import absent_sentences
 from fedsim.metrics.registry import METRICS
 from fedsim.model.arithmetic import resolved, slow_sentence
+from fedsim.model.starting import rounding_sentence
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.scenario.variants import Variant
 from fedsim.unlearning.registry import METHODS
@@ -51,6 +52,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
         if lost:
             said = f"{lost} wrong answers are the right one once cut at model.max_tokens={longest}; left out."
             lines.extend(_filled("tokens", [said]))
+        rounding = rounding_sentence(context.model.init, dtype)
+        lines.extend(_filled("model", [rounding] if rounding else []))
         lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
         slow = slow_sentence(resolved(dtype, context.model.device), context.model.device)
         lines.extend(_filled("effort", [slow] if slow else []))

@@ -148,8 +148,13 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
 
 
 def make_runtime(simulation: CheckedScenario, variant: Variant, seed: int) -> ClientRuntime:
-    """What the clients of one variant and seed share, for a process that only plays clients."""
-    return _load_parts(simulation, variant, seed).runtime
+    """What the clients of one variant and seed share, for a process that only plays clients.
+
+    The server sends what is trained; the rest of an adapter is put in place as the server has it.
+    """
+    parts = _load_parts(simulation, variant, seed)
+    parts.model.fresh(seed)
+    return parts.runtime
 
 
 def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> LifeContext:

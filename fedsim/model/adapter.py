@@ -116,6 +116,7 @@ class AdapterModel:
             if not parameter.requires_grad:
                 found.update(name.encode())
                 found.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        found.update(b"" if self.init.init == "default" else self.init.init.encode())
         for name, array in self.start.items():
             found.update(name.encode() + array.tobytes())
         return found.hexdigest()

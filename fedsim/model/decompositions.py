@@ -54,15 +54,17 @@ def start_of(module: torch.nn.Module, lora: LoraConfig, pairs: Sequence[Pair]) -
         return Start(init=lora.init)
     with torch.no_grad(), one_thread():
         moments = _moments(module, layers, pairs, lora.init) if needs_records(lora.init) else {}
+        rounded = []
         for name, layer in layers.items():
             with isolated_torch_rng(torch_stream(0, "adapter-start", name)):
-                _put(layer, lora.init, moments.get(name))
+                rounded.append(_put(layer, lora.init, moments.get(name)))
     factors = {
         f"{path}.{factor}.{ADAPTER}.weight": getattr(layer, factor)[ADAPTER].weight.detach().numpy().copy()
         for path, layer in layers.items()
         for factor in ("lora_A", "lora_B")
     }
-    return Start(init=lora.init, factors=factors, off_base=changes_base(lora.init))
+    off_base = changes_base(lora.init)
+    return Start(init=lora.init, factors=factors, off_base=off_base, rounding=max(rounded, default=0.0))
 
 
 def lesson(lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[Record]) -> list[Pair]:
@@ -83,8 +85,8 @@ def lesson(lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[R
     return [encode_pair(tokenizer, r.question, r.answer, fmt) for r in public[::step]]
 
 
-def _put(layer: Any, init: str, moments_II: torch.Tensor | None) -> None:
-    """Put a layer's start in place, and take it off its base."""
+def _put(layer: Any, init: str, moments_II: torch.Tensor | None) -> float:
+    """Put a layer's start in place and take it off its base; the share of the base that is rounded away."""
     base, rank, scale = layer.get_base_layer(), layer.r[ADAPTER], layer.scaling[ADAPTER]
     stored = base.weight.data.float()
     weight_OI = stored.T if layer.fan_in_fan_out else stored
@@ -101,10 +103,12 @@ def _put(layer: Any, init: str, moments_II: torch.Tensor | None) -> None:
         a_RI, b_OR = root_R[:, None] * v_RI, u_OR * root_R
     layer.lora_A[ADAPTER].weight.copy_(a_RI)
     layer.lora_B[ADAPTER].weight.copy_(b_OR)
-    if changes_base(init):
-        left_OI = weight_OI - scale * (b_OR @ a_RI)
-        left = left_OI.T if layer.fan_in_fan_out else left_OI
-        base.weight.data = left.to(base.weight.dtype).contiguous()
+    if not changes_base(init):
+        return 0.0
+    left_OI = weight_OI - scale * (b_OR @ a_RI)
+    kept_OI = left_OI.to(base.weight.dtype)
+    base.weight.data = (kept_OI.T if layer.fan_in_fan_out else kept_OI).contiguous()
+    return float((kept_OI.float() - left_OI).norm() / weight_OI.norm().clamp(min=1e-12))
 
 
 def _directions(

@@ -28,12 +28,29 @@ class Start:
     """How the factors start.
 
     ``factors`` are those that are put in place as they are, by parameter name, untrained ones too; None: they
-    are drawn anew as ``init`` says. With ``off_base`` the base is without what they add.
+    are drawn anew as ``init`` says. With ``off_base`` the base is without what they add; ``rounding`` is the
+    share of a layer's weight that its type has then rounded away, at most over layers (Frobenius norms).
     """
 
     init: str = "default"
     factors: Arrays | None = None
     off_base: bool = False
+    rounding: float = 0.0
+
+
+def rounding_sentence(start: Start, dtype: str) -> str | None:
+    """What a base of low precision makes of a start that was taken off it; None where it is exact enough.
+
+    >>> print(rounding_sentence(Start(init="pissa", off_base=True, rounding=0.0016), "bfloat16"))
+    lora.init=pissa leaves a base that bfloat16 rounds, in a layer by up to 0.16% of its weight. ...
+    """
+    if not start.off_base or dtype == "float32":
+        return None
+    return (
+        f"lora.init={start.init} leaves a base that {dtype} rounds, in a layer by up to {start.rounding:.2%} "
+        "of its weight. By as much the start is not the base, and a saved adapter, which is for the base as "
+        "published, not what was measured; with dtype: float32 neither is so."
+    )
 
 
 @contextmanager
