@@ -26,7 +26,18 @@ from fedsim.storage.progress import Quiet
 from fedsim.training.jobs import TrainJob, TrainResult
 from fedsim.training.sequential import SequentialExecutor
 from privacy import Ledger, Release
-from tests.e2e.runs import BRIEF, LIFE, RESULTS, adapter, differences, finish, merged, run, write_scenario
+from tests.e2e.runs import (
+    BRIEF,
+    LIFE,
+    RESULTS,
+    adapter,
+    broken_off,
+    differences,
+    finish,
+    merged,
+    run,
+    write_scenario,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -475,6 +486,18 @@ def test_all_parameters_can_be_trained(tmp_path: Path) -> None:
 
 def test_only_factor_b_can_be_trained(tmp_path: Path) -> None:
     directory = run(tmp_path, merged(BRIEF, model__lora={"r": 2, "train": "B"}))
+    (row,) = rows(directory, "metrics", branch="keep", metric="update_norm", round=2)
+    assert row["value"] > 0
+
+
+@pytest.mark.parametrize("lora", [{"init": "pissa", "train": "B"}, {"init": "corda"}])
+def test_a_start_that_changes_the_base_is_resumed_with_it(tmp_path: Path, lora: dict, monkeypatch) -> None:
+    """A checkpoint is for the base as published, and going on from it is as if nothing had happened."""
+    scenario = merged(BRIEF, model__lora={"r": 2, "alpha": 4, **lora}, execution__checkpoint_every=1)
+    directory = run(tmp_path / "once", scenario)
+    resumed = broken_off(tmp_path / "twice", scenario, monkeypatch, 2)
+    assert not differences(directory, resumed)
+    assert adapter(directory, 2, "keep") == adapter(resumed, 2, "keep")
     (row,) = rows(directory, "metrics", branch="keep", metric="update_norm", round=2)
     assert row["value"] > 0
 
