@@ -42,7 +42,7 @@ from fedsim.life.script import Life
 from fedsim.life.steps import Branch, Line, composed
 from fedsim.life.tree import build_tree
 from fedsim.living.context import LifeContext
-from fedsim.measuring.probes import build_probes
+from fedsim.measuring.probes import ProbeSet, build_probes
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.arithmetic import resolved
 from fedsim.model.plain import cut_text, encode_record
@@ -171,8 +171,6 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
     check_methods(scenario, life, branches, runtime.pipeline, variant.source)
     check_audits(scenario, life, runtime, model, variant.source)
-    probes = build_probes(model.tokenizer, corpus, life, scenario.probes, model.fmt, seed=seed)
-    check_headline(scenario, probes, variant.source)
     tree = build_tree(branches)
     lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, life))}
     return LifeContext(
@@ -198,12 +196,20 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
             planner=_planner(scenario, corpus, life, branches, seed),
         ),
         model=model,
-        probes=probes,
+        probes=_probes(parts, variant, seed),
         clients_per_batch=len(simulation.devices)
         * _fill_a_cohort(runtime, scenario, simulation.limit(variant.name, model)),
         holdings=holdings,
         epsilon=runtime.pipeline.spent,
     )
+
+
+def _probes(parts: _Parts, variant: Variant, seed: int) -> ProbeSet:
+    """What is asked, and whether the headline can be had of it."""
+    config, model = variant.scenario.probes, parts.model
+    probes = build_probes(model.tokenizer, parts.corpus, parts.life, config, model.fmt, seed=seed)
+    check_headline(variant.scenario, probes, variant.source)
+    return probes
 
 
 def _planner(

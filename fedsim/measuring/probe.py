@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -90,10 +91,7 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
             return NO_ROW
         return pairs.setdefault(encode_pair(tokenizer, question, answer, fmt, fact=fact), len(pairs))
 
-    def trained(record: Record) -> int:
-        return pairs.setdefault(encode_record(tokenizer, record, fmt), len(pairs))
-
-    answers = [trained(record) for record in records]
+    answers = [pairs.setdefault(encode_record(tokenizer, record, fmt), len(pairs)) for record in records]
     asked_otherwise = [add(record.paraphrased_question, record.answer, record.fact) for record in records]
     truths = [
         add(record.question, record.paraphrased_answer) if record.paraphrased_answer is not None else answer
@@ -101,10 +99,8 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
     ]
     offered = [[add(record.question, text) for text in record.perturbed_answers] for record in records]
     right = zip(truths, answers, strict=True)
-    wrong = _padded(
-        [[row for row in rows if row not in both] for rows, both in zip(offered, right, strict=True)],
-        width=max(map(len, offered)),
-    )
+    told = [[row for row in rows if row not in both] for rows, both in zip(offered, right, strict=True)]
+    wrong = _padded(told, width=max(map(len, offered)))
     listed = list(pairs)
     order = sorted(range(len(listed)), key=[pair.input_ids for pair in listed].__getitem__)
     rank = np.append(np.argsort(order), NO_ROW)
@@ -112,9 +108,7 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         name=name,
         records=tuple(records),
         pairs_I=tuple(listed[row] for row in answers),
-        right=tuple(
-            _right(tokenizer, record, listed[row]) for record, row in zip(records, answers, strict=True)
-        ),
+        right=tuple(map(partial(_right, tokenizer), records, (listed[row] for row in answers))),
         max_new_tokens=max(pair.answer_end - len(pair.prompt) for pair in pairs),
         **_layout([listed[index] for index in order]),
         answer_row_I=rank[answers],
