@@ -77,14 +77,16 @@ def _shown(
 ) -> list[Row]:
     """Greedy answers in words to the first questions of each request and each public set."""
     asked = [
-        (subject, record, pair.prompt, min(probe.max_new_tokens, config.max_new_tokens))
+        (subject, record, right, pair.prompt, min(probe.max_new_tokens, config.max_new_tokens))
         for subject, role, probe in named
         if role != "retain"
-        for record, pair in list(zip(probe.records, probe.pairs_I, strict=True))[: config.shown]
+        for record, right, pair in [*zip(probe.records, probe.right, probe.pairs_I, strict=True)][
+            : config.shown
+        ]
     ]
     if not asked:
         return []
-    found = predictor.generate([prompt for _, _, prompt, _ in asked], max(limit for *_, limit in asked))
+    found = predictor.generate([prompt for *_, prompt, _ in asked], max(limit for *_, limit in asked))
     said = tokenizer.batch_decode(
         [tokens[:limit] for tokens, (*_, limit) in zip(found, asked, strict=True)], skip_special_tokens=True
     )
@@ -93,10 +95,10 @@ def _shown(
             "subject": subject,
             "record": record.record_id,
             "question": record.question or tokenizer.decode(prompt, skip_special_tokens=True),
-            "right": record.answer,
+            "right": right,
             "said": text.strip(),
         }
-        for (subject, record, prompt, _), text in zip(asked, said, strict=True)
+        for (subject, record, right, prompt, _), text in zip(asked, said, strict=True)
     ]
 
 
