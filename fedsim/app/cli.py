@@ -95,13 +95,26 @@ def resume(
 
 
 @app.command()
-def validate(file: ScenarioFile, set_: Overrides = None) -> None:
+def validate(
+    file: ScenarioFile,
+    set_: Overrides = None,
+    stand_in: Annotated[
+        bool, typer.Option("--stand-in", help="Check without base and data, and plan for a GPU's memory.")
+    ] = False,
+    memory: Annotated[str, typer.Option(help="That memory, with --stand-in.")] = "80GB",
+) -> None:
     """Check a scenario, its data and its base model, and say what would run and who would see what."""
     with user_errors():
-        loaded = _load(file, set_)
-        from fedsim.app.catalogue import describe
+        loaded = _load(file, set_, offline=stand_in)
+        if stand_in:
+            from fedsim.app.stand_in import describe_stand_in
 
-        for line in describe(loaded):
+            lines = describe_stand_in(loaded, memory)
+        else:
+            from fedsim.app.catalogue import describe
+
+            lines = describe(loaded)
+        for line in lines:
             print(line)
 
 
@@ -157,10 +170,11 @@ def schema(
         write_json(out, json_schema())
 
 
-def _load(file: Path, overrides: list[str] | None) -> LoadedScenario:
+def _load(file: Path, overrides: list[str] | None, *, offline: bool = False) -> LoadedScenario:
     """Read and check the file alone, which is quick; then make the slow libraries ready."""
     loaded = load_scenario(file, overrides or [])
-    go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
+    if not offline:
+        go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
     quiet_libraries()
     return loaded
 

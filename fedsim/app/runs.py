@@ -17,6 +17,7 @@ from fedsim.app.conclusions import conclude
 from fedsim.assembly.build import load_and_check, make_context
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.estimate import measured_threads
+from fedsim.assembly.memory_plan import memory_sentence, plan_of
 from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
 from fedsim.living.context import LifeContext
 from fedsim.living.runner import LifeRunner, assemble
@@ -234,6 +235,7 @@ def live(simulation: CheckedScenario, directory: RunDirectory, progress: Progres
     resumed = _begun(directory)
     directory.log("resumed" if resumed else "started", time=_now())
     _say_what_is_not_batched(contexts, progress)
+    _say_what_it_takes(simulation, contexts, progress)
     progress.start(sum(context.rounds() for context in contexts))
     runners = [LifeRunner(context, directory, progress) for context in contexts]
     for runner in runners:
@@ -260,6 +262,19 @@ def _say_what_is_not_batched(contexts: Sequence[LifeContext], progress: Progress
     several = len({context.variant for context in contexts}) > 1
     for variant, reason in reasons.items():
         progress.note(f"{f'{variant}: ' if several else ''}clients train one at a time: {reason}")
+
+
+def _say_what_it_takes(
+    simulation: CheckedScenario, contexts: Sequence[LifeContext], progress: Progress
+) -> None:
+    """The plan of memory, on a GPU; once a variant."""
+    if not simulation.devices[0].startswith("cuda"):
+        return
+    first = {context.variant: context for context in reversed(contexts)}
+    for variant in simulation.loaded.variants:
+        context = first[variant.name]
+        said = memory_sentence(plan_of(simulation, context, variant), context, variant)
+        progress.note(f"memory: {said}")
 
 
 def _now() -> str:

@@ -22,6 +22,7 @@ from fedsim.assembly.checks import (
     check_strategy,
 )
 from fedsim.assembly.engine_check import check_engine
+from fedsim.assembly.memory_plan import check_base_fits, check_memory
 from fedsim.assembly.pipeline import make_pipeline
 from fedsim.assembly.rehearsal import rehearse
 from fedsim.assembly.simulation import CheckedScenario, Connect, in_process
@@ -237,7 +238,8 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
         return UNLIMITED
     if isinstance(runtime.executor, SequentialExecutor):
         return 1
-    size = scenario.federation.local.batch_size
+    local = scenario.federation.local
+    size = local.micro_batch or local.batch_size
     return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
 
 
@@ -261,10 +263,14 @@ def load_and_check(loaded: LoadedScenario, connect: Connect = in_process) -> Che
     simulation = CheckedScenario(loaded=loaded, devices=devices, connect=connect)
     with blamed_on(loaded.source, "execution", "engine"):
         check_engine(execution, devices[0])
+    for variant in loaded.variants:
+        with blamed_on(variant.source, "model"):
+            check_base_fits(variant.scenario.model, devices[0])
     contexts = [make_context(simulation, variant, variant.scenario.seeds[0]) for variant in loaded.variants]
     for variant, context in zip(loaded.variants, contexts, strict=True):
         with blamed_on(variant.source, "model", "lora"):
             check_per_sample(context.engine.runtime, context.model.arrays())
+        check_memory(simulation, context, variant)
         rehearse(context, variant)
     private = any(context.engine.runtime.pipeline.protects for context in contexts)
     if private and execution.engine == "deployment":

@@ -18,7 +18,7 @@ from fedsim.model.loading import load_model
 from fedsim.model.lora_starts import needs_records
 from fedsim.scenario.file import LoadedScenario
 from fedsim.training.cohorts import UNLIMITED, CohortLimit
-from fedsim.training.tuning import cohort_limit
+from fedsim.training.memory import cohort_limit
 
 Connect = Callable[[ClientRuntime, str, int], RosterGrid]
 """How the clients of a life are reached: from their runtime, the variant's name and the seed to a Grid."""

@@ -91,6 +91,22 @@ def reads_ahead(module: Any) -> bool:
     return not _alike(second, first, tolerance=max(TOLERANCE, 16 * torch.finfo(first.dtype).eps))
 
 
+@torch.no_grad()
+def says_the_same_in_training(module: Any, parts: Iterable[torch.nn.Module]) -> bool:
+    """Whether logits stay as they are while some parts, and nothing in them, are in training mode."""
+    ids_BT = _some_tokens(module)
+    kept = module(input_ids=ids_BT, use_cache=False).logits
+    awake = list(parts)
+    for part in awake:
+        part.training = True
+    try:
+        trained = module(input_ids=ids_BT, use_cache=False).logits
+    finally:
+        for part in awake:
+            part.training = False
+    return _alike(trained, kept)
+
+
 def _some_tokens(module: Any) -> torch.Tensor:
     """Token ids (2, 12), spread over the vocabulary, on the module's device."""
     weight = module.get_input_embeddings().weight

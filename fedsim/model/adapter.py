@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 
 from fedsim.model.abilities import hides_left_padding, merging_changes_nothing
+from fedsim.model.checkpointing import blocks_that_repeat
 from fedsim.model.packing import longest_packable
 from fedsim.model.prompts import TextFormat
+from fedsim.model.quantising import is_quantised
 from fedsim.model.starting import Start, draw
 from fedsim.model.vectors import Arrays
 from fedsim.rng import torch_stream
@@ -184,11 +186,20 @@ class AdapterModel:
 
     @cached_property
     def _trained_modules(self) -> list[torch.nn.Module]:
-        """Modules that own trained parameters, and what an adapter does to its input; all without LoRA."""
+        """Modules that own trained parameters, what adapters do to their input, blocks that repeat.
+
+        All of them without LoRA.
+        """
         modules = dict.fromkeys(m for m in self.module.modules() if _owns_trained(m))
         for layer in self._lora_layers():
             modules |= dict.fromkeys([layer, *layer.lora_dropout.modules()])
+        modules |= dict.fromkeys(blocks_that_repeat(self.module))
         return list(modules if self._lora_layers() else self.module.modules())
+
+    @cached_property
+    def checkpoints(self) -> bool:
+        """Whether blocks are computed again in the backward pass, which saves what they would keep."""
+        return bool(blocks_that_repeat(self.module))
 
     @contextmanager
     def measuring(self) -> Iterator[torch.nn.Module]:
@@ -204,12 +215,14 @@ class AdapterModel:
         """Whether the adapter can be folded into the base for inference without changing the model.
 
         Tried once, for exactly this base and these options. False without LoRA: there is nothing to fold.
+        False on quantised layers, which would round a delta away; trying it would replace their weights.
         """
-        if not self._lora_layers():
+        layers = self._lora_layers()
+        if not layers or any(is_quantised(layer.get_base_layer()) for layer in layers):
             return False
         parts = [
             parameter
-            for layer in self._lora_layers()
+            for layer in layers
             for name in layer.adapter_layer_names
             for parameter in getattr(layer, name).parameters()
         ]

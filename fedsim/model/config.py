@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedsim.config import Config, ConfigError, Float, Int
+from fedsim.config import Bool, Config, ConfigError, Float, Int
 from fedsim.model.lora_options import check_option
 from fedsim.model.lora_starts import check_start, known_start
 from fedsim.model.prompts import is_template
@@ -67,6 +67,15 @@ class ModelConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Type of the base's weights; what is trained is always float32. ``auto`` is bfloat16 where a trial shows
     it to be faster, else float32."""
+    quantize: Literal["4bit", "8bit"] | None = None
+    """Bits of the base's weights, by bitsandbytes on a CUDA GPU: 4 (NF4) or 8, computed in ``dtype``; null
+    keeps them in ``dtype``. What is trained are LoRA adapters beside them."""
+    checkpointing: Bool = False
+    """Whether each block of the base is computed again in the backward pass: less memory, about a third more
+    time, the same gradients."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """How attention is computed, by the name that transformers has for it; ``auto`` is its own choice. Packed
+    rows are taken apart for it; with ``eager``, which cannot do without a mask, rows are padded instead."""
     prompt: Annotated[str, AfterValidator(_usable)] = "{question}"
     """How a question becomes a prompt: words around {question}; ``chat`` for the base's own chat template; or
     a chat template in Jinja."""
@@ -82,4 +91,13 @@ class ModelConfig(Config):
     def _system_needs_a_chat(self) -> ModelConfig:
         if self.system is not None and self.prompt != "chat" and not is_template(self.prompt):
             raise ConfigError("a system message needs prompt: chat, or a chat template in Jinja", "system")
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_weights_stay(self) -> ModelConfig:
+        if self.quantize is not None and self.lora is None:
+            raise ConfigError(
+                f"{self.quantize} weights cannot be trained; give model.lora, or leave quantize null",
+                "quantize",
+            )
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from fedsim.model.abilities import reads_ahead
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
 from fedsim.model.arithmetic import resolved
 from fedsim.model.assets import ASSETS
+from fedsim.model.checkpointing import enable_checkpointing
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.decompositions import lesson, start_of
 from fedsim.model.lora_options import check_matches, check_patterns, patterns_of
 from fedsim.model.prompts import TextFormat, format_of
+from fedsim.model.quantising import check_quantising, loading_options
 from fedsim.model.starting import Start
 from fedsim.rng import torch_stream
 
@@ -47,16 +50,19 @@ def load_model(config: ModelConfig, *, device: str = "cpu", public: Sequence[Rec
     Raises:
         ModelError: the base cannot be loaded, or no layer fits ``target_modules``.
     """
-    tokenizer, base = _loaded(config, getattr(torch, resolved(config.dtype, device)))
+    tokenizer, base = _loaded(config, device)
     _check_tokenizer(tokenizer, base, config)
     fmt = format_of(tokenizer, config)
     base.requires_grad_(False)
     with isolated_torch_rng(torch_stream(0, "adapter-layout")):
-        module = base if config.lora is None else _with_lora(base, config.lora)
+        module = base if config.lora is None else with_lora(base, config.lora)
     module.eval()
     init = Start() if config.lora is None else _started(module, config.lora, tokenizer, fmt, public)
-    names = _choose_trained(module, config.lora)
-    module.to(device)
+    names = choose_trained(module, config.lora)
+    if config.quantize is None:  # else it was loaded there, factors included
+        module.to(device)
+    if config.checkpointing:
+        enable_checkpointing(module, frozen=config.lora is not None)
     if reads_ahead(module):
         raise ModelError(
             f"base={config.base!r} is no causal language model: its logits depend on later tokens, "
@@ -76,15 +82,22 @@ def load_model(config: ModelConfig, *, device: str = "cpu", public: Sequence[Rec
     )
 
 
-def _loaded(config: ModelConfig, kind: torch.dtype) -> tuple[Any, Any]:
-    """The tokenizer and the base that a configuration names, its weights of a type."""
+def _loaded(config: ModelConfig, device: str) -> tuple[Any, Any]:
+    """Tokenizer and base as transformers gives them."""
     source = resolve_base(config.base)
+    kind = getattr(torch, resolved(config.dtype, device))
+    if config.quantize is not None:
+        check_quantising(config.quantize, device)
+    more = loading_options(config.quantize, kind, device)
+    if config.attention != "auto":
+        _check_attention(config.attention, device)
+        more["attn_implementation"] = config.attention
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=config.revision, trust_remote_code=False
         )
         base = transformers.AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=kind, trust_remote_code=False
+            source, revision=config.revision, dtype=kind, trust_remote_code=False, **more
         )
     except Exception as error:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
@@ -108,6 +121,20 @@ def _started(
         raise ModelError(
             f"init={lora.init} fails on this base ({first_line(error)}); use another start", "lora", "init"
         ) from error
+
+
+def _check_attention(attention: str, device: str) -> None:
+    """Refuse flash attention where it cannot be had."""
+    if attention != "flash_attention_2":
+        return
+    if not device.startswith("cuda"):
+        raise ModelError(f"{attention} needs a CUDA GPU, and the device is {device}; use auto", "attention")
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ModelError(
+            f"{attention} needs the package flash-attn, which is not installed here; use auto: sdpa has such "
+            "a kernel of its own",
+            "attention",
+        )
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:
@@ -150,7 +177,12 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
+def with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
+    """A base with adapters by PEFT.
+
+    Raises:
+        ModelError: no layer fits, or PEFT refuses an option.
+    """
     targets = lora.target_modules
     modules = [name for name, _ in base.named_modules()]
     kinds = (torch.nn.Linear, Conv1D)
@@ -180,7 +212,7 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     return wrapped
 
 
-def _choose_trained(module: torch.nn.Module, lora: LoraConfig | None) -> tuple[str, ...]:
+def choose_trained(module: torch.nn.Module, lora: LoraConfig | None) -> tuple[str, ...]:
     """Mark the trained parameters and give their names, sorted."""
     for name, parameter in module.named_parameters():
         if lora is None:

@@ -13,17 +13,19 @@ import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fedsim.model.blocks import Block, blocks_of
+from fedsim.model.checkpointing import around
 
 NAME = "fedsim-packed"
 _active = threading.local()
@@ -148,14 +150,18 @@ class Packing:
         """Zero behind a sequence's end."""
         return x_BTF * self.own_BT[..., None]
 
-    @contextmanager
-    def in_attention(self, module: Any) -> Iterator[None]:
+    def in_attention(self, module: Any) -> AbstractContextManager[None]:
         """While this holds, the model's attention takes the sequences of packed rows apart."""
+        return around(partial(self._in_attention, module))
+
+    @contextmanager
+    def _in_attention(self, module: Any) -> Iterator[None]:
         configs = {id(config): config for config in (module.config, module.config.get_text_config())}
         before = {key: config._attn_implementation for key, config in configs.items()}
+        _active.packing, _active.calls = self, 0
+        _active.apart = ALL_ATTENTION_FUNCTIONS[configs[id(module.config)]._attn_implementation]
         for config in configs.values():
             config._attn_implementation = NAME
-        _active.packing, _active.calls = self, 0
         try:
             yield
         finally:
@@ -210,12 +216,16 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of packed rows: (S, P, H, D), as transformers' attention functions give it."""
+    """Attention of packed rows: (S, P, H, D), as transformers' attention functions give it.
+
+    Sequences are computed by the model's own function, which is told nothing of where they lay.
+    """
     packing: Packing = _active.packing
     _active.calls += 1
     joint = (query_SHPD, key_SHPD, value_SHPD)
     q, k, v = (_take(x_SHPD.transpose(1, 2), packing.target_BT).transpose(1, 2) for x_SHPD in joint)
-    out_BTHD, _ = sdpa_attention_forward(module, q, k, v, None, **settings)
+    settings.pop("position_ids", None)
+    out_BTHD, _ = _active.apart(module, q, k, v, None, **settings)
     return _take(out_BTHD, packing.source_P[None]), None
 
 
@@ -238,9 +248,12 @@ def longest_packable(module: Any) -> int:
     """Positions of the longest sequence that a model may pack, 0 if none; found by trying three short ones.
 
     Every attention layer must have taken the rows apart, and the outcome must be that of padded sequences.
-    Windows and chunks of attention bound the length: here all of a sequence sees all before it.
+    Windows and chunks of attention bound the length: here all of a sequence sees all before it. Eager
+    attention is causal by its mask alone, and packed rows have none.
     """
     config = module.config.get_text_config()
+    if module.config._attn_implementation == "eager":
+        return 0
     bounds = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     longest = min((bound for bound in bounds if bound is not None), default=sys.maxsize)
     try:

@@ -33,6 +33,7 @@ __all__ = [
     "dump_scenario",
     "json_schema",
     "load_scenario",
+    "plain_of",
     "read_scenario",
 ]
 
@@ -137,16 +138,21 @@ def check_scenario(plain: dict[str, Any], source: Source) -> LoadedScenario:
 
 def dump_scenario(scenario: Scenario) -> str:
     """The resolved scenario as YAML, every default filled in; reading it back gives the same scenario."""
-    data = scenario.model_dump(mode="json", exclude_none=False)
-    data["timeline"] = [event.model_dump(mode="json", exclude_none=True) for event in scenario.timeline]
-    data["privacy"] = [stage.model_dump(mode="json", exclude_none=True) for stage in scenario.privacy]
-    data["compare"] = [method.model_dump(mode="json", exclude_none=True) for method in scenario.compare]
     yaml = YAML()
     yaml.width = 110
     yaml.indent(mapping=2, sequence=4, offset=2)
     stream = io.StringIO()
-    yaml.dump(data, stream)
+    yaml.dump(plain_of(scenario), stream)
     return stream.getvalue()
+
+
+def plain_of(scenario: Scenario) -> dict[str, Any]:
+    """A scenario as plain data, every default filled in, as it may be checked again."""
+    data = scenario.model_dump(mode="json", exclude_none=False)
+    data["timeline"] = [event.model_dump(mode="json", exclude_none=True) for event in scenario.timeline]
+    data["privacy"] = [stage.model_dump(mode="json", exclude_none=True) for stage in scenario.privacy]
+    data["compare"] = [method.model_dump(mode="json", exclude_none=True) for method in scenario.compare]
+    return data
 
 
 def json_schema() -> dict[str, Any]:

@@ -209,7 +209,7 @@ class Cohort:
     ) -> Masks:
         asked = zip(self.jobs, positions, strict=False)
         generators = [one for job, own in asked for one in streams(job, step, own, self.model.device)]
-        return Masks(generators, batch.lengths_B - 1, layout)
+        return Masks(generators, batch.lengths_B - 1, layout, repeats=self.model.checkpoints)
 
     def _judged(self, current: Pass, reference: Pass | None, positions: Sequence[Positions]) -> torch.Tensor:
         """Apply each client's objective to its rows; neighbours with equal objectives at once."""

@@ -2,19 +2,22 @@
 
 In each step every text has a stream, from which each adapted layer draws in the order in which layers are
 computed, one value for each of the text's positions and the layer's features. So clients that train together
-lose what they lose alone. Srivastava et al., "Dropout" (2014). Legend: B texts, T positions of the longest, L
+lose what they lose alone. A layer that is computed again, under checkpointing, has the masks that it had.
+Srivastava et al., "Dropout" (2014). Legend: B texts, T positions of the longest, L
 positions of all texts, P places of what is fed, I features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 
+from fedsim.model.checkpointing import around
 from fedsim.model.packing import Packing, Padded
 from fedsim.rng import torch_stream
 from fedsim.training.jobs import TrainJob
@@ -45,18 +48,42 @@ def streams(job: TrainJob, step: int, chosen: Iterable[int], device: str) -> lis
 class Masks:
     """The masks of one pass, layer by layer; what is fed is laid out by ``layout``.
 
-    ``generators`` belong to texts of ``lengths_B`` positions, on the device of what is fed.
+    ``generators`` belong to texts of ``lengths_B`` positions, on the device of what is fed. With ``repeats``,
+    a layer that draws again draws the same.
     """
 
     def __init__(
-        self, generators: Sequence[torch.Generator], lengths_B: torch.Tensor, layout: Packing | Padded
+        self,
+        generators: Sequence[torch.Generator],
+        lengths_B: torch.Tensor,
+        layout: Packing | Padded,
+        *,
+        repeats: bool = False,
     ) -> None:
+        self._states: dict[object, list[torch.Tensor]] | None = {} if repeats else None
         own_BT = torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
         self.generators, self.lengths = generators, lengths_B.tolist()
         self.places_L, self.total = layout.places(own_BT)
 
-    def draw(self, rate: float, features: int) -> torch.Tensor:
-        """What the next layer keeps of its input, (P, I); nothing where there is no text."""
+    def draw(self, layer: object, rate: float, features: int) -> torch.Tensor:
+        """What a layer keeps of its input, (P, I); nothing where there is no text."""
+        if self._states is None:
+            return self._draw(rate, features)
+        now = [generator.get_state() for generator in self.generators]
+        if layer not in self._states:
+            self._states[layer] = now
+            return self._draw(rate, features)
+        self._set(self._states[layer])
+        try:
+            return self._draw(rate, features)
+        finally:
+            self._set(now)
+
+    def _set(self, states: Sequence[torch.Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
+    def _draw(self, rate: float, features: int) -> torch.Tensor:
         device = self.places_L.device
         drawn = [
             torch.empty(length, features, device=device).bernoulli_(1 - rate, generator=generator)
@@ -67,12 +94,13 @@ class Masks:
         return kept_PI
 
 
-@contextmanager
-def dropping(module: torch.nn.Module, masks: Masks | None) -> Iterator[None]:
+def dropping(module: torch.nn.Module, masks: Masks | None) -> AbstractContextManager[None]:
     """While this holds, PEFT's LoRA layers drop what the masks say; without masks, what torch draws."""
-    if masks is None:
-        yield
-        return
+    return nullcontext() if masks is None else around(partial(_dropping, module, masks))
+
+
+@contextmanager
+def _dropping(module: torch.nn.Module, masks: Masks) -> Iterator[None]:
     layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer) and rate_of(layer) > 0]
     dropouts: list[Any] = [layer.lora_dropout["default"] for layer in layers]
     try:
@@ -88,7 +116,7 @@ def _forward(dropout: torch.nn.Dropout, masks: Masks) -> Callable[[torch.Tensor]
     def forward(x_BTI: torch.Tensor) -> torch.Tensor:
         if not dropout.training:
             return x_BTI
-        kept_PI = masks.draw(dropout.p, x_BTI.shape[-1])
+        kept_PI = masks.draw(dropout, dropout.p, x_BTI.shape[-1])
         return x_BTI * kept_PI.view(x_BTI.shape) / (1 - dropout.p)
 
     return forward

@@ -227,7 +227,8 @@ class SampleLosses:
             return None
         lengths_B = batch.lengths_B - 1
         layout = Padded.of([len(lengths_B)], batch.input_ids_BT.shape[1] - 1)
-        return Masks(streams(self.job, self.step, positions, model.device), lengths_B, layout)
+        generators = streams(self.job, self.step, positions, model.device)
+        return Masks(generators, lengths_B, layout, repeats=model.checkpoints)
 
 
 def _add_drift(model: AdapterModel, start: dict[str, torch.Tensor], drift: Drift) -> None:

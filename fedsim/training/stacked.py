@@ -9,8 +9,9 @@ counted through, M places of one client, D trained parameters, I and O features 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import peft
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.blocks import Block, products, split
+from fedsim.model.checkpointing import around
 from fedsim.training.dropout import Masks, drops, rate_of
 from fedsim.training.sample_gradients import LayeredGradients
 
@@ -34,11 +36,11 @@ class NotStackableError(ValueError):
 
 def why_not_stackable(model: AdapterModel) -> str | None:
     """Why clients of this model must train one at a time, or None if they need not; found by trying two."""
-    return _unfit(model) or _trial(model)
+    return why_not_plain(model) or _trial(model)
 
 
-def _unfit(model: AdapterModel) -> str | None:
-    """What is trained that is no plain pair of factors."""
+def why_not_plain(model: AdapterModel) -> str | None:
+    """What is trained that is no plain pair of factors, or None."""
     if not isinstance(model.module, peft.PeftModel):
         return "all parameters of the base are trained"
     layers = {path: m for path, m in model.module.named_modules() if isinstance(m, LoraLayer)}
@@ -46,7 +48,7 @@ def _unfit(model: AdapterModel) -> str | None:
         kind = type(layer.get_base_layer())
         if layer.lora_variant:
             return f"{path} is adapted by a variant of LoRA ({type(layer.lora_variant[ADAPTER]).__name__})"
-        if kind not in (torch.nn.Linear, Conv1D):
+        if not issubclass(kind, (torch.nn.Linear, Conv1D)):
             return f"{path} is adapted and a {kind.__name__}, not a linear layer"
         if layer.lora_bias[ADAPTER]:
             return f"{path} trains a bias with its factors"
@@ -107,7 +109,7 @@ class StackedLora:
     """
 
     def __init__(self, model: AdapterModel) -> None:
-        reason = _unfit(model)
+        reason = why_not_plain(model)
         if reason is not None:
             raise NotStackableError(reason)
         self.model = model
@@ -130,22 +132,29 @@ class StackedLora:
         """The same, that gradients are taken of."""
         return {name: part.requires_grad_() for name, part in self.factors(vectors_KD).items()}
 
-    @contextmanager
     def applied(
         self,
         factors: Mapping[str, torch.Tensor],
         blocks: Sequence[Block],
         samples: LayeredGradients | None = None,
         masks: Masks | None = None,
-    ) -> Iterator[Any]:
+    ) -> AbstractContextManager[Any]:
         """The module, computing the places of group k of the blocks with client k's factors.
 
         With ``samples``, a backward pass leaves its gradients there, and none at the factors. Without
         ``masks``, nothing is dropped.
         """
+        forwards = {
+            path: _forward(layer, path, factors, tuple(blocks), samples, masks)
+            for path, layer in self._layers.items()
+        }
+        return around(partial(self._with, forwards))
+
+    @contextmanager
+    def _with(self, forwards: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[Any]:
         try:
             for path, layer in self._layers.items():
-                layer.forward = _forward(layer, path, factors, tuple(blocks), samples, masks)
+                layer.__dict__["forward"] = forwards[path]
             yield self.model.module
         finally:
             for layer in self._layers.values():
@@ -165,9 +174,15 @@ def _forward(
     a = factors.get(names[0], layer.lora_A[ADAPTER].weight)
     b = factors.get(names[1], layer.lora_B[ADAPTER].weight)
     base = layer.get_base_layer()
-    weight_OI = base.weight.mT if isinstance(base, Conv1D) else base.weight
+    weight_OI = _weight_of(base)
     dropped = 0.0 if masks is None else rate_of(layer)
-    rule = _Rule(scale=layer.scaling[ADAPTER] / (1 - dropped), blocks=blocks, names=names, samples=samples)
+    rule = _Rule(
+        scale=layer.scaling[ADAPTER] / (1 - dropped),
+        blocks=blocks,
+        names=names,
+        samples=samples,
+        computed=weight_OI is None,
+    )
     places = sum(block.groups * block.places for block in blocks)
 
     def forward(x_SPI: torch.Tensor) -> torch.Tensor:
@@ -176,11 +191,20 @@ def _forward(
                 f"{path} is given {tuple(x_SPI.shape)}, not rows of positions, {places} in all"
             )
         x_PI = x_SPI.reshape(places, -1)
-        kept_PI = masks.draw(dropped, x_PI.shape[1]) if masks is not None and dropped > 0 else None
-        out = _LowRankUpdate.apply(x_PI, a, b, weight_OI, base.bias, rule, kept_PI)  # type: ignore[no-untyped-call]
+        kept_PI = masks.draw(path, dropped, x_PI.shape[1]) if masks is not None and dropped > 0 else None
+        computed = weight_OI is None
+        frozen = (base(x_SPI).reshape(places, -1), None) if computed else (weight_OI, base.bias)
+        out = _LowRankUpdate.apply(x_PI, a, b, *frozen, rule, kept_PI)  # type: ignore[no-untyped-call]
         return cast(torch.Tensor, out).view(*x_SPI.shape[:2], -1)
 
     return forward
+
+
+def _weight_of(base: Any) -> torch.Tensor | None:
+    """The weight (O, I) that a frozen layer multiplies with; None where only its own forward pass knows."""
+    if type(base) is Conv1D:
+        return base.weight.mT
+    return base.weight if type(base) is torch.nn.Linear else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +215,8 @@ class _Rule:
     blocks: tuple[Block, ...]
     names: tuple[str, str]
     samples: LayeredGradients | None
+    computed: bool
+    """Whether the frozen layer's product is given and not its weight."""
 
     def each(self, factor: torch.Tensor) -> Sequence[torch.Tensor]:
         """A factor for each block: those of its clients, or the one that all have."""
@@ -202,8 +228,9 @@ class _Rule:
 class _LowRankUpdate(torch.autograd.Function):
     """``x W' + bias + scale (x A') B'`` without temporaries of full width; A or B may be one for all clients.
 
-    The base is frozen; products with factors are in the factors' type. Of what goes into A, ``kept_PI`` is
-    kept if it is given.
+    The base is frozen; products with factors are in the factors' type. ``frozen`` is W (O, I), or for layers
+    that compute in their own way, as quantised ones do, their product (P, O), through which autograd goes on
+    by itself. Of what goes into A, ``kept_PI`` is kept if it is given.
     """
 
     @staticmethod
@@ -212,12 +239,12 @@ class _LowRankUpdate(torch.autograd.Function):
         x_PI: torch.Tensor,
         a: torch.Tensor,
         b: torch.Tensor,
-        weight_OI: torch.Tensor,
+        frozen: torch.Tensor,
         bias_O: torch.Tensor | None,
         rule: _Rule,
         kept_PI: torch.Tensor | None,
     ) -> torch.Tensor:
-        out_PO = torch.nn.functional.linear(x_PI, weight_OI, bias_O)
+        out_PO = frozen.clone() if rule.computed else torch.nn.functional.linear(x_PI, frozen, bias_O)
         hidden = []
         in_PI = x_PI if kept_PI is None else x_PI * kept_PI
         sides = split(in_PI, rule.blocks), split(out_PO, rule.blocks), rule.each(a), rule.each(b)
@@ -225,6 +252,7 @@ class _LowRankUpdate(torch.autograd.Function):
             h_KMr = torch.matmul(x_KMI.to(a.dtype), a_block.mT).mul_(rule.scale)
             _add_product(out_KMO, h_KMr, b_block.mT)
             hidden.append(h_KMr.flatten(0, 1))
+        weight_OI = None if rule.computed else frozen
         ctx.save_for_backward(x_PI, a, b, weight_OI, torch.cat(hidden), kept_PI)
         ctx.rule = rule
         return out_PO
@@ -241,8 +269,10 @@ class _LowRankUpdate(torch.autograd.Function):
                 for g_KMO, b_block in zip(split(g_PO, rule.blocks), rule.each(b), strict=True)
             ]
         )
-        grad_x = torch.matmul(g_PO, weight_OI) if needs_x else None
-        if grad_x is not None:
+        grad_frozen = g_PO if rule.computed else None
+        grad_x = None
+        if needs_x:
+            grad_x = torch.zeros_like(x_PI) if rule.computed else torch.matmul(g_PO, weight_OI)
             through_a = grad_x if kept_PI is None else torch.zeros_like(grad_x)
             sides = split(through_a, rule.blocks), split(u_Pr, rule.blocks), rule.each(a)
             for to_KMI, u_KMr, a_block in zip(*sides, strict=True):
@@ -255,10 +285,10 @@ class _LowRankUpdate(torch.autograd.Function):
                 rule.samples.add(rule.names[0], u_Pr, in_PI.to(a.dtype))
             if needs_b:
                 rule.samples.add(rule.names[1], g_PO.to(b.dtype), h_Pr)
-            return grad_x, None, None, None, None, None, None
+            return grad_x, None, None, grad_frozen, None, None, None
         grad_a = products(u_Pr, in_PI.to(a.dtype), rule.blocks) if needs_a else None
         grad_b = products(g_PO.to(b.dtype), h_Pr, rule.blocks) if needs_b else None
-        return grad_x, grad_a, grad_b, None, None, None, None
+        return grad_x, grad_a, grad_b, grad_frozen, None, None, None
 
 
 def _add_product(to_KMF: torch.Tensor, left_KMr: torch.Tensor, right: torch.Tensor) -> None:

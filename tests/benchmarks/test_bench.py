@@ -78,6 +78,18 @@ def test_benchmarks_run_in_small(name: str, ratios: int, tmp_path: Path) -> None
     assert f"## {found['title']}" in done.stdout
 
 
+@pytest.mark.slow
+def test_the_gpu_benchmark_in_small_compares_devices_and_plans(tmp_path: Path) -> None:
+    """Without a GPU it runs on the CPU; each base has a plan, and the device learns what the CPU learns."""
+    done = _bench("gpu", "--small", "--repeat", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "gpu.json").read_text())["facts"]
+    assert facts["adapter of the device apart from the CPU's by"] <= facts["that is at most"]
+    planned = [value for name, value in facts.items() if name.startswith("planned memory")]
+    assert len(planned) == 3
+    assert all(value > 0 for value in planned)
+
+
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],

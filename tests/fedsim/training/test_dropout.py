@@ -91,7 +91,7 @@ def test_masks_do_not_depend_on_where_a_text_lies(lengths, data) -> None:
     found = []
     for layout in (Packing.of(torch.tensor(lengths), counts), Padded.of(counts, longest)):
         masks = masks_of(5, lengths, layout)
-        drawn = [masks.draw(0.5, 3) for _ in range(2)]
+        drawn = [masks.draw(layer, 0.5, 3) for layer in range(2)]
         assert all(int(one.sum()) <= 3 * sum(lengths) for one in drawn)
         found.append([layout.apart(one.float())[own] for one in drawn])
     for packed, padded in zip(*found, strict=True):
@@ -101,7 +101,7 @@ def test_masks_do_not_depend_on_where_a_text_lies(lengths, data) -> None:
 def test_about_as_much_is_kept_as_asked() -> None:
     """Negative control: a rate of .5 keeps another share."""
     layout = Padded.of([1], 400)
-    shares = [float(masks_of(1, [400], layout).draw(rate, 100).float().mean()) for rate in (0.1, 0.5)]
+    shares = [float(masks_of(1, [400], layout).draw(0, rate, 100).float().mean()) for rate in (0.1, 0.5)]
     assert shares[0] == pytest.approx(0.9, abs=5 * (0.09 / 40_000) ** 0.5)
     assert shares[1] != pytest.approx(0.9, abs=5 * (0.09 / 40_000) ** 0.5)
 

@@ -7,8 +7,7 @@ import torch
 
 from fedsim.training import tuning
 from fedsim.training.cohorts import CohortLimit
-from fedsim.training.tuning import activation_bytes, cohort_limit, fastest_threads, keep_freed_memory
-from tests.world import make_model
+from fedsim.training.tuning import fastest_threads, keep_freed_memory
 
 
 @pytest.fixture(autouse=True)
@@ -33,25 +32,6 @@ def test_more_threads_must_pay_in_every_trial(monkeypatch, alone, together, chos
 def test_one_core_is_not_measured(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
     assert fastest_threads(lambda: pytest.fail("measured")) == 1
-
-
-def test_cohorts_on_a_cpu_go_by_tokens(llama_base) -> None:
-    limit = cohort_limit(make_model(llama_base), device="cpu")
-    assert (limit.clients, limit.tokens) == (1024, 2048)
-
-
-@pytest.mark.parametrize("gigabytes", [0.001, 0.01, 0.1, 24.0])
-def test_a_full_cohort_fits_beside_the_base(llama_base, monkeypatch, gigabytes: float) -> None:
-    """What a limit allows, by the same sizes, is never more than the device has."""
-    model = make_model(llama_base)
-    memory = int(gigabytes * 1e9)
-    monkeypatch.setattr(tuning, "device_memory", lambda device: memory)
-    limit = cohort_limit(model, device="cuda:0")
-    base = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    dimension = sum(p.numel() for p in model.parameters().values())
-    needed = base + limit.tokens * activation_bytes(model) + limit.clients * 32 * dimension
-    assert needed <= memory
-    assert limit.tokens <= 16_384
 
 
 def test_a_cohort_has_room_for_one_at_least() -> None:
