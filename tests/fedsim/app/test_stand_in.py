@@ -47,7 +47,6 @@ def test_a_gpu_that_is_too_small_is_refused_at_the_key_to_turn() -> None:
 def test_what_is_wrong_with_the_life_is_still_found() -> None:
     more = ["federation.participation={cohort: 20}", "privacy=[{stage: clip, norm: 1.0}]"]
     loaded = load_scenario(FOLDER / "tofu-1b.yaml", more)
-    )
     assert stood_in(loaded).scenario.privacy == loaded.scenario.privacy
     with pytest.raises(ScenarioError, match="timeline"):
         describe_stand_in(
