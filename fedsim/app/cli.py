@@ -105,7 +105,7 @@ def validate(
 ) -> None:
     """Check a scenario, its data and its base model, and say what would run and who would see what."""
     with user_errors():
-        loaded = _load(file, set_, offline=stand_in)
+        loaded = _load(file, set_)
         if stand_in:
             from fedsim.app.stand_in import describe_stand_in
 
@@ -170,11 +170,10 @@ def schema(
         write_json(out, json_schema())
 
 
-def _load(file: Path, overrides: list[str] | None, *, offline: bool = False) -> LoadedScenario:
+def _load(file: Path, overrides: list[str] | None) -> LoadedScenario:
     """Read and check the file alone, which is quick; then make the slow libraries ready."""
     loaded = load_scenario(file, overrides or [])
-    if not offline:
-        go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
+    go_offline_unless_reachable(variant.scenario for variant in loaded.variants)
     quiet_libraries()
     return loaded
 

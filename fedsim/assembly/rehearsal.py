@@ -126,7 +126,7 @@ def _jobs(
     pairs = runtime.pairs[client]
     first = max(range(len(pairs)), key=lambda index: len(pairs[index].input_ids))
     chosen = [first, *[index for index in range(len(pairs)) if index != first][:1]]
-    local = context.federation.local.model_copy(update={"epochs": 1, "batch_size": 2})
+    local = context.federation.local.model_copy(update={"epochs": 1, "batch_size": 2, "micro_batch": None})
     only = replace(
         runtime,
         records={client: tuple(runtime.records[client][index] for index in chosen)},

@@ -139,7 +139,7 @@ def without_memory(model: AdapterModel) -> AdapterModel:
     memo = {id(x): _bare(x) for _, x in tensors}
     twin = copy.deepcopy(module, memo)
     for path, part in list(twin.named_modules()):
-        if is_quantised(part):
+        if isinstance(part, torch.nn.Linear) and is_quantised(part):
             sizes = part.in_features, part.out_features, part.bias is not None
             plain = torch.nn.Linear(*sizes, device="meta", dtype=_type_of(module))
             twin.set_submodule(path, plain.requires_grad_(False))
