@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fedsim.config import Bool, Config, ConfigError, Float, Int
 from fedsim.model.lora_options import check_option
-from fedsim.model.lora_starts import check_start, known_start
+from fedsim.model.lora_starts import changes_base, check_start, known_start
 from fedsim.model.prompts import is_template
 
 
@@ -98,6 +98,12 @@ class ModelConfig(Config):
         if self.quantize is not None and self.lora is None:
             raise ConfigError(
                 f"{self.quantize} weights cannot be trained; give model.lora, or leave quantize null",
+                "quantize",
+            )
+        if self.quantize is not None and self.lora is not None and changes_base(self.lora.init):
+            raise ConfigError(
+                f"{self.quantize} weights cannot give up what lora.init={self.lora.init} starts with; "
+                "choose a start that leaves the base as it is, default for example, or leave quantize null",
                 "quantize",
             )
         return self

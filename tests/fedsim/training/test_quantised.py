@@ -152,6 +152,13 @@ def test_quantised_weights_are_not_trained() -> None:
         ModelConfig(quantize="8bit", lora=None)
 
 
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "corda"])
+def test_quantised_weights_give_up_nothing(init: str) -> None:
+    with pytest.raises(ValueError, match=f"8bit weights cannot give up what lora.init={init} starts with"):
+        ModelConfig(quantize="8bit", lora=LoraConfig(init=init))
+    assert ModelConfig(quantize="8bit", lora=LoraConfig(init="gaussian")).quantize == "8bit"
+
+
 def test_transformers_is_asked_for_nf4_with_scales_quantised_again() -> None:
     options = loading_options("4bit", torch.bfloat16, "cuda:1")
     asked = options["quantization_config"]
