@@ -1,7 +1,7 @@
 """Plain texts in pieces: which records are cut, and what pieces are called."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.chunks import chunked
@@ -36,6 +36,7 @@ def test_a_text_without_pieces_is_refused():
         chunked(Corpus(clients={0: (text("a", "one"),)}, holdout=(), public={}), lambda text: [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab ", min_size=1).filter(str.strip), min_size=2, max_size=5))
 def test_pieces_of_a_text_do_not_depend_on_the_others(texts):
     records = [text(f"t:{place}", written) for place, written in enumerate(texts)]

@@ -104,6 +104,7 @@ def test_shards_of_two_labels_by_hand():
     assert dealt[0] == dealt[2] != dealt[1] == dealt[3]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 20), st.integers(30, 60))
 def test_shards_are_equal_and_hold_few_labels(clients, shards, seed, count):
     dealt = dealt_in_shards(seed, clients, shards, IDS[:count], LABELS[:count])
@@ -149,6 +150,7 @@ def test_who_gets_what_depends_on_seed_and_ids_and_not_on_their_order(deal):
     assert owners(there, 1) != owners(there, 2)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 9))
 def test_an_even_deal_is_even(clients, seed):
     sizes = np.bincount(deal_evenly(IDS, clients=clients, seed=seed), minlength=clients)

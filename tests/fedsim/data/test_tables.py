@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.tables import columns_of, read_table
@@ -41,6 +41,7 @@ CELLS = st.text(
 
 
 @pytest.mark.parametrize("name", ["array.json", "t.parquet", "t.csv"])
+@settings(deadline=None)
 @given(cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5))
 def test_any_text_survives(tmp_path_factory, name, cells):
     rows = [{"q": q, "a": a} for q, a in cells]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -91,6 +91,7 @@ def test_nine_tokens_are_two_pieces_of_about_equal_length() -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(deadline=None)
 @given(data=st.data(), most=st.integers(8, 20))
 def test_pieces_are_the_text_and_fit(kind: str, data: st.DataObject, most: int) -> None:
     tokenizer, fmt = TOKENIZERS[kind], TextFormat(max_tokens=most)
@@ -107,6 +108,7 @@ def test_a_continuation_is_predicted_alone() -> None:
     assert (pair.input_ids, pair.answer_start, pair.prompt) == (ids("w1 w2 w3 w4"), 2, ids("w1 w2"))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20))
 def test_a_long_continuation_keeps_half_of_the_room_for_each(before: int, behind: int) -> None:
     given_, follows = " ".join(WORDS[:before]), " ".join(WORDS[20 : 20 + behind])
