@@ -47,7 +47,9 @@ def test_keys_merged_from_an_anchor_are_read(file: Path) -> None:
 
 
 TOP = "name, description, seeds, model, data, federation, privacy, timeline, compare, audits, probes, execution, sweep"
-LOCAL = "epochs, batch_size, lr, optimizer, weight_decay, momentum, max_grad_norm"
+LOCAL = (
+    "epochs, steps, batch_size, micro_batch, lr, schedule, optimizer, weight_decay, momentum, max_grad_norm"
+)
 EVENTS = ", ".join(events.EVENTS)
 ALGORITHMS = (
     "fedavg, fedprox, fedavgm, scaffold, fedadagrad, fedadam, fedyogi, "
@@ -94,7 +96,7 @@ WRONG = {
     "model: {lora: {target_modules: [3, q]}}": "s.yaml:5: model.lora.target_modules[0]: found 3; must be text; put "
     "it in quotes",
     "model: {lora: true}": "s.yaml:5: model.lora: found true; must be a mapping with the keys r, alpha, dropout, "
-    "target_modules, train, peft or null",
+    "target_modules, train, init, peft or null",
     # strategies
     "federation: {strategy: fedavgg}": "s.yaml:5: federation.strategy: unknown name 'fedavgg'; did you mean 'fedavg'? "
     f"choices: {ALGORITHMS}",
