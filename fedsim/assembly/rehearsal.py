@@ -126,7 +126,9 @@ def _jobs(
     pairs = runtime.pairs[client]
     first = max(range(len(pairs)), key=lambda index: len(pairs[index].input_ids))
     chosen = [first, *[index for index in range(len(pairs)) if index != first][:1]]
-    local = context.federation.local.model_copy(update={"epochs": 1, "batch_size": 2, "micro_batch": None})
+    local = context.federation.local
+    part = None if local.micro_batch is None else min(local.micro_batch, 2)
+    local = local.model_copy(update={"epochs": 1, "batch_size": 2, "micro_batch": part})
     only = replace(
         runtime,
         records={client: tuple(runtime.records[client][index] for index in chosen)},

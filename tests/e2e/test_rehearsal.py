@@ -152,3 +152,14 @@ def test_a_run_to_which_nobody_contributed_does_not_end_well(
 
 def _fields(result: object) -> dict:
     return {name: getattr(result, name) for name in result.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_a_step_in_parts_is_rehearsed_in_parts(part: int, tmp_path: Path) -> None:
+    """Two records are fewer than a part may have, and more than one of one."""
+    changes = {"federation": {"local": {"batch_size": 3, "micro_batch": part}}}
+    scenario = own_data(tmp_path / "own", save_base(tmp_path / "llama"), **changes)
+    path = write_scenario(tmp_path, scenario | {"model": {"base": str(tmp_path / "llama")}})
+    result = CliRunner().invoke(app, ["validate", str(path)])
+    assert result.exit_code == 0, result.stderr
+    assert "memory: base 0.0 GB" in result.output
