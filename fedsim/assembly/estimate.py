@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
@@ -19,14 +20,16 @@ from fedsim.training.jobs import TrainJob
 from fedsim.training.tuning import fastest_threads
 
 TRIAL_CLIENTS = 16
-"""Clients whose joint training is timed."""
+"""Most clients whose joint training is timed."""
+PATIENCE = 4.0
+"""Seconds that a trial may take, going by one step; large bases are tried with fewer clients and passes."""
 
 
 def measured_threads(context: LifeContext) -> int:
     """The fastest number of threads for a joint step of this life's clients; one beside a GPU."""
     if context.model.device != "cpu":
         return 1
-    jobs = _trial(context, context.federation.local)
+    jobs = _short(context, _trial(context, context.federation.local))
     return fastest_threads(lambda: context.engine.runtime.executor.train_clients(jobs))
 
 
@@ -42,9 +45,13 @@ def effort_sentence(context: LifeContext, *, seeds: int) -> str:
     seconds = (time.perf_counter() - started) / tried * steps * seeds
     return (
         f"{trainings * seeds:,} local trainings with {steps * seeds:,} steps, about {_rounded(seconds)} on "
-        f"this machine, by {tried} timed steps of {len(jobs)} clients; probes, figures and the report come "
-        f"on top. {_memory(context)}"
+        f"this machine, by {_number(tried, 'timed step')} of {_number(len(jobs), 'client')}; probes, figures "
+        f"and the report come on top. {_memory(context)}"
     )
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _work(context: LifeContext) -> tuple[int, int]:
@@ -68,7 +75,19 @@ def _timed_trial(context: LifeContext) -> list[TrainJob]:
     local = context.federation.local
     private = context.engine.runtime.pipeline.local_rule() is not None
     few = local.model_copy(update={"epochs": 1 if private else min(local.epochs, 3)})
-    return _trial(context, few, private=private)
+    return _short(context, _trial(context, few, private=private))
+
+
+def _short(context: LifeContext, jobs: list[TrainJob]) -> list[TrainJob]:
+    """A trial's jobs, or as many of their clients and passes as fit into the patience for it."""
+    once = context.federation.local.model_copy(update={"epochs": 1})
+    plain = _trial(context, once)[:1]  # a private one may have the budget of a single trial
+    started = time.perf_counter()
+    context.engine.runtime.executor.train_clients(plain)
+    fitting = max(int(PATIENCE / (time.perf_counter() - started)), 1)
+    if sum(job.steps for job in jobs) <= fitting:
+        return jobs
+    return [replace(job, local=once) if job.rule is None else job for job in jobs[:fitting]]
 
 
 def _rounded(seconds: float) -> str:

@@ -39,6 +39,16 @@ def test_trainings_and_steps_are_counted_over_branches_and_seeds(tmp_path: Path)
     assert estimate.effort_sentence(context, seeds=3).startswith("132 local trainings with 528 steps, ")
 
 
+def test_a_base_that_takes_long_is_tried_with_less(tmp_path: Path, monkeypatch) -> None:
+    """With no patience at all, one step of one client; what is counted stays the same."""
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    loaded = load_scenario(write_scenario(tmp_path, LIFE))
+    context = make_context(load_and_check(loaded), loaded.variants[0], 1)
+    said = estimate.effort_sentence(context, seeds=1)
+    assert said.startswith("44 local trainings with 176 steps, about ")
+    assert "by 1 timed step of 1 client;" in said
+
+
 def test_a_private_trial_stays_within_its_budget(tmp_path: Path) -> None:
     stage = {"stage": "example_dp", "clip_norm": 1.0, "target_epsilon": 8.0, "delta": 1e-3}
     loaded = load_scenario(
