@@ -108,7 +108,7 @@ def _probe(context: LifeContext) -> None:
     ordered = sorted(held, key=lambda one: one[0])
     records = list({record.record_id: record for _, record in (ordered[0], ordered[-1])}.values())
     probe = build_probe(model.tokenizer, "rehearsal", records, model.fmt)
-    generate = context.probing.generate != "never"
+    generate = context.probing.generate != "never" or context.probing.shown > 0
     with model.measuring() as module:
         predictor = predictor_of(model, module, shares_prefixes=probe.ids_ST.shape[1] <= model.packs_up_to)
         score_probe(predictor, model.tokenizer, probe, generate=generate, max_new_tokens=GENERATED)
