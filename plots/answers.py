@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from plots.data import RunData
 
@@ -69,6 +68,6 @@ def _judged(said: str, right: str) -> tuple[str, bool]:
     return said or "(nothing)", _bare(said) == _bare(right)
 
 
-def _bare(text: Any) -> str:
+def _bare(text: str) -> str:
     """A text by its words alone."""
-    return " ".join(re.findall(r"\w+", str(text).casefold()))
+    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -93,6 +95,26 @@ def save_base(directory: Path, kind: str = "llama") -> Path:
             )
     word_tokenizer().save_pretrained(directory)
     network.save_pretrained(directory)
+    return directory
+
+
+def save_opt(directory: Path, **more: object) -> Path:
+    """A random OPT of one layer, which flattens rows and drops by itself."""
+    config = OPTConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        word_embed_proj_dim=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        **more,
+    )
+    OPTForCausalLM(config).save_pretrained(directory)
+    word_tokenizer().save_pretrained(directory)
     return directory
 
 

@@ -18,7 +18,7 @@ from fedsim.federation.strategies.registry import STRATEGIES
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probes import absent_sentences
 from fedsim.metrics.registry import METRICS
-from fedsim.model.arithmetic import resolved, slow_sentence
+from fedsim.model.arithmetic import slow_sentence
 from fedsim.model.starting import rounding_sentence
 from fedsim.scenario.file import LoadedScenario, ScenarioError, load_scenario
 from fedsim.scenario.variants import Variant
@@ -42,27 +42,25 @@ def describe(loaded: LoadedScenario) -> list[str]:
             f"base in {dtype}, device {', '.join(simulation.devices)}"
         )
         lines.extend(f"  {event.round:>5}  {event.text}" for event in context.life.events)
-        lines.extend(_filled("data", context.holdings.sentences()))
-        lines.extend(_filled("data", absent_sentences(context.probes)))
-        lines.extend(_filled("warning", context.holdings.repeated()))
+        lines.extend(filled("data", context.holdings.sentences()))
+        lines.extend(filled("data", absent_sentences(context.probes)))
+        lines.extend(filled("warning", context.holdings.repeated()))
         pairs, longest = context.engine.runtime.pairs, variant.scenario.model.max_tokens
-        lines.extend(
-            _filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names))
-        )
+        lines.extend(filled("tokens", token_sentences(pairs, context.model, longest, context.holdings.names)))
         lost = sum(probe.left_out for _, _, probe in context.probes.named())
         if lost:
             said = f"{lost} wrong answers are the right one once cut at model.max_tokens={longest}; left out."
-            lines.extend(_filled("tokens", [said]))
+            lines.extend(filled("tokens", [said]))
         rounding = rounding_sentence(context.model.init, dtype)
-        lines.extend(_filled("model", [rounding] if rounding else []))
+        lines.extend(filled("model", [rounding] if rounding else []))
         plan = plan_of(simulation, context, variant)
-        lines.extend(_filled("memory", [memory_sentence(plan, context, variant)]))
-        lines.extend(_filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
-        slow = slow_sentence(resolved(dtype, context.model.device), context.model.device)
-        lines.extend(_filled("effort", [slow] if slow else []))
-        lines.extend(_filled("privacy", view_sentences(context)))
+        lines.extend(filled("memory", [memory_sentence(plan, context, variant)]))
+        lines.extend(filled("effort", [effort_sentence(context, seeds=len(variant.scenario.seeds))]))
+        slow = slow_sentence(dtype, context.model.device)
+        lines.extend(filled("effort", [slow] if slow else []))
+        lines.extend(filled("privacy", view_sentences(context)))
         rows = differencing_rows(context)
-        lines.extend(_filled("warning", differencing_sentences(rows)))
+        lines.extend(filled("warning", differencing_sentences(rows)))
     return lines
 
 
@@ -73,7 +71,7 @@ def _to_run(variant: Variant, context: LifeContext) -> str:
     return f"{rounds_over_seeds(variant, context.model)} rounds to run over all branches and {seeds} seeds"
 
 
-def _filled(title: str, sentences: Iterable[str]) -> Iterator[str]:
+def filled(title: str, sentences: Iterable[str]) -> Iterator[str]:
     """Sentences under a title, in lines that fit a terminal."""
     for sentence in sentences:
         yield textwrap.fill(sentence, 100, initial_indent=f"  {title}: ", subsequent_indent=" " * 11)

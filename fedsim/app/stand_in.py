@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-
+from fedsim.app.catalogue import filled
 from fedsim.assembly.build import load_and_check, make_context
 from fedsim.assembly.memory_plan import check_plan
 from fedsim.assembly.stand_in import BASE, bytes_of, plan_for, stood_in
@@ -36,10 +35,6 @@ def describe_stand_in(loaded: LoadedScenario, memory: str) -> list[str]:
             "Checked with the base {1} for {0} and embedded authors for data of source {2}: not checked are "
             "the base itself, its tokenizer and chat template, the data, and whatever runs on a GPU alone."
         )
-        lines.extend(_filled("stand-in", said.format(*checks)))
-        lines.extend(_filled("memory", f"{plan.sentence()}, with every text as long as may be."))
+        lines.extend(filled("stand-in", [said.format(*checks)]))
+        lines.extend(filled("memory", [f"{plan.sentence()}, with every text as long as may be."]))
     return lines
-
-
-def _filled(title: str, sentence: str) -> list[str]:
-    return [textwrap.fill(sentence, 100, initial_indent=f"  {title}: ", subsequent_indent=" " * 11)]

@@ -239,7 +239,7 @@ def _fill_a_cohort(runtime: ClientRuntime, scenario: Scenario, limit: CohortLimi
     if isinstance(runtime.executor, SequentialExecutor):
         return 1
     local = scenario.federation.local
-    size = local.micro_batch or local.batch_size
+    size = local.at_once
     return limit.room(max(tokens_per_step(pairs, size) for pairs in runtime.pairs.values()))
 
 

@@ -22,18 +22,15 @@ def plan_of(
 ) -> Plan:
     """What the first device is to hold while the clients of a life train."""
     local, runtime = variant.scenario.federation.local, context.engine.runtime
-    records = local.micro_batch or local.batch_size
-    tokens = max(tokens_per_step(pairs, records) for pairs in runtime.pairs.values())
+    tokens = max(tokens_per_step(pairs, local.at_once) for pairs in runtime.pairs.values())
     alone = isinstance(runtime.executor, SequentialExecutor)
-    cohorts = [len(step.cohort) for segment, _ in context.tree.walk() for step in segment.steps]
-    most = max(cohorts, default=1) * max(len(context.branches), 1)
     device = simulation.devices[0]
     return planned(
         variant.scenario,
         sizes or Sizes.of(context.model),
         CohortLimit(clients=1, tokens=1) if alone else simulation.limit(variant.name, context.model),
         memory=device_memory(device),
-        clients=most,
+        clients=context.most_at_once,
         tokens_each=tokens,
         workers=1 if alone else workers_on(device),
     )
@@ -57,7 +54,7 @@ def planned(
         memory=memory,
         clients=max(1, min(limit.room(tokens_each), -(-clients // workers))),
         tokens_each=tokens_each,
-        records=local.micro_batch or local.batch_size,
+        records=local.at_once,
         workers=workers,
         asked=None if asked == "auto" else asked,
     )
@@ -81,8 +78,7 @@ def check_plan(plan: Plan, variant: Variant) -> None:
 def memory_sentence(plan: Plan, context: LifeContext, variant: Variant) -> str:
     """The plan in words, with what the adapters of everybody else take on the host."""
     sends = len(variant.scenario.federation.strategy.sends)
-    cohorts = [len(step.cohort) for segment, _ in context.tree.walk() for step in segment.steps]
-    vectors = max(cohorts, default=0) * (1 + sends) + sends * len(context.engine.runtime.pairs)
+    vectors = context.largest_cohort * (1 + sends) + sends * len(context.engine.runtime.pairs)
     host = 4 * plan.sizes.dimension * vectors
     return f"{plan.sentence()}; updates of a round on the host {gigabytes(host)}."
 

@@ -54,15 +54,13 @@ def plan_for(variant: Variant, context: LifeContext, memory: int) -> Plan:
     sizes = Sizes.of(model, scenario.model.quantize)
     asked = scenario.execution.cohort
     chosen = limit_by(sizes, memory=memory, most=GPU_TOKENS)
-    cohorts = [len(step.cohort) for segment, _ in context.tree.walk() for step in segment.steps]
-    local = scenario.federation.local
     return planned(
         scenario,
         sizes,
         chosen if asked == "auto" else CohortLimit(clients=asked, tokens=UNLIMITED),
         memory=memory,
-        clients=max(cohorts, default=1) * max(len(context.branches), 1),
-        tokens_each=(local.micro_batch or local.batch_size) * scenario.model.max_tokens,
+        clients=context.most_at_once,
+        tokens_each=scenario.federation.local.at_once * scenario.model.max_tokens,
     )
 
 

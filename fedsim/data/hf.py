@@ -128,7 +128,7 @@ def _wanted(data: HfData, *, owned: bool) -> Iterator[tuple[str, str]]:
     if not owned:
         return
     for key, value in data:
-        if key.endswith("_column") and isinstance(value, str) and key in _OPTIONAL:
+        if key in _OPTIONAL and value is not None:
             yield key, value
 
 

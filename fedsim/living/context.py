@@ -53,6 +53,17 @@ class LifeContext:
         """The methods that answer with several adapters, with the lines of lives these are made of."""
         return {one.name: one.lines for one in self.composed if one.life == "retrain"}
 
+    @property
+    def largest_cohort(self) -> int:
+        """The most clients that take part in a round of a branch; 0 where nobody ever does."""
+        cohorts = (len(step.cohort) for segment, _ in self.tree.walk() for step in segment.steps)
+        return max(cohorts, default=0)
+
+    @property
+    def most_at_once(self) -> int:
+        """The most clients that may train in a round, over all branches; 1 at least."""
+        return max(self.largest_cohort * len(self.branches), 1)
+
     def rounds(self) -> int:
         """Rounds over all segments of the tree."""
         return sum(len(segment.steps) for segment, _ in self.tree.walk())

@@ -68,28 +68,26 @@ def measure(
         metrics.extend(
             {"subject": "model", "metric": f"utility/{name}", "value": part} for name, part in parts.items()
         )
-    shown = _shown(predictor, tokenizer, named, config) if detail == "event" else []
+    quoted = {subject: probe for subject, role, probe in named if role != "retain" and detail == "event"}
+    shown = _shown(predictor, tokenizer, quoted, scores, config)
     return Measurement(metrics=tuple(metrics), items=tuple(items), answers=tuple(shown))
 
 
 def _shown(
-    predictor: Predictor, tokenizer: Any, named: Sequence[tuple[str, ProbeKind, Probe]], config: ProbesConfig
+    predictor: Predictor,
+    tokenizer: Any,
+    probes: Mapping[str, Probe],
+    scores: Mapping[str, ItemScores],
+    config: ProbesConfig,
 ) -> list[Row]:
-    """Greedy answers in words to the first questions of each request and each public set."""
-    asked = [
-        (subject, record, right, pair.prompt, min(probe.max_new_tokens, config.max_new_tokens))
-        for subject, role, probe in named
-        if role != "retain"
-        for record, right, pair in [*zip(probe.records, probe.right, probe.pairs_I, strict=True)][
-            : config.shown
-        ]
-    ]
-    if not asked:
+    """Greedy answers in words to the first questions of each probe, generated unless they were for scores."""
+    if not probes or not config.shown:
         return []
-    found = predictor.generate([prompt for *_, prompt, _ in asked], max(limit for *_, limit in asked))
-    said = tokenizer.batch_decode(
-        [tokens[:limit] for tokens, (*_, limit) in zip(found, asked, strict=True)], skip_special_tokens=True
-    )
+    said = {subject: scores[subject].generated for subject in probes}
+    if not all(said.values()):
+        found = continue_prompts(predictor, list(probes.values()), config.max_new_tokens, first=config.shown)
+        texts = (tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in found)
+        said = dict(zip(probes, texts, strict=True))
     return [
         {
             "subject": subject,
@@ -98,7 +96,10 @@ def _shown(
             "right": right,
             "said": text.strip(),
         }
-        for (subject, record, right, prompt, _), text in zip(asked, said, strict=True)
+        for subject, probe in probes.items()
+        for record, right, prompt, text in zip(
+            probe.records[: config.shown], probe.right, probe.prompts, said[subject], strict=False
+        )
     ]
 
 

@@ -104,12 +104,20 @@ def _answers(probe: Probe, log_probs_N: FloatArray, hits_N: BoolArray, said: Seq
 
 
 def continue_prompts(
-    predictor: Predictor, probes: Sequence[Probe], max_new_tokens: int | None = None
+    predictor: Predictor,
+    probes: Sequence[Probe],
+    max_new_tokens: int | None = None,
+    *,
+    first: int | None = None,
 ) -> list[list[list[int]]]:
-    """Greedy answers to the prompts of several probes, generated together; each probe's to its own length."""
+    """Greedy answers to the prompts of several probes, generated together; each probe's to its own length.
+
+    With ``first``, so many prompts of each probe are answered.
+    """
+    asked = [probe.prompts[:first] for probe in probes]
     limits = [min(probe.max_new_tokens, max_new_tokens or probe.max_new_tokens) for probe in probes]
-    found = iter(predictor.generate([prompt for probe in probes for prompt in probe.prompts], max(limits)))
-    return [[next(found)[:limit] for _ in probe.prompts] for probe, limit in zip(probes, limits, strict=True)]
+    found = iter(predictor.generate([prompt for prompts in asked for prompt in prompts], max(limits)))
+    return [[next(found)[:limit] for _ in prompts] for prompts, limit in zip(asked, limits, strict=True)]
 
 
 def summarise(scores: ItemScores, *, role: ProbeKind) -> dict[str, float]:

@@ -26,7 +26,7 @@ from fedsim.model.checkpointing import blocks_that_repeat
 from fedsim.model.packing import longest_packable
 from fedsim.model.prompts import TextFormat
 from fedsim.model.quantising import is_quantised
-from fedsim.model.starting import Start, draw
+from fedsim.model.starting import ADAPTER, Start, draw
 from fedsim.model.vectors import Arrays
 from fedsim.rng import torch_stream
 
@@ -243,7 +243,7 @@ class AdapterModel:
                 for parameter in layer.get_base_layer().parameters(recurse=False):
                     originals.setdefault(parameter, parameter.data)
                     parameter.data = parameter.data.clone()
-                layer.merge(adapter_names=["default"])
+                layer.merge(adapter_names=[ADAPTER])
             yield self.module
         finally:
             for parameter, original in originals.items():

@@ -40,8 +40,9 @@ def resolved(dtype: Dtype | Literal["auto"], device: str) -> Dtype:
     return fastest_dtype(device) if dtype == "auto" else dtype
 
 
-def slow_sentence(dtype: Dtype, device: str) -> str | None:
+def slow_sentence(dtype: Dtype | Literal["auto"], device: str) -> str | None:
     """A sentence where a rounded type takes much longer than float32 on this device."""
+    dtype = resolved(dtype, device)
     times = seconds(device, dtype) / seconds(device, "float32")
     if dtype == "float32" or times < SLOW:
         return None

@@ -24,9 +24,10 @@ from fedsim.data.records import Record
 from fedsim.model.adapter import isolated_torch_rng
 from fedsim.model.config import LoraConfig
 from fedsim.model.lora_starts import DRAWN, changes_base, iterations, needs_records
+from fedsim.model.plain import encode_record
 from fedsim.model.prompts import TextFormat
 from fedsim.model.starting import ADAPTER, Start, one_thread
-from fedsim.model.text import Pair, encode_pair
+from fedsim.model.text import Pair
 from fedsim.rng import torch_stream
 
 FEWEST_SURE = 0.05
@@ -82,7 +83,7 @@ def lesson(lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[R
             "init",
         )
     step = max(1, -(-len(public) // MOST))
-    return [encode_pair(tokenizer, r.question, r.answer, fmt) for r in public[::step]]
+    return [encode_record(tokenizer, record, fmt) for record in public[::step]]
 
 
 def _put(layer: Any, init: str, moments_II: torch.Tensor | None) -> float:

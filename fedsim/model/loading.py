@@ -53,10 +53,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu", public: Sequence[Rec
     tokenizer, base = _loaded(config, device)
     _check_tokenizer(tokenizer, base, config)
     fmt = format_of(tokenizer, config)
-    base.requires_grad_(False)
-    with isolated_torch_rng(torch_stream(0, "adapter-layout")):
-        module = base if config.lora is None else with_lora(base, config.lora)
-    module.eval()
+    module = adapted(base, config.lora)
     init = Start() if config.lora is None else _started(module, config.lora, tokenizer, fmt, public)
     names = choose_trained(module, config.lora)
     if config.quantize is None:  # else it was loaded there, factors included
@@ -177,12 +174,19 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
-    """A base with adapters by PEFT.
+def adapted(base: Any, lora: LoraConfig | None) -> torch.nn.Module:
+    """A frozen base with adapters, in evaluation mode; without LoRA the base itself.
 
     Raises:
         ModelError: no layer fits, or PEFT refuses an option.
     """
+    base.requires_grad_(False)
+    with isolated_torch_rng(torch_stream(0, "adapter-layout")):
+        module: torch.nn.Module = base if lora is None else _with_lora(base, lora)
+    return module.eval()
+
+
+def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     targets = lora.target_modules
     modules = [name for name, _ in base.named_modules()]
     kinds = (torch.nn.Linear, Conv1D)

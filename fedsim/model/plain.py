@@ -15,7 +15,7 @@ from typing import Any
 
 from fedsim.data.records import Record
 from fedsim.model.prompts import Part, TextFormat
-from fedsim.model.text import Pair, encode_pair, encoded
+from fedsim.model.text import Pair, encode_pair, encoded, without_beginning
 
 
 def encode_record(tokenizer: Any, record: Record, fmt: TextFormat) -> Pair:
@@ -57,8 +57,7 @@ def _continuation(tokenizer: Any, given: str, text: str, fmt: TextFormat) -> Pai
     before, behind = whole.prompt, whole.input_ids[whole.answer_start : whole.answer_end]
     half = fmt.max_tokens // 2
     said = behind[: max(half, fmt.max_tokens - len(before))]
-    room = fmt.max_tokens - len(said)
-    kept = before if len(before) <= room else (*before[:opening], *before[len(before) - room + opening :])
+    kept = without_beginning(before, opening, fmt.max_tokens - len(said))
     return replace(
         whole,
         input_ids=(*kept, *said),

@@ -53,6 +53,10 @@ class TextFormat:
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} must contain the placeholder {{question}}")
 
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends an answer."""
+        return int(tokenizer.eos_token_id if self.end_id is None else self.end_id)
+
     def clean(self, text: str) -> str:
         """A question or an answer as it stands in the text."""
         return text.strip() if self.strips else text

@@ -33,9 +33,8 @@ def _in_place_of_text(tokenizer: Any, fmt: TextFormat, own: Pair, answer: str) -
     tokens = [token.id for token in encoded(tokenizer, [Part(text=answer, quoted=True)]) if not token.added]
     before = own.input_ids[: own.answer_start]
     said = tokens[: max(fmt.max_tokens - len(before) - 1, 1)]
-    end = tokenizer.eos_token_id if fmt.end_id is None else fmt.end_id
     return Pair(
-        input_ids=(*before, *said, end),
+        input_ids=(*before, *said, fmt.end(tokenizer)),
         answer_start=len(before),
         answer_end=len(before) + len(said),
         fact_mask=(True,) * len(said),

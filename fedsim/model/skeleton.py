@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import transformers
 
-from fedsim.model.adapter import AdapterModel, isolated_torch_rng
+from fedsim.model.adapter import AdapterModel
 from fedsim.model.checkpointing import switch_on
 from fedsim.model.config import ModelConfig
-from fedsim.model.loading import choose_trained, resolve_base, with_lora
+from fedsim.model.loading import adapted, choose_trained, resolve_base
 from fedsim.model.prompts import TextFormat
-from fedsim.rng import torch_stream
 
 
 def skeleton_of(shape: Any, config: ModelConfig) -> AdapterModel:
@@ -28,11 +27,8 @@ def skeleton_of(shape: Any, config: ModelConfig) -> AdapterModel:
     make: Any = transformers.AutoModelForCausalLM.from_config
     with torch.device("meta"):
         base = make(shape, dtype=kind, **eager)
-    base.requires_grad_(False)
-    with isolated_torch_rng(torch_stream(0, "adapter-layout")):
-        module = base if config.lora is None else with_lora(base, config.lora)
+    module = adapted(base, config.lora)
     names = choose_trained(module, config.lora)
-    module.eval()
     if config.checkpointing:
         switch_on(module)
     return AdapterModel(

@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fedsim.model.prompts import Part, TextFormat
 
+T = TypeVar("T")
 IGNORED = -100
 
 
@@ -108,13 +109,13 @@ def encode_pair(
             f"no token stands before the answer of question {question!r}; put words into the prompt"
         )
     behind = 1 if fmt.truncation == "right" else len(spoken) + 1
-    kept = _without_beginning(prompt, max(fmt.max_tokens - behind, 1))
+    opening = sum(token.added for token in prompt)
+    kept = without_beginning(prompt, opening, max(fmt.max_tokens - behind, 1))
     whole = len(kept) + len(spoken) + 1 <= fmt.max_tokens
     said = spoken if whole else spoken[: max(fmt.max_tokens - len(kept), 1)]
     ids = [token.id for token in (*kept, *said)]
-    end = tokenizer.eos_token_id if fmt.end_id is None else fmt.end_id
     return Pair(
-        input_ids=(*ids, end) if whole else tuple(ids),
+        input_ids=(*ids, fmt.end(tokenizer)) if whole else tuple(ids),
         answer_start=len(kept),
         answer_end=len(ids),
         fact_mask=tuple(_fact_mask(said, fact, answer, sum(len(part.text) for part in parts[:-1]))),
@@ -144,11 +145,11 @@ def _at_the_border(
     return prompt, spoken
 
 
-def _without_beginning(prompt: list[_Token], room: int) -> list[_Token]:
+def without_beginning(prompt: Sequence[T], opening: int, room: int) -> Sequence[T]:
     """The end of a prompt, behind the markers that open it, in as many tokens as there is room for."""
     if len(prompt) <= room:
         return prompt
-    opening = min(sum(1 for token in prompt if token.added), room - 1)
+    opening = min(opening, room - 1)
     return [*prompt[:opening], *prompt[len(prompt) - room + opening :]]
 
 

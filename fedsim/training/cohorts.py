@@ -40,7 +40,7 @@ def tokens_per_step(pairs: Sequence[Pair], batch_size: int) -> int:
 
 def _tokens(job: TrainJob) -> int:
     """Tokens of one step of a job: most of them, or the average where steps are drawn at random."""
-    size, texts = job.local.micro_batch or job.local.batch_size, job.texts
+    size, texts = job.local.at_once, job.texts
     if job.rule is not None and job.task is not None:
         size = math.ceil(job.rule.expected_batch(job.task))
     return tokens_per_step([pair for pairs in texts for pair in pairs], len(texts) * size)

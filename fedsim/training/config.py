@@ -62,6 +62,11 @@ class LocalConfig(Config):
     max_grad_norm: Float | None = Field(default=1.0, gt=0)
     """L2 norm at which a step's gradient is clipped; null never clips; SPSA ignores it."""
 
+    @property
+    def at_once(self) -> int:
+        """Most records of a client that are computed at once."""
+        return self.micro_batch or self.batch_size
+
     def planned_steps(self, examples: int) -> int:
         """Optimiser steps of a training on so many records."""
         steps = self.epochs * -(-examples // self.batch_size)

@@ -3,8 +3,8 @@
 In each step every text has a stream, from which each adapted layer draws in the order in which layers are
 computed, one value for each of the text's positions and the layer's features. So clients that train together
 lose what they lose alone. A layer that is computed again, under checkpointing, has the masks that it had.
-Srivastava et al., "Dropout" (2014). Legend: B texts, T positions of the longest, L
-positions of all texts, P places of what is fed, I features.
+Srivastava et al., "Dropout" (2014). Legend: B texts, T positions of the longest, L positions of all texts, P
+places of what is fed, I features.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from peft.tuners.lora import LoraLayer
 
 from fedsim.model.checkpointing import around
 from fedsim.model.packing import Packing, Padded
+from fedsim.model.starting import ADAPTER
 from fedsim.rng import torch_stream
 from fedsim.training.jobs import TrainJob
 
 
 def rate_of(layer: Any) -> float:
     """The share of its input that a LoRA layer drops in training."""
-    module = layer.lora_dropout["default"]
+    module = layer.lora_dropout[ADAPTER]
     return float(module.p) if isinstance(module, torch.nn.Dropout) else 0.0
 
 
@@ -102,7 +103,7 @@ def dropping(module: torch.nn.Module, masks: Masks | None) -> AbstractContextMan
 @contextmanager
 def _dropping(module: torch.nn.Module, masks: Masks) -> Iterator[None]:
     layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer) and rate_of(layer) > 0]
-    dropouts: list[Any] = [layer.lora_dropout["default"] for layer in layers]
+    dropouts: list[Any] = [layer.lora_dropout[ADAPTER] for layer in layers]
     try:
         for dropout in dropouts:
             dropout.forward = _forward(dropout, masks)

@@ -157,7 +157,7 @@ def shuffled_batches(job: TrainJob) -> list[NDArray[np.int64]]:
 
 def parts_of(positions: NDArray[np.int64], local: LocalConfig) -> list[NDArray[np.int64]]:
     """The parts of a step that are computed one after the other."""
-    size = local.micro_batch or max(len(positions), 1)
+    size = local.at_once
     return [positions[first : first + size] for first in range(0, len(positions), size)]
 
 

@@ -22,10 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.blocks import Block, products, split
 from fedsim.model.checkpointing import around
+from fedsim.model.starting import ADAPTER
 from fedsim.training.dropout import Masks, drops, rate_of
 from fedsim.training.sample_gradients import LayeredGradients
 
-ADAPTER = "default"
 TRIAL_SCALE = 0.1
 """Size of the factors of a trial: large enough that its effect exceeds rounding, even in half precision."""
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import OPTConfig, OPTForCausalLM
 
 from fedsim.config import ConfigError
 from fedsim.model.adapter import AdapterModel
@@ -17,11 +16,17 @@ from fedsim.model.loading import load_model
 from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohort import Cohort
 from fedsim.training.cohorts import CohortLimit
-from fedsim.training.config import LocalConfig
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.stacked import StackedLora
-from tests.fedsim.training.test_cohort import in_fp64, make_job, make_private, shared_rule, updates
-from tests.world import make_model, word_tokenizer
+from tests.fedsim.training.test_cohort import (
+    check_trains_like,
+    in_fp64,
+    make_job,
+    make_private,
+    shared_rule,
+    updates,
+)
+from tests.world import make_model, save_opt, word_tokenizer
 
 UNLIMITED = CohortLimit(clients=100, tokens=10**9)
 LORA = LoraConfig(r=2, alpha=6, dropout=0.25)
@@ -67,16 +72,7 @@ def kept_bytes(model: AdapterModel, jobs) -> int:
 def test_updates_are_those_without(both, counts, batch_size, packs) -> None:
     """Together and alone, with dropout, packed and padded."""
     again, plain = both
-    local = LocalConfig(epochs=2, batch_size=batch_size, lr=0.01)
-    jobs = [make_job(plain, client, count, local=local) for client, count in enumerate(counts)]
-    layered = replace(again)
-    vars(layered)["packs_up_to"] = plain.packs_up_to if packs else 0
-    expected = updates(SequentialExecutor(model=plain), jobs)
-    together = BatchedExecutor(layered, UNLIMITED)
-    together._alone = None  # a cohort that fails would train one at a time, unseen
-    for executor in (together, SequentialExecutor(model=again)):
-        for one, two in zip(updates(executor, jobs), expected, strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=1e-7)
+    check_trains_like(again, plain, counts, batch_size, packs=packs)
 
 
 def test_masks_that_were_drawn_anew_would_be_seen(both, monkeypatch) -> None:
@@ -128,21 +124,7 @@ def test_measuring_computes_nothing_again(both) -> None:
 
 def test_blocks_with_a_dropout_of_their_own_are_refused(tmp_path) -> None:
     """OPT's blocks drop by themselves once they are in training mode."""
-    config = OPTConfig(
-        vocab_size=43,
-        hidden_size=16,
-        ffn_dim=32,
-        num_hidden_layers=1,
-        dropout=0.5,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        word_embed_proj_dim=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    OPTForCausalLM(config).save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
+    save_opt(tmp_path, dropout=0.5)
     with pytest.raises(ConfigError, match="drop some of what they compute") as raised:
         load_model(ModelConfig(base=str(tmp_path), checkpointing=True))
     assert raised.value.key == ("checkpointing",)

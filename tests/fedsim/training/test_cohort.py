@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import OPTConfig, OPTForCausalLM
 
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.config import LoraConfig, ModelConfig
@@ -33,7 +32,7 @@ from fedsim.unlearning.methods.grad_ascent import NegatedNll
 from fedsim.unlearning.methods.npo import NpoLoss
 from privacy import Ledger, LocalTask
 from privacy.example_dp import ExampleDpConfig, ExampleDpRule
-from tests.world import encode, make_model, make_records, random_arrays, word_tokenizer
+from tests.world import encode, make_model, make_records, random_arrays, save_opt, word_tokenizer
 
 UNLIMITED = CohortLimit(clients=100, tokens=10**9)
 LOCAL = LocalConfig(epochs=1, batch_size=3, lr=0.01)
@@ -108,6 +107,22 @@ def updates(executor: BatchedExecutor | SequentialExecutor, jobs: Sequence[Train
     results = executor.train_clients(jobs)
     assert [result.error for result in results] == [None] * len(jobs)
     return [result.update for result in results]
+
+
+def check_trains_like(
+    changed: AdapterModel, plain: AdapterModel, counts: Sequence[int], batch_size: int, *, packs: bool
+) -> None:
+    """A model gives the updates of another, to clients with so many records, together and alone."""
+    local = LocalConfig(epochs=2, batch_size=batch_size, lr=0.01)
+    jobs = [make_job(plain, client, count, local=local) for client, count in enumerate(counts)]
+    layered = replace(changed)
+    vars(layered)["packs_up_to"] = changed.packs_up_to if packs else 0
+    expected = updates(SequentialExecutor(model=plain), jobs)
+    together = BatchedExecutor(layered, UNLIMITED)
+    together._alone = None  # a cohort that fails would train one at a time, unseen
+    for executor in (together, SequentialExecutor(model=changed)):
+        for one, two in zip(updates(executor, jobs), expected, strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-7)
 
 
 # --------------------------------------------------------------------------------- equality
@@ -643,21 +658,7 @@ def test_what_cannot_be_stacked_says_so(llama_base, lora, reason: str) -> None:
 
 def test_layers_that_are_not_given_rows_are_found_by_trying(tmp_path) -> None:
     """OPT flattens what goes into its feed-forward layers."""
-    config = OPTConfig(
-        vocab_size=43,
-        hidden_size=16,
-        ffn_dim=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        word_embed_proj_dim=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    OPTForCausalLM(config).save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
-    model = make_model(tmp_path)
+    model = make_model(save_opt(tmp_path))
     assert "fc1 is given (6, 16), not rows of positions" in str(why_not_stackable(model))
     assert isinstance(make_executor([model], UNLIMITED), SequentialExecutor)
     assert not any("forward" in module.__dict__ for module in model.module.modules())

@@ -4,8 +4,6 @@ bitsandbytes itself needs a GPU: here a layer stands in that, like its layers, i
 weight is no matrix of numbers and whose forward pass alone knows what it multiplies with.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -20,11 +18,17 @@ from fedsim.model.loading import load_model
 from fedsim.model.quantising import SCALES_4BIT, base_bytes, check_quantising, is_quantised, loading_options
 from fedsim.training.batched import BatchedExecutor
 from fedsim.training.cohorts import CohortLimit
-from fedsim.training.config import LocalConfig
 from fedsim.training.executors import make_executor
 from fedsim.training.sequential import SequentialExecutor
 from fedsim.training.stacked import why_not_stackable
-from tests.fedsim.training.test_cohort import in_fp64, make_job, make_private, shared_rule, updates
+from tests.fedsim.training.test_cohort import (
+    check_trains_like,
+    in_fp64,
+    make_job,
+    make_private,
+    shared_rule,
+    updates,
+)
 from tests.world import make_model
 
 UNLIMITED = CohortLimit(clients=100, tokens=10**9)
@@ -77,16 +81,7 @@ def both(llama_base) -> tuple[AdapterModel, AdapterModel]:
 def test_clients_train_as_on_plain_layers_with_the_same_numbers(both, counts, batch_size, packs) -> None:
     """Together and alone, with dropout, packed and padded."""
     coarse, plain = both
-    local = LocalConfig(epochs=2, batch_size=batch_size, lr=0.01)
-    jobs = [make_job(plain, client, count, local=local) for client, count in enumerate(counts)]
-    layered = replace(coarse)
-    vars(layered)["packs_up_to"] = coarse.packs_up_to if packs else 0
-    expected = updates(SequentialExecutor(model=plain), jobs)
-    together = BatchedExecutor(layered, UNLIMITED)
-    together._alone = None  # a cohort that fails would train one at a time, unseen
-    for executor in (together, SequentialExecutor(model=coarse)):
-        for one, two in zip(updates(executor, jobs), expected, strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=1e-7)
+    check_trains_like(coarse, plain, counts, batch_size, packs=packs)
 
 
 def test_the_cohort_takes_them(both) -> None:
