@@ -265,7 +265,10 @@ def longest_packable(module: Any) -> int:
 
 @torch.no_grad()
 def _says_the_same(module: Any, *, layers: int, vocabulary: int) -> bool:
-    """Whether short sequences have the same logits packed as padded."""
+    """Whether short sequences have the same logits packed as padded, in half of the digits at least.
+
+    Rounding grows with the layers, and two threads add up in another order than one.
+    """
     device = str(next(module.parameters()).device)
     lengths_B = torch.tensor([2, 3, 1])
     ids_BT = torch.arange(9, device=device).view(3, 3) % vocabulary
@@ -278,5 +281,5 @@ def _says_the_same(module: Any, *, layers: int, vocabulary: int) -> bool:
         seen = _active.calls
     expected = padded.flatten(0, 1)[packing.source_P][packing.filled_P]
     off = (packed[packing.filled_P] - expected).abs().max()
-    close = bool(off <= 16 * torch.finfo(expected.dtype).eps * expected.abs().max())
+    close = bool(off <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max())
     return close and seen == layers
