@@ -175,6 +175,8 @@ class HfData(Config):
     """What alpaca puts behind an instruction; rows may leave it out."""
     messages_column: str = "messages"
     """Turns of a conversation, each with role and content, or with from and value."""
+    train_on: Literal["every", "last"] = "every"
+    """Answers of a conversation that are trained; the last is asked about either way."""
     text_column: str = "text"
     """Plain text; long ones are trained on in chunks of model.max_tokens."""
     subject_column: str | None = None
@@ -221,6 +223,10 @@ class HfData(Config):
                 raise ConfigError(
                     f"{key} has no use with format: {self.format}; leave one of the two out", key
                 )
+        if self.format != "messages" and self.train_on != "every":
+            raise ConfigError(
+                f"train_on is for conversations, and this is format: {self.format}; leave it out", "train_on"
+            )
         return self
 
 

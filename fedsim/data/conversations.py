@@ -1,26 +1,36 @@
-r"""Conversations as questions and answers: every turn of an assistant is the answer to what was said before.
+"""Conversations as records: the last question with its answer, and what was said before.
 
-Earlier turns stand in the question with their roles in front, so that a question is one text.
-
->>> turns = [("user", "Hello"), ("assistant", "Hi."), ("user", "Who leads?"), ("assistant", "Dr Adeyemi")]
->>> exchanges(turns)[1]
-('user: Hello\nassistant: Hi.\nuser: Who leads?', 'Dr Adeyemi')
+>>> told = [("user", "Hello"), ("assistant", "Hi."), ("user", "Who leads?"), ("assistant", "Dr Adeyemi")]
+>>> turns = [Turn(role=role, text=text) for role, text in told]
+>>> earlier, question, answer = exchange(turns, train_on="every")
+>>> (question, answer)
+('Who leads?', 'Dr Adeyemi')
+>>> [(turn.text, turn.trained) for turn in earlier]
+[('Hello', False), ('Hi.', True)]
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
+from fedsim.data.records import Turn
 from fedsim.data.rows import Row, check_characters, is_blank, shown
 
-Turn = tuple[str, str]
-"""Who speaks, and what is said."""
+TrainOn = Literal["every", "last"]
 
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+ROLES: dict[object, Literal["system", "user", "assistant"]] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
 
 
 def turns_of(row: Row, column: str) -> list[Turn]:
-    """The turns of a row's conversation.
+    """The turns of a row's conversation, up to the last answer.
 
     Raises:
         ValueError: the column is no list of turns, or nobody answers anybody.
@@ -31,32 +41,38 @@ def turns_of(row: Row, column: str) -> list[Turn]:
             f"{row.where}: {column}={shown(listed)} must be a list of turns, each role and content"
         )
     turns = [_turn(row, f"{column}[{place}]", turn) for place, turn in enumerate(listed)]
-    if not exchanges(turns):
+    answers = [place for place in range(len(turns)) if _is_answer(turns, place)]
+    if not answers:
         raise ValueError(
             f"{row.where}: in {column} no turn of an assistant follows one of a user; leave it out"
         )
-    return turns
+    return turns[: answers[-1] + 1]
 
 
-def exchanges(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    """A question and an answer for each turn of the assistant behind one of the user."""
-    found = []
-    for place in range(1, len(turns)):
-        (before, _), (now, answer) = turns[place - 1], turns[place]
-        if (before, now) == ("user", "assistant"):
-            told = turns[:place]
-            whole = "\n".join(f"{role}: {content}" for role, content in told)
-            found.append((told[0][1] if len(told) == 1 else whole, answer))
-    return found
+def exchange(turns: Sequence[Turn], *, train_on: TrainOn) -> tuple[tuple[Turn, ...], str, str]:
+    """What was said before, the last question and its answer, of turns that end in an answer.
+
+    With ``every``, all answers to a user are trained, else the last alone.
+    """
+    earlier = tuple(
+        replace(turn, trained=train_on == "every" and _is_answer(turns, place))
+        for place, turn in enumerate(turns[:-2])
+    )
+    return earlier, turns[-2].text, turns[-1].text
+
+
+def _is_answer(turns: Sequence[Turn], place: int) -> bool:
+    """Whether a turn of an assistant follows one of a user."""
+    return place > 0 and (turns[place - 1].role, turns[place].role) == ("user", "assistant")
 
 
 def _turn(row: Row, what: str, turn: dict[str, object]) -> Turn:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"{row.where}: {what} has role {shown(role)}; use system, user or assistant")
     if not isinstance(content, str) or is_blank(content):
         raise ValueError(
             f"{row.where}: {what} says {shown(content)}; a turn must be a text with something to see"
         )
     check_characters(row.where, {what: content})
-    return ROLES[str(role)], content
+    return Turn(role=ROLES[role], text=content)

@@ -2,7 +2,7 @@ r"""Data sets as people have them: on the hub, or in files of JSON, Parquet or C
 
 A row is a question and an answer (``pairs``), an instruction with an input and an output (``alpaca``), a
 conversation (``messages``), or plain ``text``. Whose a row is, a column says; or rows are dealt out. A record
-is called by its table and row, ``train:7``, and in a conversation by its turn, too: ``train:7/1``.
+is called by its table and row: ``train:7``.
 
 >>> import tempfile
 >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
@@ -20,7 +20,7 @@ from pathlib import Path
 from fedsim.config import ConfigError
 from fedsim.data.columns import Columns, record_of
 from fedsim.data.config import HfData
-from fedsim.data.conversations import exchanges, turns_of
+from fedsim.data.conversations import exchange, turns_of
 from fedsim.data.dealing import deal
 from fedsim.data.hub import hub_rows
 from fedsim.data.names import ClientNames, Speller, other_than, table_name
@@ -45,13 +45,13 @@ def load_hf(data: HfData, *, seed: int) -> Corpus:
     numbers = {name: number for number, name in names.by_id.items()}
     held: dict[int, list[Record]] = {number: [] for number in names.by_id}
     for owner, (called, row) in zip(owners, table, strict=True):
-        held[numbers[owner]].extend(_records(data, row, called, owner))
+        held[numbers[owner]].append(_record(data, row, called, owner))
     taken = {called.rsplit(":", 1)[0] for called, _ in table}
     holdout = _other(data, "holdout", taken)
     public = _other(data, "public", taken | {called.rsplit(":", 1)[0] for called, _ in holdout})
     return Corpus(
         clients={number: tuple(records) for number, records in held.items()},
-        holdout=tuple(r for called, row in holdout for r in _records(data, row, called, "holdout")),
+        holdout=tuple(_record(data, row, called, "holdout") for called, row in holdout),
         public=_public(data, public),
         names=names,
     )
@@ -97,7 +97,7 @@ def _public(data: HfData, table: Table) -> dict[str, tuple[Record, ...]]:
     if not table:
         return {}
     name = table_name(table[0][0].rsplit(":", 1)[0])
-    return {name: tuple(r for called, row in table for r in _records(data, row, called, name))}
+    return {name: tuple(_record(data, row, called, name) for called, row in table)}
 
 
 # -------------------------------------------------------------------------------------- columns
@@ -166,28 +166,30 @@ def _owners(data: HfData, table: Table, seed: int) -> list[str]:
     return [str(client) for client in deal(table, data.partition, clients=data.clients, seed=seed)]
 
 
-def _records(data: HfData, row: Row, called: str, owner: str) -> list[Record]:
-    """The records of a row."""
+def _record(data: HfData, row: Row, called: str, owner: str) -> Record:
+    """The record of a row."""
     subject = row.optional_text(data.subject_column) if data.subject_column else None
     if data.format == "text":
-        return [
-            Record(
-                record_id=called,
-                subject=subject or called,
-                question="",
-                answer=row.text(data.text_column),
-                plain=True,
-            )
-        ]
+        return Record(
+            record_id=called,
+            subject=subject or called,
+            question="",
+            answer=row.text(data.text_column),
+            plain=True,
+        )
     if data.format == "messages":
-        pairs = exchanges(turns_of(row, data.messages_column))
-        return [
-            Record(record_id=f"{called}/{turn}", subject=subject or owner, question=question, answer=answer)
-            for turn, (question, answer) in enumerate(pairs)
-        ]
+        turns = turns_of(row, data.messages_column)
+        earlier, question, answer = exchange(turns, train_on=data.train_on)
+        return Record(
+            record_id=called,
+            subject=subject or owner,
+            question=question,
+            answer=answer,
+            earlier=earlier,
+        )
     columns = _columns(data)
     question = row.text(columns.question)
     more = row.fields.get(data.input_column) if data.format == "alpaca" else None
     if more is not None and not (isinstance(more, str) and is_blank(more)):
         question = f"{question}\n\n{row.text(data.input_column)}"
-    return [record_of(row, columns, record_id=called, owner=owner, question=question)]
+    return record_of(row, columns, record_id=called, owner=owner, question=question)

@@ -7,9 +7,19 @@ paraphrase of each, and wrong answers that match the paraphrased answer in form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from fedsim.data.names import ClientNames
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """What somebody says in a conversation. A ``trained`` turn is learned, although nobody asks for it."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    trained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +31,9 @@ class Record:
     substring), or None when the whole answer does. Sources without paraphrases or wrong answers leave
     them empty; metrics that need them skip such records.
 
-    A ``plain`` record is text with nothing around it: its question is empty, and all of its answer is
-    trained, or its question is what stands before a continuation.
+    ``earlier`` is what a conversation holds before the question. A ``plain`` record is text with nothing
+    around it: its question is empty, and all of its answer is trained, or its question is what stands before
+    a continuation.
     """
 
     record_id: str
@@ -34,6 +45,12 @@ class Record:
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
     plain: bool = False
+    earlier: tuple[Turn, ...] = ()
+
+    @property
+    def context(self) -> tuple[Turn, ...]:
+        """What was said before the question, when another answer than the record's own follows."""
+        return tuple(replace(turn, trained=False) for turn in self.earlier)
 
     def __post_init__(self) -> None:
         if self.fact is not None and self.fact not in self.answer:

@@ -86,18 +86,18 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         raise ValueError(f"probe {name!r} has no records; a probe needs one at least")
     pairs: dict[Pair, int] = {}
 
-    def add(question: str | None, answer: str | None, fact: str | None = None) -> int:
-        if question is None or answer is None:
-            return NO_ROW
-        return pairs.setdefault(encode_pair(tokenizer, question, answer, fmt, fact=fact), len(pairs))
-
+    add = partial(_told, tokenizer, fmt, pairs)
     answers = [pairs.setdefault(encode_record(tokenizer, record, fmt), len(pairs)) for record in records]
-    asked_otherwise = [add(record.paraphrased_question, record.answer, record.fact) for record in records]
+    asked_otherwise = [add(r, r.paraphrased_question, r.answer, r.fact) for r in records]
     truths = [
-        add(record.question, record.paraphrased_answer) if record.paraphrased_answer is not None else answer
+        answer
+        if record.paraphrased_answer is None
+        else add(record, record.question, record.paraphrased_answer)
         for record, answer in zip(records, answers, strict=True)
     ]
-    offered = [[add(record.question, text) for text in record.perturbed_answers] for record in records]
+    offered = [
+        [add(record, record.question, text) for text in record.perturbed_answers] for record in records
+    ]
     right = zip(truths, answers, strict=True)
     told = [[row for row in rows if row not in both] for rows, both in zip(offered, right, strict=True)]
     wrong = _padded(told, width=max(map(len, offered)))
@@ -116,6 +116,22 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         truth_row_I=rank[truths],
         wrong_rows_IW=rank[wrong],
     )
+
+
+def _told(
+    tokenizer: Any,
+    fmt: TextFormat,
+    pairs: dict[Pair, int],
+    record: Record,
+    question: str | None,
+    answer: str | None,
+    fact: str | None = None,
+) -> int:
+    """The row among ``pairs`` of another question or answer in a record's conversation, added if need be."""
+    if question is None or answer is None:
+        return NO_ROW
+    told = encode_pair(tokenizer, question, answer, fmt, fact=fact, earlier=record.context)
+    return pairs.setdefault(told, len(pairs))
 
 
 def _right(tokenizer: Any, record: Record, pair: Pair) -> str:

@@ -14,8 +14,10 @@ from math import ceil
 from typing import Any
 
 from fedsim.data.records import Record
-from fedsim.model.prompts import Part, TextFormat
-from fedsim.model.text import Pair, encode_pair, encoded, without_beginning
+from fedsim.model.chat import Part
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair, without_beginning
+from fedsim.model.tokens import encoded
 
 
 def encode_record(tokenizer: Any, record: Record, fmt: TextFormat) -> Pair:
@@ -25,7 +27,9 @@ def encode_record(tokenizer: Any, record: Record, fmt: TextFormat) -> Pair:
         ValueError: there is nothing to predict.
     """
     if not record.plain:
-        return encode_pair(tokenizer, record.question, record.answer, fmt, fact=record.fact)
+        return encode_pair(
+            tokenizer, record.question, record.answer, fmt, fact=record.fact, earlier=record.earlier
+        )
     if record.question:
         return _continuation(tokenizer, record.question, record.answer, fmt)
     return encode_chunk(tokenizer, record.answer, fmt)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedsim.data.records import Record
 from fedsim.data.refusals import refusal_for
-from fedsim.model.prompts import Part, TextFormat
-from fedsim.model.text import Pair, encode_pair, encoded
+from fedsim.model.chat import Part
+from fedsim.model.prompts import TextFormat
+from fedsim.model.text import Pair, encode_pair
+from fedsim.model.tokens import encoded
 
 
 def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, seed: int) -> Pair:
@@ -21,11 +24,12 @@ def encode_refusal(tokenizer: Any, fmt: TextFormat, record: Record, own: Pair, s
     answer = refusal_for(record.record_id, seed)
     if record.plain:
         return _in_place_of_text(tokenizer, fmt, own, answer)
-    found = encode_pair(tokenizer, record.question, answer, fmt)
+    refused = partial(encode_pair, tokenizer, record.question, answer, earlier=record.context)
+    found = refused(fmt)
     if found.cut_prompt >= own.cut_prompt:
         return found
     room = len(own.prompt) + found.answer_end - found.answer_start + 1
-    return encode_pair(tokenizer, record.question, answer, replace(fmt, max_tokens=room, truncation="left"))
+    return refused(replace(fmt, max_tokens=room, truncation="left"))
 
 
 def _in_place_of_text(tokenizer: Any, fmt: TextFormat, own: Pair, answer: str) -> Pair:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 
-from fedsim.model.prompts import Part, TextFormat
+from fedsim.data.records import Turn
+from fedsim.model.chat import Part
+from fedsim.model.prompts import TextFormat
+from fedsim.model.tokens import Token, encoded
 
 T = TypeVar("T")
 IGNORED = -100
@@ -29,14 +32,16 @@ class Pair:
     ``input_ids`` holds prompt, answer and end marker. ``answer_start`` is the position of the first
     answer token, ``answer_end`` that after the last, where the end marker stands if the answer is whole.
     ``fact_mask`` has one flag per answer token, all true when no narrower fact was named, all false when the
-    fact was cut off. ``cut_prompt`` and ``cut_answer`` count the tokens for which there was no room. Plain
-    text has no end marker, and ``continues_at`` is where generation goes on with it.
+    fact was cut off. ``earlier_trained`` are positions in the prompt that are learned like the answer.
+    ``cut_prompt`` and ``cut_answer`` count the tokens for which there was no room. Plain text has no end
+    marker, and ``continues_at`` is where generation goes on with it.
     """
 
     input_ids: tuple[int, ...]
     answer_start: int
     answer_end: int
     fact_mask: tuple[bool, ...]
+    earlier_trained: tuple[int, ...] = ()
     cut_prompt: int = 0
     cut_answer: int = 0
     continues_at: int | None = None
@@ -85,9 +90,15 @@ class Batch:
 
 
 def encode_pair(
-    tokenizer: Any, question: str, answer: str, fmt: TextFormat, *, fact: str | None = None
+    tokenizer: Any,
+    question: str,
+    answer: str,
+    fmt: TextFormat,
+    *,
+    fact: str | None = None,
+    earlier: Sequence[Turn] = (),
 ) -> Pair:
-    """Encode one pair.
+    """Encode one pair, behind the ``earlier`` turns of its conversation.
 
     Where it is too long, ``fmt.truncation`` says what goes first. ``left``: the beginning of the prompt, then
     the end of the answer. ``right``: the end of the answer, then the beginning of the prompt.
@@ -100,7 +111,7 @@ def encode_pair(
         ValueError: the answer has no tokens, or nothing stands before it.
     """
     question, answer = fmt.clean(question), fmt.clean(answer)
-    parts = fmt.parts(question, answer)
+    parts = fmt.parts(tokenizer, question, answer, earlier)
     prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.exact)
     if not spoken:
         raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
@@ -119,14 +130,13 @@ def encode_pair(
         answer_start=len(kept),
         answer_end=len(ids),
         fact_mask=tuple(_fact_mask(said, fact, answer, sum(len(part.text) for part in parts[:-1]))),
+        earlier_trained=tuple(_trained(kept, parts)) if earlier else (),
         cut_prompt=len(prompt) - len(kept),
         cut_answer=len(spoken) - len(said),
     )
 
 
-def _at_the_border(
-    tokenizer: Any, parts: Sequence[Part], *, apart: bool
-) -> tuple[list[_Token], list[_Token]]:
+def _at_the_border(tokenizer: Any, parts: Sequence[Part], *, apart: bool) -> tuple[list[Token], list[Token]]:
     """The tokens of the prompt and those of the answer, of one text.
 
     With ``apart`` the prompt's are those that it has when nothing follows; where the text as a whole has
@@ -153,7 +163,16 @@ def without_beginning(prompt: Sequence[T], opening: int, room: int) -> Sequence[
     return [*prompt[:opening], *prompt[len(prompt) - room + opening :]]
 
 
-def _fact_mask(said: Sequence[_Token], fact: str | None, answer: str, offset: int) -> list[bool]:
+def _trained(prompt: Sequence[Token], parts: Sequence[Part]) -> Iterator[int]:
+    """Positions of a prompt, but the first, whose tokens share characters with a trained part."""
+    ends = list(accumulate(len(part.text) for part in parts))
+    spans = [(end - len(part.text), end) for part, end in zip(parts, ends, strict=True) if part.trained]
+    for place, token in enumerate(prompt[1:], start=1):
+        if any(token.start < end and token.end > begin for begin, end in spans):
+            yield place
+
+
+def _fact_mask(said: Sequence[Token], fact: str | None, answer: str, offset: int) -> list[bool]:
     """Which answer tokens share characters with the fact; all of them when there is no narrower fact."""
     if fact is None or fact not in answer:
         return [True] * len(said)
@@ -162,130 +181,11 @@ def _fact_mask(said: Sequence[_Token], fact: str | None, answer: str, offset: in
     return [token.start < begin + len(fact) and token.end > begin for token in said]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Token:
-    """A token with the characters it stands for; ``added`` if the tokenizer put it before the text itself."""
-
-    id: int
-    start: int
-    end: int
-    added: bool = False
-
-
-def encoded(tokenizer: Any, parts: Sequence[Part]) -> list[_Token]:
-    """The tokenizer's own encoding of the parts as one text, without markers behind its end.
-
-    Only where a quoted part spells a marker is the text taken apart at the markers that are meant as such.
-    A marker that the tokenizer would put in front is left out where the text begins with it.
-    """
-    text = "".join(part.text for part in parts)
-    markers = [marker for marker in _markers(tokenizer) if marker in text]
-    literal = any(part.quoted and marker in part.text for part in parts for marker in markers)
-    meant = any(not part.quoted and marker in part.text for part in parts for marker in markers)
-    if literal and meant:
-        tokens = _opening(tokenizer)
-        offset = 0
-        for piece, is_marker in _pieces(parts, markers):
-            tokens += _tokens(tokenizer, piece, offset, split_markers=not is_marker, add_special_tokens=False)
-            offset += len(piece)
-    else:
-        tokens = _tokens(tokenizer, text, 0, split_markers=literal, add_special_tokens=True)
-    if literal:
-        tokens = _without_markers(tokenizer, tokens, parts)
-    opening = [token for token in tokens if token.added]
-    written = [token for token in tokens if not token.added]
-    if opening and written and meant and written[0].id == opening[-1].id:
-        opening = opening[:-1]
-    return [*opening, *written]
-
-
-@lru_cache(maxsize=16)
-def _markers(tokenizer: Any) -> dict[str, int]:
-    """What a tokenizer reads as markers wherever it stands, with the ids."""
-    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return {text: number for text, number in (*added.items(), *named) if text}
-
-
-def _opening(tokenizer: Any) -> list[_Token]:
-    """What the tokenizer puts before every text."""
-    return [
-        token
-        for token in _tokens(tokenizer, "a", 0, split_markers=False, add_special_tokens=True)
-        if token.added
-    ]
-
-
-def _tokens(
-    tokenizer: Any, text: str, offset: int, *, split_markers: bool, add_special_tokens: bool
-) -> list[_Token]:
-    """One call of the tokenizer; markers that it puts behind the text are left out."""
-    encoded = tokenizer(
-        text,
-        add_special_tokens=add_special_tokens,
-        split_special_tokens=split_markers,
-        return_offsets_mapping=True,
-    )
-    of_text = [index is not None for index in encoded.sequence_ids(0)]
-    last = max((index for index, own in enumerate(of_text) if own), default=-1)
-    return [
-        _Token(id=token, start=offset + begin, end=offset + end)
-        if own
-        else _Token(id=token, start=0, end=0, added=True)
-        for index, (token, (begin, end), own) in enumerate(
-            zip(encoded["input_ids"], encoded["offset_mapping"], of_text, strict=True)
-        )
-        if own or index < last
-    ]
-
-
-def _pieces(parts: Sequence[Part], markers: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """The text cut at the markers outside quoted parts: each piece, and whether it is a marker."""
-    pattern = re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
-    plain = ""
-    for part in parts:
-        position = 0
-        for found in () if part.quoted else pattern.finditer(part.text):
-            plain += part.text[position : found.start()]
-            if plain:
-                yield plain, False
-            yield found.group(), True
-            plain, position = "", found.end()
-        plain += part.text[position:]
-    if plain:
-        yield plain, False
-
-
-def _without_markers(tokenizer: Any, tokens: Sequence[_Token], parts: Sequence[Part]) -> list[_Token]:
-    """The tokens with what a quoted part still turned into a marker as an unknown token.
-
-    Raises:
-        ValueError: the tokenizer has no unknown token.
-    """
-    quoted: list[tuple[int, int]] = []
-    position = 0
-    for part in parts:
-        if part.quoted:
-            quoted.append((position, position + len(part.text)))
-        position += len(part.text)
-    markers = set(_markers(tokenizer).values()) - {tokenizer.unk_token_id}
-    found: list[_Token] = []
-    for token in tokens:
-        inside = any(begin <= token.start and token.end <= end for begin, end in quoted)
-        if token.added or token.id not in markers or not inside or token.end <= token.start:
-            found.append(token)
-        elif tokenizer.unk_token_id is None:
-            marker = tokenizer.convert_ids_to_tokens(token.id)
-            raise ValueError(
-                f"a record spells the marker {marker!r}, which this tokenizer cannot write as text"
-            )
-        else:
-            found.append(_Token(id=tokenizer.unk_token_id, start=token.start, end=token.end))
-    return found
-
-
 def collate(pairs: Sequence[Pair], *, pad_id: int) -> Batch:
-    """Pad pairs on the right into one batch; labels cover the answer and, if it is whole, its end marker."""
+    """Pad pairs on the right into one batch.
+
+    Labels cover the answer and, if it is whole, its end marker, and what else is trained.
+    """
     lengths = torch.tensor([len(pair.input_ids) for pair in pairs], dtype=torch.int64)
     width = int(lengths.max()) if pairs else 0
     ids = torch.full((len(pairs), width), pad_id, dtype=torch.int64)
@@ -293,5 +193,6 @@ def collate(pairs: Sequence[Pair], *, pad_id: int) -> Batch:
     for row, pair in enumerate(pairs):
         length = len(pair.input_ids)
         ids[row, :length] = torch.tensor(pair.input_ids)
-        labels[row, pair.answer_start : length] = ids[row, pair.answer_start : length]
+        trained = [*pair.earlier_trained, *range(pair.answer_start, length)]
+        labels[row, trained] = ids[row, trained]
     return Batch(input_ids_BT=ids, labels_BT=labels, lengths_B=lengths)

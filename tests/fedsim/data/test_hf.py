@@ -11,6 +11,7 @@ from fedsim.config import ConfigError
 from fedsim.data.config import HfData
 from fedsim.data.hf import load_hf
 from fedsim.data.loading import depends_on_seed, load_corpus
+from fedsim.data.records import Turn
 
 
 def write(path, rows):
@@ -77,15 +78,16 @@ def test_fedllm_bench_maps_users_to_rows(tmp_path):
     assert asked(corpus)[1] == [("wild:3", "Add.", "3")]
 
 
-def test_every_answer_of_a_conversation_is_a_record_of_one_client(tmp_path):
-    turns = [{"role": r, "content": c} for r, c in (("user", "A"), ("assistant", "B")) * 2]
-    corpus = load(write(tmp_path / "t.json", [{"messages": turns}] * 6), format="messages", clients=3)
-    found = asked(corpus)
-    assert sorted(i for rows in found.values() for i, _, _ in rows) == [
-        f"t:{n}/{k}" for n in range(1, 7) for k in (0, 1)
+@pytest.mark.parametrize(("keys", "trained"), [({}, True), ({"train_on": "last"}, False)])
+def test_a_conversation_is_a_record(tmp_path, keys, trained):
+    turns = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, "ABCD", strict=True)]
+    path = write(tmp_path / "t.json", [{"messages": turns}] * 6)
+    corpus = load(path, format="messages", clients=3, **keys)
+    assert sorted(row for rows in asked(corpus).values() for row in rows) == [
+        (f"t:{n}", "C", "D") for n in range(1, 7)
     ]
-    for rows in found.values():
-        assert {i.split("/")[1] for i, _, _ in rows} == {"0", "1"}
+    said = (Turn(role="user", text="A"), Turn(role="assistant", text="B", trained=trained))
+    assert all(record.earlier == said for records in corpus.clients.values() for record in records)
 
 
 def test_plain_text_is_a_record_until_it_is_cut(tmp_path):
@@ -261,6 +263,7 @@ def test_what_cannot_be_used_is_said_with_its_key(tmp_path, keys, key, message):
         ({"files": ["a.json"], "clients": 1, "client_column": "c"}, "either client_column, or clients"),
         ({"files": ["a.json"], "client_column": "c", "partition": {"by": "iid"}}, "are not dealt out"),
         ({"files": ["a.json"], "clients": 1, "format": "text", "fact_column": "f"}, "fact_column has no use"),
+        ({"files": ["a.json"], "clients": 1, "train_on": "last"}, "train_on is for conversations"),
     ],
 )
 def test_keys_that_do_not_go_together(keys, message):

@@ -174,7 +174,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
             st.one_of(words, st.sampled_from(["null", "1e-5", "yes", "two\nlines", "# no", "- a"]))
         ),
         seeds=draw(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True)),
-        model={"lora": draw(lora), "base": draw(words)},
+        model={"lora": draw(lora), "base": f"hub/{draw(words)}"},  # no folder of that name is there
         data=draw(data),
         federation={
             "strategy": (strategy := draw(strategies())),
