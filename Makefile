@@ -43,7 +43,7 @@ scenario: $(VENV)/.installed $(BASE)  ## run scenarios/NAME.yaml (NAME=quickstar
 
 .PHONY: federation
 federation: OUT = runs/$(NAME)-federation
-federation: $(VENV)/.installed  ## run it on a SuperLink with SuperNodes, over TLS (NAME=quickstart, NODES=2)
+federation: $(VENV)/.installed $(BASE)  ## run it on a SuperLink with SuperNodes, over TLS (NAME=quickstart, NODES=2)
 	@$(BIN)/fedsim run scenarios/$(NAME).yaml --out $(OUT) --set execution.engine=deployment \
 		--set execution.deployment.nodes=$(NODES) $(foreach pair,$(SET),--set $(pair))
 
