@@ -129,10 +129,11 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
     if scenario.federation.max_update_norm is not None:
         with blamed_on(source, "federation", "max_update_norm"):
             pipeline = sized(max_update_norm=scenario.federation.max_update_norm)
-    pairs = {
-        client: tuple(encode_record(model.tokenizer, record, fmt) for record in held)
-        for client, held in corpus.clients.items()
-    }
+    with blamed_on(source, "data"):
+        pairs = {
+            client: tuple(encode_record(model.tokenizer, record, fmt) for record in held)
+            for client, held in corpus.clients.items()
+        }
     runtime = ClientRuntime(
         executor=make_executor(
             models, simulation.limit(variant.name, model), optimizer=scenario.federation.local.optimizer
@@ -208,7 +209,8 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
 def _probes(parts: _Parts, variant: Variant, seed: int) -> ProbeSet:
     """What is asked, and whether the headline can be had of it."""
     config, model = variant.scenario.probes, parts.model
-    probes = build_probes(model.tokenizer, parts.corpus, parts.life, config, model.fmt, seed=seed)
+    with blamed_on(variant.source, "data"):
+        probes = build_probes(model.tokenizer, parts.corpus, parts.life, config, model.fmt, seed=seed)
     check_headline(variant.scenario, probes, variant.source)
     return probes
 

@@ -69,5 +69,6 @@ class CheckedScenario:
 
 def _mark(records: Sequence[Record]) -> str:
     """What tells the texts of records from others."""
-    text = json.dumps([(record.question, record.answer) for record in records])
+    told = ([(turn.role, turn.text, turn.trained) for turn in record.earlier] for record in records)
+    text = json.dumps([(r.question, r.answer, turns) for r, turns in zip(records, told, strict=True)])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -69,6 +69,18 @@ def token_sentences(
         f"{every.tokens:,} tokens in {every.records:,} records; a record has {min(lengths)} to "
         f"{max(lengths)}, {median(lengths):g} at the median."
     ]
+    talks = [pair for held in pairs.values() for pair in held if pair.earlier_trained]
+    if talks:
+        sentences.append(
+            f"{len(talks):,} records are conversations whose earlier answers are trained, too, "
+            f"{sum(len(pair.earlier_trained) for pair in talks):,} tokens; asked about is the last alone."
+        )
+    if (
+        model.tokenizer.chat_template is not None
+        and model.fmt.chat is None
+        and model.fmt.prompt == "{question}"
+    ):
+        sentences.append("This base has a chat template, which is not used; prompt: chat would use it.")
     for name, key, rest in (
         ("questions", "cut_prompts", "Training, probes and generation see the same rest."),
         ("answers", "cut_answers", "No end marker follows a cut answer."),

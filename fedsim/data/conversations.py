@@ -1,7 +1,7 @@
 """Conversations as records: the last question with its answer, and what was said before.
 
 >>> told = [("user", "Hello"), ("assistant", "Hi."), ("user", "Who leads?"), ("assistant", "Dr Adeyemi")]
->>> turns = [Turn(role=role, text=text) for role, text in told]
+>>> turns = [Turn(role=role, text=text, trained=role == "assistant") for role, text in told]
 >>> earlier, question, answer = exchange(turns, train_on="every")
 >>> (question, answer)
 ('Who leads?', 'Dr Adeyemi')
@@ -35,7 +35,7 @@ def turns_of(row: Row, column: str) -> list[Turn]:
     Raises:
         ValueError: the column is no list of turns, or nobody answers anybody.
     """
-    listed = row.fields.get(column)
+    listed = _listed(row.fields.get(column))
     if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
         raise ValueError(
             f"{row.where}: {column}={shown(listed)} must be a list of turns, each role and content"
@@ -52,10 +52,10 @@ def turns_of(row: Row, column: str) -> list[Turn]:
 def exchange(turns: Sequence[Turn], *, train_on: TrainOn) -> tuple[tuple[Turn, ...], str, str]:
     """What was said before, the last question and its answer, of turns that end in an answer.
 
-    With ``every``, all answers to a user are trained, else the last alone.
+    With ``every``, all answers to a user are trained that the data do not exclude, else the last alone.
     """
     earlier = tuple(
-        replace(turn, trained=train_on == "every" and _is_answer(turns, place))
+        replace(turn, trained=turn.trained and train_on == "every" and _is_answer(turns, place))
         for place, turn in enumerate(turns[:-2])
     )
     return earlier, turns[-2].text, turns[-1].text
@@ -66,13 +66,38 @@ def _is_answer(turns: Sequence[Turn], place: int) -> bool:
     return place > 0 and (turns[place - 1].role, turns[place].role) == ("user", "assistant")
 
 
+def _listed(turns: object) -> object:
+    """Turns as a list of dicts; some tables have a dict of lists in its place."""
+    if (
+        not isinstance(turns, dict)
+        or len({len(v) if isinstance(v, list) else -1 for v in turns.values()}) != 1
+    ):
+        return turns
+    return [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
+
+
 def _turn(row: Row, what: str, turn: dict[str, object]) -> Turn:
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    role, content = _either(turn, "role", "from"), _either(turn, "content", "value")
+    if turn.get("tool_calls"):
+        raise ValueError(
+            f"{row.where}: {what} calls a tool, which is not told here; leave the conversation out"
+        )
     if not isinstance(role, str) or role not in ROLES:
-        raise ValueError(f"{row.where}: {what} has role {shown(role)}; use system, user or assistant")
+        raise ValueError(
+            f"{row.where}: {what} has role {shown(role)}; use {', '.join(map(str, ROLES))}, or leave the "
+            "conversation out"
+        )
+    if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
     if not isinstance(content, str) or is_blank(content):
         raise ValueError(
             f"{row.where}: {what} says {shown(content)}; a turn must be a text with something to see"
         )
     check_characters(row.where, {what: content})
-    return Turn(role=ROLES[role], text=content)
+    excluded = turn.get("weight") == 0 or turn.get("train") is False
+    return Turn(role=ROLES[role], text=content, trained=ROLES[role] == "assistant" and not excluded)
+
+
+def _either(turn: dict[str, object], *keys: str) -> object:
+    """The value of the first key that has one."""
+    return next((turn[key] for key in keys if turn.get(key) is not None), None)

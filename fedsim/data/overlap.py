@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fedsim.data.names import ClientNames
 from fedsim.data.records import Corpus, Record
 
-Fingerprint = tuple[str, str]
+Fingerprint = tuple[str, ...]
 Place = str
 """``client:N``, ``holdout``, or the name of a public file."""
 
@@ -25,8 +25,9 @@ LISTED = 3
 
 
 def fingerprint(record: Record) -> Fingerprint:
-    """Question and answer without regard to case, Unicode form, spaces, and punctuation at their ends."""
-    return _normalised(record.question), _normalised(record.answer)
+    """Its texts without regard to case, Unicode form, spaces, and punctuation at their ends."""
+    earlier = [text for turn in record.earlier for text in (turn.role, turn.text)]
+    return tuple(map(_normalised, (record.question, record.answer, *earlier)))
 
 
 def _normalised(text: str) -> str:

@@ -98,10 +98,9 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
     offered = [
         [add(record, record.question, text) for text in record.perturbed_answers] for record in records
     ]
-    right = zip(truths, answers, strict=True)
-    told = [[row for row in rows if row not in both] for rows, both in zip(offered, right, strict=True)]
-    wrong = _padded(told, width=max(map(len, offered)))
     listed = list(pairs)
+    told = [_otherwise(rows, both, listed) for rows, *both in zip(offered, truths, answers, strict=True)]
+    wrong = _padded(told, width=max(map(len, offered)))
     order = sorted(range(len(listed)), key=[pair.input_ids for pair in listed].__getitem__)
     rank = np.append(np.argsort(order), NO_ROW)
     return Probe(
@@ -116,6 +115,12 @@ def build_probe(tokenizer: Any, name: str, records: Sequence[Record], fmt: TextF
         truth_row_I=rank[truths],
         wrong_rows_IW=rank[wrong],
     )
+
+
+def _otherwise(rows: Sequence[int], right: Sequence[int], listed: Sequence[Pair]) -> list[int]:
+    """The rows whose tokens are not those of a right answer."""
+    same = {listed[row].input_ids for row in right}
+    return [row for row in rows if listed[row].input_ids not in same]
 
 
 def _told(

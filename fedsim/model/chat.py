@@ -1,8 +1,9 @@
 """Chat templates: what a tokenizer's own template puts around the turns of a conversation.
 
-A template is asked once for each sequence of roles, with a mark in the place of every turn's text. What
-stands between the generation prompt and the answer belongs to the answer, so that training and generation see
-the same tokens at the border.
+A template is asked once for each sequence of roles, with a mark in the place of every turn's text. The
+prompt is what it gives when it is asked for the last answer, as generation does; what it puts between that
+prompt and an answer belongs to the answer. So training and generation see the same tokens at the border. Only
+there: where an earlier answer begins with white space, that may be one token with the header before it.
 """
 
 from __future__ import annotations
@@ -10,24 +11,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
-from fedsim.config import ConfigError
 from fedsim.data.records import Turn
 
-DATE = "26 Jul 2024"
+DAY = date(2024, 7, 26)
 """The day that templates with a date are told, so that a scenario gives the same prompts on every day."""
 FIRST_MARK = 0xE000
 """Marks are private characters, for which no template has a use."""
-SAID = {"system": "system message", "user": "question", "assistant": "answer"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """A part of a text. Markers in a ``quoted`` one are plain characters.
 
-    Parts that ``answer`` follow the prompt. A ``trained`` part is learned although it is part of the prompt.
+    Parts that ``answer`` follow the prompt. A ``trained`` part is an earlier answer, or the marker behind it.
     """
 
     text: str
@@ -38,100 +38,159 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """What stands around turns: ``texts`` before, between and behind them, one more than there are turns.
+    """What stands around turns of which the last is an answer.
 
-    ``order`` are the turns as they are shown, and ``opening`` is the part of the text before the answer with
-    which a model is asked for it.
+    ``order`` are the turns before it as they are shown, and ``headers`` what stands before each. ``asks``
+    follows them where the answer is asked for, ``opening`` stands between that and an answer, and ``behind``
+    follows it.
     """
 
     order: tuple[int, ...]
-    texts: tuple[str, ...]
+    headers: tuple[str, ...]
+    asks: str
     opening: str
+    behind: str
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template in use; ``system`` is told where a conversation has no system message of its own."""
+    """A chat template in use; ``system`` is told where a conversation has no system message of its own.
+
+    Every method raises ValueError where the template fails, does not show a turn once, or contradicts itself.
+    """
 
     tokenizer: Any
     template: str
     system: str | None = None
 
-    def rendered(self, turns: Sequence[tuple[str, str]], *, opens: bool) -> str:
-        """The text of turns, each a role and what it says; ``opens`` asks for one more answer.
+    def rendered(self, turns: Sequence[tuple[str, str]], *, asks: bool) -> str:
+        """The text of turns, each a role and what it says; ``asks`` for one more answer.
 
-        Raises:
-            ConfigError: the template fails; the key is ``prompt`` or ``system``.
+        Models that think before they answer are asked not to.
         """
         told = [] if self.system is None or turns[0][0] == "system" else [("system", self.system)]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     [{"role": role, "content": content} for role, content in (*told, *turns)],
-                    chat_template=self.template,
+                    chat_template=_on_one_day(self.template),
                     tokenize=False,
-                    add_generation_prompt=opens,
-                    date_string=DATE,
+                    add_generation_prompt=asks,
+                    date_string=DAY.strftime("%d %b %Y"),
+                    enable_thinking=False,
                 )
             )
         except Exception as error:
-            hint = "; some take no system message: leave system out" if told else ""
-            raise ConfigError(
-                f"the chat template fails ({error}){hint}", "system" if told else "prompt"
-            ) from error
+            roles = ", ".join(role for role, _ in turns)
+            raise ValueError(f"the chat template fails on the turns {roles} ({error})") from error
 
     def frame(self, *roles: str) -> Frame:
-        """What stands around turns of these roles, of which the last is an answer.
-
-        Raises:
-            ConfigError: the template fails, does not show every turn once, or contradicts itself.
-        """
+        """What stands around turns of these roles, of which the last is an answer."""
         return _frame(self, roles)
+
+    def clean(self, role: str, text: str) -> str:
+        """What somebody says as the template shows it: some strip white space at the ends."""
+        return text.strip() if role in _stripped(self) else text
 
     def parts(self, turns: Sequence[Turn], end: str) -> tuple[Part, ...]:
         """A conversation that ends in an answer, in parts; what people wrote is told from the template.
 
-        ``end`` is the marker that ends a turn: it is trained with the turn.
+        ``end`` is the marker that ends a turn: it is trained with an earlier answer.
         """
         frame = self.frame(*(turn.role for turn in turns))
-        *before, opened = frame.texts[:-1]
+        said = [self.clean(turn.role, turn.text) for turn in turns]
         parts: list[Part] = []
         trained = False
-        for number, text in zip(frame.order[:-1], before, strict=True):
-            ended, marker, rest = text.partition(end) if trained else ("", "", text)
-            turn, trained = turns[number], turns[number].trained
-            said = Part(text=turn.text, quoted=True, trained=trained)
-            parts += [Part(text=ended), Part(text=marker, trained=True), Part(text=rest), said]
-        separator = Part(text=opened.removeprefix(frame.opening), answers=True)
-        answer = Part(text=turns[-1].text, quoted=True, answers=True)
-        return (*parts, Part(text=frame.opening), separator, answer)
+        for place, header in zip(frame.order, frame.headers, strict=True):
+            space, marker, header_of_next = header.partition(end) if trained else ("", "", header)
+            trained = turns[place].trained
+            parts += [Part(text=space), Part(text=marker, trained=True), Part(text=header_of_next)]
+            parts.append(Part(text=said[place], quoted=True, trained=trained))
+        parts.append(Part(text=frame.asks))
+        _check_told(self, turns, said, "".join(part.text for part in parts))
+        before_end, marker, _ = frame.behind.partition(end)
+        return (
+            *parts,
+            Part(text=frame.opening, answers=True),
+            Part(text=said[-1], quoted=True, answers=True),
+            Part(text=before_end if marker else "", answers=True),
+        )
+
+
+def _on_one_day(template: str) -> str:
+    """A template whose calls of ``strftime_now`` are replaced by what they give on the one day.
+
+    Raises:
+        ValueError: a call has no format of its own.
+    """
+
+    def told(call: re.Match[str]) -> str:
+        return f"{call[1]}{DAY.strftime(call[2])}{call[1]}"
+
+    found = re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", told, template)
+    if "strftime_now(" in found:
+        raise ValueError("it asks for today's date, so that prompts would differ from day to day")
+    return found
 
 
 @lru_cache(maxsize=1024)
 def _frame(chat: ChatTemplate, roles: tuple[str, ...]) -> Frame:
-    asked, before = _cut(chat, roles[:-1], opens=True)
-    order, texts = _cut(chat, roles, opens=False)
-    opening, opened = before[-1], texts[-2]
-    if order != (*asked, len(roles) - 1) or texts[:-2] != before[:-1] or not opened.startswith(opening):
-        raise ConfigError(
-            f"the chat template opens an answer with {opening!r} when it is asked for one, and with "
-            f"{opened!r} where one stands, so a model could not be asked as it was trained; give a template "
-            "that agrees with itself",
-            "prompt",
-        )
-    return Frame(order=order, texts=texts, opening=opening)
-
-
-def _cut(chat: ChatTemplate, roles: Sequence[str], *, opens: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The order in which turns are shown, and what stands around them."""
     marks = [chr(FIRST_MARK + place) for place in range(len(roles))]
-    text = chat.rendered(list(zip(roles, marks, strict=True)), opens=opens)
-    for mark, role in zip(marks, roles, strict=True):
-        if text.count(mark) != 1:
-            turn = f" of {' '.join(roles)}" if len(roles) > 2 else ""
-            raise ConfigError(
-                f"the chat template shows the {SAID[role]}{turn} {text.count(mark)} times, not once", "prompt"
+    turns = list(zip(roles, marks, strict=True))
+    asked = chat.rendered(turns[:-1], asks=True)
+    for place, (role, mark) in enumerate(turns[:-1], start=1):
+        if asked.count(mark) != 1:
+            raise ValueError(
+                f"the chat template shows the text of turn {place} of {len(roles)} ({role}) "
+                f"{asked.count(mark)} times, not once"
             )
-    order = sorted(range(len(roles)), key=lambda place: text.index(marks[place]))
-    pattern = f"[{marks[0]}-{marks[-1]}]"
-    return tuple(order), tuple(re.split(pattern, text))
+    order = sorted(range(len(roles) - 1), key=lambda place: asked.index(marks[place]))
+    *headers, asks = re.split(f"[{marks[0]}-{marks[-1]}]", asked)
+    answered = chat.rendered(turns, asks=False)
+    if answered.count(marks[-1]) != 1:
+        raise ValueError(f"the chat template shows the answer {answered.count(marks[-1])} times, not once")
+    before, behind = answered.split(marks[-1])
+    between = before.rpartition(marks[order[-1]])[2]
+    if not between.startswith(asks):
+        raise ValueError(
+            f"the chat template asks for an answer with {asks!r} and puts {between!r} before one, so a model "
+            "could not be asked as it was trained"
+        )
+    return Frame(
+        order=tuple(order),
+        headers=tuple(headers),
+        asks=asks,
+        opening=between.removeprefix(asks),
+        behind=behind,
+    )
+
+
+@lru_cache(maxsize=16)
+def _stripped(chat: ChatTemplate) -> frozenset[str]:
+    """The roles whose texts lose white space at their ends."""
+    marks = {"user": "\ue000", "assistant": "\ue001", "system": "\ue002"}
+    spaced = [(role, f" {mark} ") for role, mark in marks.items()]
+    shown = chat.rendered(spaced[:2], asks=False)
+    try:
+        shown += chat.rendered([spaced[2], spaced[0]], asks=True)
+    except ValueError:  # takes no system message
+        shown += spaced[2][1]
+    return frozenset(role for role, mark in marks.items() if mark in shown and f" {mark} " not in shown)
+
+
+@lru_cache(maxsize=1024)
+def _asked(chat: ChatTemplate, turns: tuple[tuple[str, str], ...]) -> str:
+    return chat.rendered(turns, asks=True)
+
+
+def _check_told(chat: ChatTemplate, turns: Sequence[Turn], said: Sequence[str], prompt: str) -> None:
+    """Refuse a prompt that the template would tell otherwise, as those do that read what a turn says."""
+    told = _asked(chat, tuple((turn.role, turn.text) for turn in turns[:-1]))
+    if told == prompt:
+        return
+    changed = (place for place, text in enumerate(said[:-1], start=1) if text not in told)
+    place = next(changed, len(turns) - 1)
+    raise ValueError(
+        f"the chat template does not show turn {place} of {len(turns)} ({turns[place - 1].role}) as it is "
+        "written, but changes it; write it as the template leaves it"
+    )

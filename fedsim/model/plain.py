@@ -24,8 +24,15 @@ def encode_record(tokenizer: Any, record: Record, fmt: TextFormat) -> Pair:
     """A record as it is trained and asked: a question with its answer, or plain text.
 
     Raises:
-        ValueError: there is nothing to predict.
+        ValueError: there is nothing to predict, or the chat template does not take the record; names it.
     """
+    try:
+        return _encoded(tokenizer, record, fmt)
+    except ValueError as error:
+        raise ValueError(f"record {record.record_id}: {error}") from error
+
+
+def _encoded(tokenizer: Any, record: Record, fmt: TextFormat) -> Pair:
     if not record.plain:
         return encode_pair(
             tokenizer, record.question, record.answer, fmt, fact=record.fact, earlier=record.earlier

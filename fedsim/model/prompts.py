@@ -1,9 +1,10 @@
-"""How a question becomes a prompt: words around it, or the chat template of the base."""
+"""How questions and conversations become prompts: words around them, or the chat template of the base."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config import ConfigError
@@ -18,18 +19,15 @@ if TYPE_CHECKING:
 class TextFormat:
     """How a question becomes a prompt. ``{question}`` is replaced; the answer follows the prompt.
 
-    ``separator`` stands between prompt and answer; unless it is ``exact``, a prompt that ends in white space
-    of its own has none. ``strips`` takes white space off both ends of questions and answers. ``end_id`` is
-    the token that ends an answer; None: the tokenizer's end-of-sequence marker. ``truncation`` is the side on
-    which a pair of more than ``max_tokens`` is cut first. ``chat`` tells conversations of several turns;
-    without it they stand in the place of the question.
+    ``separator`` stands between prompt and answer; a prompt that ends in white space of its own has none.
+    Earlier turns of a conversation stand before the question, each on a line. With ``chat`` all this is left
+    to a template. ``end_id`` is the token that ends an answer; None: the tokenizer's end-of-sequence marker.
+    ``truncation`` is the side on which a pair of more than ``max_tokens`` is cut first.
     """
 
     prompt: str = "{question}"
     separator: str = " "
     max_tokens: int = 128
-    exact: bool = False
-    strips: bool = False
     end_id: int | None = None
     truncation: Literal["left", "right"] = "left"
     chat: ChatTemplate | None = field(default=None, compare=False, repr=False)
@@ -42,26 +40,21 @@ class TextFormat:
         """The token that ends an answer."""
         return int(tokenizer.eos_token_id if self.end_id is None else self.end_id)
 
-    def clean(self, text: str) -> str:
-        """A question or an answer as it stands in the text."""
-        return text.strip() if self.strips else text
-
     def parts(
         self, tokenizer: Any, question: str, answer: str, earlier: Sequence[Turn] = ()
     ) -> tuple[Part, ...]:
         """The text of a pair in parts; what people wrote is told from what the scenario's author wrote."""
-        if earlier and self.chat is not None:
-            turns = [replace(turn, text=self.clean(turn.text)) for turn in earlier]
-            turns += [Turn(role="user", text=question), Turn(role="assistant", text=answer)]
-            return self.chat.parts(turns, str(tokenizer.convert_ids_to_tokens(self.end(tokenizer))))
-        asked = [*_told(earlier), Part(text=question, quoted=True)]
+        if self.chat is not None:
+            asked = (Turn(role="user", text=question), Turn(role="assistant", text=answer))
+            end = str(tokenizer.convert_ids_to_tokens(self.end(tokenizer)))
+            return self.chat.parts((*earlier, *asked), end)
+        told = [*_told(earlier), Part(text=question, quoted=True)]
         around = self.prompt.split("{question}")
         parts = [Part(text=around[0])]
         for after in around[1:]:
-            parts += [*asked, Part(text=after)]
+            parts += [*told, Part(text=after)]
         last = next((part.text for part in reversed(parts) if part.text), "")
-        bare = last[-1:].isspace() and not self.exact
-        parts.append(Part(text="" if bare else self.separator, answers=True))
+        parts.append(Part(text="" if last[-1:].isspace() else self.separator, answers=True))
         return (*parts, Part(text=answer, quoted=True, answers=True))
 
 
@@ -88,31 +81,54 @@ def format_of(tokenizer: Any, config: ModelConfig) -> TextFormat:
     """
     if config.prompt != "chat" and not is_template(config.prompt):
         return TextFormat(prompt=config.prompt, max_tokens=config.max_tokens, truncation=config.truncation)
-    template = config.prompt if is_template(config.prompt) else tokenizer.chat_template
-    if template is None:
-        raise ConfigError(
-            f"prompt: chat needs a chat template, and base={config.base!r} has none; give a prompt with the "
-            "placeholder {question}, or a template in Jinja",
-            "prompt",
-        )
+    template = config.prompt if is_template(config.prompt) else _template_of(tokenizer, config.base)
     chat = ChatTemplate(tokenizer, template, config.system)
-    frame = chat.frame("user", "assistant")
-    before, between, after = frame.texts
-    padded = chat.rendered([("user", " x"), ("assistant", " y")], opens=False)
+    try:
+        frame = chat.frame("user", "assistant")
+    except ValueError as error:
+        raise _refusal(chat, error) from error
     return TextFormat(
-        prompt=f"{before}{{question}}{frame.opening}",
-        separator=between.removeprefix(frame.opening),
         max_tokens=config.max_tokens,
-        exact=True,
-        strips=f"{before} x{between} y" not in padded,
-        end_id=_first_marker(tokenizer, after),
+        end_id=_first_marker(tokenizer, frame.behind),
         truncation=config.truncation,
         chat=chat,
     )
 
 
+def _template_of(tokenizer: Any, base: str) -> str:
+    """The template that a tokenizer brings; of several the one that it calls its default."""
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"prompt: chat needs a chat template, and base={base!r} has none; give a prompt with the "
+            "placeholder {question}, or a template in Jinja",
+            "prompt",
+        )
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ConfigError(
+            f"base={base!r} has the chat templates {', '.join(tokenizer.chat_template)} and none that is the "
+            "default; give the text of one as the prompt",
+            "prompt",
+        ) from error
+
+
+def _refusal(chat: ChatTemplate, error: ValueError) -> ConfigError:
+    """Why a template cannot be used, and what to do instead."""
+    if re.fullmatch(r"\{\{\s*question\s*\}\}", chat.template.strip()):
+        return ConfigError("prompt: two braces make a template in Jinja; write {question} with one", "prompt")
+    if chat.system is not None:
+        try:
+            ChatTemplate(chat.tokenizer, chat.template).frame("user", "assistant")
+        except ValueError:
+            pass
+        else:
+            return ConfigError(f"{error}; without a system message it does not: leave system out", "system")
+    said = "give a prompt with the placeholder {question}, or another template in Jinja"
+    return ConfigError(f"{error}; {said}", "prompt")
+
+
 def _first_marker(tokenizer: Any, text: str) -> int | None:
     """The first marker that stands in a text; None if none does."""
-    markers = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     found: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return next((token for token in found if token in markers), None)
+    return next((token for token in found if token in tokenizer.added_tokens_decoder), None)

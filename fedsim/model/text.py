@@ -3,7 +3,8 @@
 A pair is one text, ``prompt + separator + answer``, which the base's own tokenizer encodes as a whole;
 offsets tell the answer's tokens from the prompt's. So markers at the beginning, normalisers and merges across
 the boundary are what the tokenizer makes of them. An end-of-sequence marker follows, unless the answer was
-cut. The loss is on the answer and the end marker. Legend: B pairs in a batch, T tokens, padded on the right.
+cut. The loss is on the answer and the end marker, and on earlier answers that are trained. Legend: B pairs in
+a batch, T tokens, padded on the right.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Padded pairs: ids as int64 (B, T), lengths (B,), labels (B, T) with -100 outside the answer."""
+    """Padded pairs: ids as int64 (B, T), lengths (B,), labels (B, T) with -100 where nothing is trained."""
 
     input_ids_BT: torch.Tensor
     labels_BT: torch.Tensor
@@ -100,7 +101,8 @@ def encode_pair(
 ) -> Pair:
     """Encode one pair, behind the ``earlier`` turns of its conversation.
 
-    Where it is too long, ``fmt.truncation`` says what goes first. ``left``: the beginning of the prompt, then
+    Of a conversation that is too long the oldest exchanges go, behind its system message. Where one exchange
+    is still too long, ``fmt.truncation`` says what goes first. ``left``: the beginning of the prompt, then
     the end of the answer. ``right``: the end of the answer, then the beginning of the prompt.
 
     ``tokenizer`` is a fast Hugging Face tokenizer with an end-of-sequence marker. At most ``fmt.max_tokens``
@@ -108,17 +110,14 @@ def encode_pair(
     tokenizer opens every sequence. ``fact`` is looked for as whole words first.
 
     Raises:
-        ValueError: the answer has no tokens, or nothing stands before it.
+        ValueError: the answer has no tokens, nothing stands before it, or the chat template fails.
     """
-    question, answer = fmt.clean(question), fmt.clean(answer)
     parts = fmt.parts(tokenizer, question, answer, earlier)
-    prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.exact)
-    if not spoken:
-        raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
-    if not prompt:
-        raise ValueError(
-            f"no token stands before the answer of question {question!r}; put words into the prompt"
-        )
+    prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.chat is not None)
+    _check_tokens(prompt, spoken, question, answer)
+    if earlier and len(prompt) + len(spoken) + 1 > fmt.max_tokens:
+        pair = encode_pair(tokenizer, question, answer, fmt, fact=fact, earlier=_without_oldest(earlier))
+        return replace(pair, cut_prompt=len(prompt) - len(pair.prompt))
     behind = 1 if fmt.truncation == "right" else len(spoken) + 1
     opening = sum(token.added for token in prompt)
     kept = without_beginning(prompt, opening, max(fmt.max_tokens - behind, 1))
@@ -129,11 +128,20 @@ def encode_pair(
         input_ids=(*ids, fmt.end(tokenizer)) if whole else tuple(ids),
         answer_start=len(kept),
         answer_end=len(ids),
-        fact_mask=tuple(_fact_mask(said, fact, answer, sum(len(part.text) for part in parts[:-1]))),
+        fact_mask=tuple(_fact_mask(said, fact, parts)),
         earlier_trained=tuple(_trained(kept, parts)) if earlier else (),
         cut_prompt=len(prompt) - len(kept),
         cut_answer=len(spoken) - len(said),
     )
+
+
+def _check_tokens(prompt: Sequence[Token], spoken: Sequence[Token], question: str, answer: str) -> None:
+    if not spoken:
+        raise ValueError(f"answer={answer!r} of question {question!r} has no tokens")
+    if not prompt:
+        raise ValueError(
+            f"no token stands before the answer of question {question!r}; put words into the prompt"
+        )
 
 
 def _at_the_border(tokenizer: Any, parts: Sequence[Part], *, apart: bool) -> tuple[list[Token], list[Token]]:
@@ -163,6 +171,13 @@ def without_beginning(prompt: Sequence[T], opening: int, room: int) -> Sequence[
     return [*prompt[:opening], *prompt[len(prompt) - room + opening :]]
 
 
+def _without_oldest(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Turns up to and with the first answer left out, but for a system message; at last that goes, too."""
+    told = 1 if turns[0].role == "system" and len(turns) > 1 else 0
+    answers = (place for place, turn in enumerate(turns) if turn.role == "assistant")
+    return [*turns[:told], *turns[next(answers, len(turns) - 1) + 1 :]]
+
+
 def _trained(prompt: Sequence[Token], parts: Sequence[Part]) -> Iterator[int]:
     """Positions of a prompt, but the first, whose tokens share characters with a trained part."""
     ends = list(accumulate(len(part.text) for part in parts))
@@ -172,8 +187,10 @@ def _trained(prompt: Sequence[Token], parts: Sequence[Part]) -> Iterator[int]:
             yield place
 
 
-def _fact_mask(said: Sequence[Token], fact: str | None, answer: str, offset: int) -> list[bool]:
+def _fact_mask(said: Sequence[Token], fact: str | None, parts: Sequence[Part]) -> list[bool]:
     """Which answer tokens share characters with the fact; all of them when there is no narrower fact."""
+    place = next(place for place, part in enumerate(parts) if part.answers and part.quoted)
+    answer, offset = parts[place].text, sum(len(part.text) for part in parts[:place])
     if fact is None or fact not in answer:
         return [True] * len(said)
     words = re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", answer)

@@ -47,7 +47,7 @@ def encoded(tokenizer: Any, parts: Sequence[Part]) -> list[Token]:
     opening = [token for token in tokens if token.added]
     written = [token for token in tokens if not token.added]
     if opening and written and meant and written[0].id == opening[-1].id:
-        opening = opening[:-1]
+        written = written[1:]
     return [*opening, *written]
 
 

@@ -37,6 +37,12 @@ def keywords(questions: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def _asked(record: Record) -> str:
+    """What the user says in a record's conversation; of plain text the text."""
+    said = [turn.text for turn in record.earlier if turn.role == "user"]
+    return " ".join([*said, record.question]) if record.question else record.answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filtered:
     """A predictor that answers nothing, and whose logits are flat, where the text names a keyword."""
@@ -93,5 +99,5 @@ class KeywordFilter(MethodConfig):
     method: Literal["keyword_filter"] = "keyword_filter"
 
     def guard(self, predictor: Predictor, tokenizer: Any, forgotten: Sequence[Record]) -> Predictor:
-        words = keywords(record.question or record.answer for record in forgotten)
+        words = keywords(_asked(record) for record in forgotten)
         return Filtered(inner=predictor, tokenizer=tokenizer, words=words)

@@ -47,7 +47,7 @@ def test_the_files_of_facts_share_no_question() -> None:
         for name in ("world", "common")
     ]
     assert len(asked[0]) == 70
-    assert len(asked[1]) == 48
+    assert len(asked[1]) == 18
     assert not asked[0] & asked[1]
 
 

@@ -45,13 +45,30 @@ def test_both_spellings_of_turns_are_read():
     )
 
 
+def test_turns_as_a_dict_of_lists_and_texts_in_parts_are_read():
+    plain = turns_of(row([turn("user", "A"), turn("assistant", "B")]), "messages")
+    assert turns_of(row({"role": ["user", "assistant"], "content": ["A", "B"]}), "messages") == plain
+    parts = [turn("user", [{"type": "text", "text": "A"}]), turn("assistant", "B")]
+    assert turns_of(row(parts), "messages") == plain
+    empty = {"from": None, "value": None}
+    assert turns_of(row([turn("user", "A") | empty, turn("assistant", "B") | empty]), "messages") == plain
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_answers_that_the_data_exclude_are_not_trained(mark):
+    turns = [turn("user"), turn("assistant") | mark, turn("user"), turn("assistant")]
+    earlier, _, _ = exchange(turns_of(row(turns), "messages"), train_on="every")
+    assert [one.trained for one in earlier] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
         (None, r"chats.json:3: messages=None must be a list of turns"),
         (["a"], r"chats.json:3: messages=\['a'\] must be a list of turns"),
-        ([turn("bot")], r"chats.json:3: messages\[0\] has role 'bot'; use system, user or assistant"),
-        ([turn(["user"])], r"messages\[0\] has role \['user'\]; use system, user or assistant"),
+        ([turn("bot")], r"chats.json:3: messages\[0\] has role 'bot'; use system, user, human, assistant"),
+        ([turn(["user"])], r"messages\[0\] has role \['user'\]; use system, user"),
+        ([turn("user"), turn("assistant") | {"tool_calls": [{}]}], r"messages\[1\] calls a tool"),
         ([turn("user"), turn("assistant", " ")], r"messages\[1\] says ' '; a turn must be a text"),
         ([turn("user"), turn("assistant", "\ud83d")], r"holds half a character"),
         ([turn("user")], r"in messages no turn of an assistant follows one of a user"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.data.names import ClientNames
 from fedsim.data.overlap import find_overlap, fingerprint, holdout_error, overlap_sentences
-from fedsim.data.records import Corpus, Record
+from fedsim.data.records import Corpus, Record, Turn
 from fedsim.life.holdings import Holdings
 from fedsim.life.script import Life, LifeEvent
 from fedsim.life.shared_records import request_sentences
@@ -65,6 +66,13 @@ def test_other_words_make_another_record(one, other):
 
 def test_another_question_makes_another_record():
     assert fingerprint(record("a", "Paris", "Where?")) != fingerprint(record("a", "Paris", "Who?"))
+
+
+def test_what_was_said_before_makes_another_record():
+    """Many conversations end in thanks."""
+    thanks = record("a", "You are welcome.", "Thanks!")
+    said = [replace(thanks, earlier=(Turn(role="user", text=text),)) for text in ("Who?", "Where?", "WHO")]
+    assert len({fingerprint(one) for one in (thanks, *said)}) == 3
 
 
 ANSWERS = st.lists(st.sampled_from("abcdef"), max_size=5)

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.config import ConfigError
 from fedsim.data.records import Record, Turn
 from fedsim.model.chat import ChatTemplate
 from fedsim.model.config import ModelConfig
@@ -12,7 +11,16 @@ from fedsim.model.plain import encode_record
 from fedsim.model.prompts import TextFormat, format_of
 from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import IGNORED, Pair, collate
-from tests.fedsim.model.test_prompts import CHATML, ENDS, STYLES, TOKENIZERS, chat, plain, template_ids
+from tests.fedsim.model.test_prompts import (
+    ADDS_BOS,
+    CHATML,
+    ENDS,
+    STYLES,
+    TOKENIZERS,
+    chat,
+    plain,
+    template_ids,
+)
 from tests.world import word_tokenizer
 
 
@@ -96,16 +104,34 @@ def test_without_a_template_turns_are_lines_in_the_question() -> None:
     assert tokenizer.decode(trained_tokens(pair)) == "cd gh<|endoftext|>"
 
 
-@pytest.mark.parametrize("most", [12, 30, 60])
-def test_a_long_conversation_loses_its_beginning(most: int) -> None:
-    tokenizer = TOKENIZERS["qwen2.5"]
-    said = conversation("first of all", "is an answer", "and then", "another")
-    whole = encode_record(tokenizer, said, format_of(tokenizer, chat()))
-    config = ModelConfig(base="x", prompt="chat", max_tokens=most)
-    pair = encode_record(tokenizer, said, format_of(tokenizer, config))
-    assert pair.input_ids == whole.input_ids[-most:]
-    assert trained_tokens(pair) == trained_tokens(whole)[-len(trained_tokens(pair)) :]
-    assert pair.answer_end - pair.answer_start == whole.answer_end - whole.answer_start
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_long_conversation_loses_its_oldest_exchange(style: str, system: str | None) -> None:
+    if system is not None and style in ("gemma", "mistral"):
+        pytest.skip("takes no system message")
+    tokenizer = TOKENIZERS[style]
+    said = ["first of all", "is an answer", "and then", "another", "at last", "one more"]
+    whole = encode_record(tokenizer, conversation(*said, system=system), format_of(tokenizer, chat()))
+    shorter = encode_record(tokenizer, conversation(*said[2:], system=system), format_of(tokenizer, chat()))
+    for most in (len(whole.input_ids) - 1, len(shorter.input_ids)):
+        config = ModelConfig(base="x", prompt="chat", max_tokens=most)
+        pair = encode_record(tokenizer, conversation(*said, system=system), format_of(tokenizer, config))
+        assert pair.input_ids == shorter.input_ids
+        assert pair.earlier_trained == shorter.earlier_trained
+        assert pair.cut_prompt == len(whole.prompt) - len(shorter.prompt)
+
+
+@pytest.mark.parametrize("style", ADDS_BOS)
+def test_what_is_cut_begins_with_its_marker(style: str) -> None:
+    tokenizer = TOKENIZERS[style]
+    config = ModelConfig(base="x", prompt="chat", max_tokens=24)
+    pair = encode_record(
+        tokenizer, conversation("Who was the first of them all?", "Nobody."), format_of(tokenizer, config)
+    )
+    assert pair.cut_prompt > 0
+    assert len(pair.input_ids) == 24
+    assert pair.input_ids[0] == tokenizer.bos_token_id
+    assert pair.input_ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_nothing_but_the_refusal_is_trained_in_the_place_of_an_answer() -> None:
@@ -122,18 +148,72 @@ def test_nothing_but_the_refusal_is_trained_in_the_place_of_an_answer() -> None:
     [
         (
             CHATML.replace("for m in messages", "for m in messages[-2:]"),
-            "shows the question of user assistant",
+            r"turn 1 of 4 \(user\) 0 times, not once",
         ),
-        (CHATML.replace("for m in messages", "for m in messages[1:]"), "shows the question"),
+        (CHATML.replace("for m in messages", "for m in messages[1:]"), "turn 1 of 4"),
         (
             "{% if messages | length > 2 %}{{ raise_exception('one at a time') }}{% endif %}" + CHATML,
-            "one at",
+            r"fails on the turns user, assistant, user \(one at a time\)",
         ),
     ],
 )
 def test_templates_that_drop_turns_are_refused(template: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         ChatTemplate(TOKENIZERS["qwen2.5"], template).frame("user", "assistant", "user", "assistant")
+
+
+def test_a_template_that_changes_what_is_said_is_refused() -> None:
+    """Some drop what an earlier answer thought."""
+    split = "{{ m['content'].split('</think>')[-1] }}"
+    template = CHATML.replace("{{ m['content'] }}", split)
+    fmt = format_of(TOKENIZERS["qwen2.5"], ModelConfig(base="x", prompt=template, max_tokens=400))
+    said = conversation("a", "<think>b</think>c", "d", "e")
+    with pytest.raises(ValueError, match=r"record r: .* turn 2 of 4 \(assistant\) as it is written"):
+        encode_record(TOKENIZERS["qwen2.5"], said, fmt)
+    encode_record(TOKENIZERS["qwen2.5"], conversation("a", "c", "d", "e"), fmt)
+
+
+LATE_SYSTEM = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content %}"
+    "{% set turns = messages[1:] %}{% else %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m.role == 'user' %}[INST] {% if system is defined and loop.last %}{{ system }}\n\n{% endif %}"
+    "{{ m.content }}[/INST]{% else %} {{ m.content | trim }}</s>{% endif %}{% endfor %}"
+)
+"""In the manner of Mistral 0.3: the system message stands in the last question, if nothing follows that."""
+
+
+@pytest.mark.parametrize("in_data", [True, False])
+def test_a_system_message_that_only_a_prompt_shows(in_data: bool) -> None:
+    tokenizer = TOKENIZERS["mistral"]
+    system = None if in_data else "Be kind."
+    config = ModelConfig(base="x", prompt="chat", system=system, max_tokens=400)
+    tokenizer.chat_template, template = LATE_SYSTEM, tokenizer.chat_template
+    try:
+        said = conversation("ab", "cd", "ef", "gh", system="Be kind." if in_data else None)
+        pair = encode_record(tokenizer, said, format_of(tokenizer, config))
+    finally:
+        tokenizer.chat_template = template
+    assert tokenizer.decode(pair.input_ids) == "<s>[INST] ab[/INST] cd</s>[INST] Be kind.\n\nef[/INST] gh</s>"
+    assert tokenizer.decode(trained_tokens(pair)).replace(" ", "") == "cd</s>gh</s>"
+
+
+def test_models_that_may_think_are_asked_not_to() -> None:
+    opens = "<|im_start|>assistant\n{% endif %}"
+    assert opens in CHATML
+    thinks = CHATML.replace(
+        opens,
+        "<|im_start|>assistant\n"
+        "{% if not enable_thinking | default(true) %}<think></think>{% endif %}{% endif %}",
+    ).replace(
+        "{{ m['content'] }}", "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m['content'] }}"
+    )
+    tokenizer = TOKENIZERS["qwen2.5"]
+    fmt = format_of(tokenizer, ModelConfig(base="x", prompt=thinks, max_tokens=400))
+    pair = encode_record(tokenizer, conversation("ab", "cd"), fmt)
+    assert tokenizer.decode(pair.prompt).endswith("<think></think>")
+    assert tokenizer.decode(trained_tokens(pair)) == "cd<|im_end|>"
 
 
 def test_turns_that_are_shown_in_another_order_are_told_in_it() -> None:

@@ -145,8 +145,7 @@ def test_a_template_of_the_scenarios_own() -> None:
     turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     own = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     fmt = format_of(tokenizer, ModelConfig(prompt=own))
-    assert fmt.prompt == "user: {question}\nassistant: "
-    assert (fmt.separator, fmt.end_id) == ("", None)
+    assert fmt.end_id is None
     pair = encode_pair(tokenizer, "Who?", "Nobody.", fmt)
     assert pair.input_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(pair.prompt) == "user: Who?\nassistant: "
@@ -162,7 +161,9 @@ def test_words_around_the_question_are_as_before() -> None:
     ("style", "config", "message"),
     [
         ("gemma", {"system": "Be brief."}, "system: .*no system role.*leave system out"),
-        ("qwen2.5", {"template": "{{ messages }}"}, "shows the question"),
+        ("qwen2.5", {"template": "{{ messages }}"}, r"shows the text of turn 1 of 2 \(user\) 0 times"),
+        ("qwen2.5", {"template": "{{ question }}"}, r"write \{question\} with one"),
+        ("qwen2.5", {"template": "{{ strftime_now(form) }}" + CHATML}, "asks for today's date"),
         ("qwen2.5", {"template": "{% for m in messages %}{{ m.nothing.at }}{% endfor %}"}, "template fails"),
         (
             "qwen2.5",
@@ -192,8 +193,33 @@ def test_no_template_is_said_with_its_key(tmp_path: Path) -> None:
         ModelConfig(system="Be brief.")
 
 
-def test_templates_with_a_date_are_told_one_day() -> None:
+@pytest.mark.parametrize(
+    "dated",
+    [
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}",
+        '{% set date_string = strftime_now( "%d %b %Y" ) %}',
+    ],
+)
+def test_templates_with_a_date_are_told_one_day(dated: str) -> None:
     tokenizer = TOKENIZERS["llama-3"]
-    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}"
-    own = dated + "{{ date_string }}" + HEADERS
-    assert format_of(tokenizer, ModelConfig(prompt=own)).prompt.startswith("26 Jul 2024")
+    fmt = format_of(tokenizer, ModelConfig(prompt=dated + "{{ date_string }}" + HEADERS))
+    pair = encode_pair(tokenizer, "Who?", "Nobody.", fmt)
+    assert "26 Jul 2024" in tokenizer.decode(pair.input_ids)
+
+
+def test_of_several_templates_the_default_is_used() -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    whole = encode_pair(tokenizer, "Who?", "Nobody.", format_of(tokenizer, chat()))
+    tokenizer.chat_template = {"default": CHATML, "tools": "{{ tools }}"}
+    assert encode_pair(tokenizer, "Who?", "Nobody.", format_of(tokenizer, chat())) == whole
+    tokenizer.chat_template = {"rag": CHATML, "tools": "{{ tools }}"}
+    with pytest.raises(ConfigError, match="has the chat templates rag, tools and none that is the default"):
+        format_of(tokenizer, chat())
+
+
+def test_a_marker_need_not_be_special_to_end_an_answer() -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.add_tokens(["<turn_ends>"], special_tokens=False)
+    own = CHATML.replace("<|im_end|>", " <turn_ends>")
+    pair = encode_pair(tokenizer, "Who?", "Nobody.", format_of(tokenizer, ModelConfig(prompt=own)))
+    assert tokenizer.decode(pair.input_ids).endswith("Nobody. <turn_ends>")
