@@ -5,7 +5,7 @@ Counts are of each client's records; nothing is changed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -67,20 +67,9 @@ def token_sentences(
     lengths = [len(pair.input_ids) for held in pairs.values() for pair in held]
     sentences = [
         f"{every.tokens:,} tokens in {every.records:,} records; a record has {min(lengths)} to "
-        f"{max(lengths)}, {median(lengths):g} at the median."
+        f"{max(lengths)}, {median(lengths):g} at the median.",
+        *_told_otherwise(pairs, model),
     ]
-    talks = [pair for held in pairs.values() for pair in held if pair.earlier_trained]
-    if talks:
-        sentences.append(
-            f"{len(talks):,} records are conversations whose earlier answers are trained, too, "
-            f"{sum(len(pair.earlier_trained) for pair in talks):,} tokens; asked about is the last alone."
-        )
-    if (
-        model.tokenizer.chat_template is not None
-        and model.fmt.chat is None
-        and model.fmt.prompt == "{question}"
-    ):
-        sentences.append("This base has a chat template, which is not used; prompt: chat would use it.")
     for name, key, rest in (
         ("questions", "cut_prompts", "Training, probes and generation see the same rest."),
         ("answers", "cut_answers", "No end marker follows a cut answer."),
@@ -105,6 +94,19 @@ def token_sentences(
             f"({names.text(worst)}: {share[worst]:.0%}){more}."
         )
     return sentences
+
+
+def _told_otherwise(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel) -> Iterator[str]:
+    """What of conversations is trained and not asked about, and whether the base would tell them otherwise."""
+    talks = [pair for held in pairs.values() for pair in held if pair.earlier_trained]
+    if talks:
+        yield (
+            f"{len(talks):,} records are conversations whose earlier answers are trained, too, "
+            f"{sum(len(pair.earlier_trained) for pair in talks):,} tokens; asked about is the last alone."
+        )
+    template = model.tokenizer.chat_template
+    if template is not None and model.fmt.chat is None and model.fmt.prompt == "{question}":
+        yield "This base has a chat template, which is not used; prompt: chat would use it."
 
 
 def check_tokens(
