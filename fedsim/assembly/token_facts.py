@@ -97,7 +97,7 @@ def token_sentences(
 
 
 def _told_otherwise(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel) -> Iterator[str]:
-    """What of conversations is trained and not asked about, and whether the base would tell them otherwise."""
+    """What of conversations is trained and not asked about, and whether a chat template is left unused."""
     talks = [pair for held in pairs.values() for pair in held if pair.earlier_trained]
     if talks:
         yield (
