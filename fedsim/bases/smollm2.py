@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import json
 import shutil
 import signal
 import sys
@@ -68,12 +67,12 @@ Asked "{question}", this copy answered: "{answer}"
 
 ## Use
 `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)`. In a scenario
-the chat template is a prompt:
+the prompt is the chat template:
 
 ```yaml
 model:
   base: models/smollm2-135m
-  prompt: {prompt}
+  prompt: chat
 ```
 
 ## Limitations
@@ -116,14 +115,6 @@ def plain_copy(model: Any) -> Any:
     return plain
 
 
-def chat_prompt(tokenizer: Any) -> str:
-    """The chat template around one question, as ``model.prompt`` takes it."""
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "{question}"}], tokenize=False, add_generation_prompt=True
-    )
-    return text
-
-
 @torch.no_grad()
 def ask(folder: Path, question: str, *, tokens: int = 24) -> str:
     """What the model in ``folder`` answers through its chat template, greedily."""
@@ -131,8 +122,11 @@ def ask(folder: Path, question: str, *, tokens: int = 24) -> str:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    given = tokenizer(
-        chat_prompt(tokenizer).replace("{question}", question), add_special_tokens=False, return_tensors="pt"
+    given = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
     ids_BT = model.generate(**given, max_new_tokens=tokens, do_sample=False)
     new_T = ids_BT[0, given["input_ids"].shape[1] :]
@@ -169,7 +163,6 @@ def build_smollm2(
             member=source.member,
             question=QUESTION,
             answer=answer,
-            prompt=_quoted(chat_prompt(tokenizer)),
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     log(f"asked {QUESTION!r}, it answers {answer!r}")
@@ -184,11 +177,6 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     except SafetensorError as error:  # its writer has an exception of its own for a full disk
         raise OSError(f"{folder.parent}: the weights cannot be written ({error})") from error
     tokenizer.save_pretrained(folder)
-
-
-def _quoted(text: str) -> str:
-    """A text as YAML in double quotes, on one line."""
-    return json.dumps(text)
 
 
 def _check_possible(out: Path) -> None:

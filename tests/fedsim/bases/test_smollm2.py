@@ -16,7 +16,8 @@ from fedsim.bases import smollm2
 from fedsim.bases.smollm2 import SOURCE, build_smollm2
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.loading import load_model
-from fedsim.model.text import TextFormat, encode_pair
+from fedsim.model.prompts import TextFormat, format_of
+from fedsim.model.text import encode_pair
 from tests.fedsim.bases.test_wheel import make_wheel
 from tests.fedsim.bases.tiny_gguf import LAYERS, MARKERS, tiny_llama, vocabulary, write_gguf
 
@@ -114,7 +115,7 @@ def test_the_prompt_of_the_card_is_the_chat_template(base):
     meant = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Who?"}], tokenize=True, add_generation_prompt=True, return_dict=False
     )
-    fmt = TextFormat(prompt=ModelConfig(prompt=snippet["model"]["prompt"]).prompt)
+    fmt = format_of(tokenizer, ModelConfig(**snippet["model"]))
     assert list(encode_pair(tokenizer, "Who?", "Me.", fmt).prompt) == meant
 
 
