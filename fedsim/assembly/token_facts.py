@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -16,6 +17,8 @@ from fedsim.data.records import Record
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.text import Pair
 
+EXAMPLE = 400
+"""Characters of a record that are shown, the last ones."""
 MANY = 0.2
 """Share of unknown tokens above which a base is called one that cannot read the texts."""
 
@@ -69,6 +72,7 @@ def token_sentences(
         f"{every.tokens:,} tokens in {every.records:,} records; a record has {min(lengths)} to "
         f"{max(lengths)}, {median(lengths):g} at the median.",
         *_told_otherwise(pairs, model),
+        _example(pairs, model.tokenizer),
     ]
     for name, key, rest in (
         ("questions", "cut_prompts", "Training, probes and generation see the same rest."),
@@ -107,6 +111,18 @@ def _told_otherwise(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel) ->
     template = model.tokenizer.chat_template
     if template is not None and model.fmt.chat is None and model.fmt.prompt == "{question}":
         yield "This base has a chat template, which is not used; prompt: chat would use it."
+
+
+def _example(pairs: Mapping[int, Sequence[Pair]], tokenizer: Any) -> str:
+    """One record as text, with what is trained in brackets; a conversation where there is one."""
+    held = [pair for of_client in pairs.values() for pair in of_client]
+    pair = max(held, key=lambda one: len(one.earlier_trained) > 0)
+    trained = {*pair.earlier_trained, *range(pair.answer_start, len(pair.input_ids))}
+    told = groupby(range(len(pair.input_ids)), key=trained.__contains__)
+    texts = [(kind, tokenizer.decode([pair.input_ids[place] for place in places])) for kind, places in told]
+    whole = "".join(f"⟦{text}⟧" if kind else text for kind, text in texts).replace("\n", "⏎")
+    shown = whole if len(whole) <= EXAMPLE else f"… {whole[-EXAMPLE:]}"
+    return f"A record as it is trained, in brackets what is learned: {shown}"
 
 
 def check_tokens(

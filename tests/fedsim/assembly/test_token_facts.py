@@ -1,5 +1,6 @@
 """What is said of texts before a run, and which of them are refused."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fedsim.assembly.token_facts import check_tokens, token_facts, token_sentences
 from fedsim.config import ConfigError
 from fedsim.data.names import ClientNames
-from fedsim.data.records import Record
+from fedsim.data.records import Record, Turn
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.prompts import TextFormat
 from fedsim.model.text import Pair, encode_pair
@@ -54,6 +55,17 @@ def test_counts_by_hand(model: AdapterModel) -> None:
     assert "9% of the answers' tokens are unknown to this base (client clinic-e: 10%)." in said
 
 
+def test_a_record_is_shown_as_it_is_trained(model: AdapterModel) -> None:
+    said = (Turn(role="user", text="w1"), Turn(role="assistant", text="w2", trained=True))
+    plain = encode_pair(model.tokenizer, "w3", "w4", TextFormat())
+    talk = encode_pair(model.tokenizer, "w3", "w4", TextFormat(), earlier=said)
+    (_, told, shown) = token_sentences({0: (plain,), 1: (talk,)}, model, 128, NAMES)[:3]
+    assert told.startswith("1 records are conversations whose earlier answers are trained, too, 1 tokens")
+    assert re.findall("⟦(.*?)⟧", shown.replace(" ", "")) == ["w2", "w4<eos>"]
+    (_, shown) = token_sentences({0: (plain,)}, model, 128, NAMES)[:2]
+    assert re.findall("⟦(.*?)⟧", shown.replace(" ", "")) == ["w4<eos>"]
+
+
 def test_counts_on_the_other_side_by_hand(model: AdapterModel) -> None:
     """Cut on the right, a long prompt costs its answer, and itself only what leaves no room for a token."""
     held = records(
@@ -80,7 +92,8 @@ def test_large_counts_are_readable(model: AdapterModel) -> None:
 
 def test_nothing_is_said_of_what_is_whole_and_known(model: AdapterModel) -> None:
     held = records(("w1 w2", "w3", None))
-    (said,) = token_sentences({0: encoded(model, held, 64)}, model, 64, NAMES)
+    said, shown = token_sentences({0: encoded(model, held, 64)}, model, 64, NAMES)
+    assert shown.startswith("A record as it is trained")
     assert said == "4 tokens in 1 records; a record has 4 to 4, 4 at the median."
 
 
