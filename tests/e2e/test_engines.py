@@ -33,7 +33,7 @@ EVENTS = merged(
     compare=[{"method": "npo", "rounds": 1, "retain": "kl"}],
     privacy=[{"stage": "clip", "norm": 5.0}, {"stage": "secure_aggregation"}],
     probes=FEW_PROBES,
-    execution__client_timeout=60,
+    execution__client_timeout=240,
 )
 """Every kind of event, under masks; the drop is mended in some branches and aborts the round of others. Five
 branches in six rounds, since a deployment takes seconds for each."""
