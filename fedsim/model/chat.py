@@ -117,6 +117,7 @@ class ChatTemplate:
         )
 
 
+@lru_cache(maxsize=16)
 def _on_one_day(template: str) -> str:
     """A template whose calls of ``strftime_now`` are replaced by what they give on the one day.
 
@@ -168,7 +169,8 @@ def _frame(chat: ChatTemplate, roles: tuple[str, ...]) -> Frame:
 @lru_cache(maxsize=16)
 def _stripped(chat: ChatTemplate) -> frozenset[str]:
     """The roles whose texts lose white space at their ends."""
-    marks = {"user": "\ue000", "assistant": "\ue001", "system": "\ue002"}
+    roles = ("user", "assistant", "system")
+    marks = {role: chr(FIRST_MARK + place) for place, role in enumerate(roles)}
     spaced = [(role, f" {mark} ") for role, mark in marks.items()]
     shown = chat.rendered(spaced[:2], asks=False)
     try:

@@ -40,12 +40,11 @@ class TextFormat:
         """The token that ends an answer."""
         return int(tokenizer.eos_token_id if self.end_id is None else self.end_id)
 
-    def parts(
-        self, tokenizer: Any, question: str, answer: str, earlier: Sequence[Turn] = ()
-    ) -> tuple[Part, ...]:
+    def parts(self, question: str, answer: str, earlier: Sequence[Turn] = ()) -> tuple[Part, ...]:
         """The text of a pair in parts; what people wrote is told from what the scenario's author wrote."""
         if self.chat is not None:
             asked = (Turn(role="user", text=question), Turn(role="assistant", text=answer))
+            tokenizer = self.chat.tokenizer
             end = str(tokenizer.convert_ids_to_tokens(self.end(tokenizer)))
             return self.chat.parts((*earlier, *asked), end)
         told = [*_told(earlier), Part(text=question, quoted=True)]

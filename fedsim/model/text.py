@@ -112,7 +112,7 @@ def encode_pair(
     Raises:
         ValueError: the answer has no tokens, nothing stands before it, or the chat template fails.
     """
-    parts = fmt.parts(tokenizer, question, answer, earlier)
+    parts = fmt.parts(question, answer, earlier)
     prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.chat is not None)
     _check_tokens(prompt, spoken, question, answer)
     if earlier and len(prompt) + len(spoken) + 1 > fmt.max_tokens:
