@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fedsim.config import Config, ConfigError, Float, Int
+from fedsim.data.numbers import Numbers
 
 MOST_RECORDS = 100_000
 """Records of the embedded authors that one run encodes."""
@@ -65,6 +66,12 @@ class TofuData(Config):
     """Folder with full.json, forget10_perturbed.json, retain_perturbed.json and so on."""
     hub: str | None = None
     """Data set name on the hub, for example locuslab/TOFU."""
+    client_authors: Numbers = tuple(range(180, 200))
+    """Authors that are clients 0, 1, ..., in this order, as ``180-199`` or a list; TOFU has 0 to 199."""
+    holdout_authors: Numbers = tuple(range(20))
+    """Authors nobody trains on; ``[]`` takes the authors of holdout10.json instead, none of the 200."""
+    rows_per_author: Int = Field(default=20, ge=1, le=20)
+    """Questions kept of each author, the first ones."""
 
     @model_validator(mode="after")
     def _one_place(self) -> TofuData:

@@ -36,7 +36,13 @@ def depends_on_seed(data: DataChoice) -> bool:
 
 def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     if isinstance(data, TofuData):
-        return load_tofu(path=data.path, hub=data.hub)
+        return load_tofu(
+            path=data.path,
+            hub=data.hub,
+            client_authors=data.client_authors,
+            holdout_authors=data.holdout_authors,
+            rows_per_author=data.rows_per_author,
+        )
     if isinstance(data, HfData):
         return load_hf(data, seed=seed)
     if isinstance(data, MuseData):

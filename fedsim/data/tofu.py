@@ -2,8 +2,9 @@
 
 One author is one client. By default clients 0-19 are authors 180-199 (TOFU's ``forget10``), which come
 with paraphrases and wrong answers; authors 0-19 are the holdout, trained on by nobody, with paraphrases
-from ``retain_perturbed``; authors 20-179 are what a base model may be trained on. Real authors and world
-facts are the public knowledge.
+from ``retain_perturbed``; authors 20-179 are what a base model may be trained on. ``holdout10`` has twenty
+more authors, who are none of the 200 and have no paraphrases. Real authors and world facts are the public
+knowledge.
 
 Rows of the perturbed files are joined to ``full.json`` by question *and* answer, since one question is
 asked of two authors. Data come from a folder of JSON lines, or from the Hugging Face hub:
@@ -31,6 +32,9 @@ BASE_AUTHORS = range(20, 180)
 _PERTURBED = {"forget10_perturbed": range(180, 200), "retain_perturbed": range(20)}
 _PUBLIC = {"real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
 
+OUTSIDERS = "holdout10"
+"""The table of authors that are none of the 200, in their order."""
+
 Table = Callable[[str], list[Row]]
 
 
@@ -45,7 +49,8 @@ def load_tofu(
 ) -> Corpus:
     """Clients 0, 1, ... are ``client_authors`` in the order given; the first rows are kept under a limit.
 
-    Authors that no perturbed file covers (20-179) have no paraphrases and no wrong answers.
+    Authors that no perturbed file covers (20-179) have no paraphrases and no wrong answers. Without
+    ``holdout_authors``, those of ``holdout10`` are the holdout.
     """
     _check(client_authors, holdout_authors, rows_per_author, public_rows)
     table = _tables(path, hub)
@@ -58,7 +63,8 @@ def load_tofu(
 
     return Corpus(
         clients={client: records(author) for client, author in enumerate(client_authors)},
-        holdout=tuple(record for author in holdout_authors for record in records(author)),
+        holdout=tuple(record for author in holdout_authors for record in records(author))
+        or _outsiders(table(OUTSIDERS), rows_per_author),
         public={name: _public(name, table(file)[:public_rows]) for name, file in _PUBLIC.items()},
     )
 
@@ -150,6 +156,19 @@ def _record(row: Row, author: int, position: int, extras: dict[tuple[str, str], 
         paraphrased_question=extra.text("paraphrased_question") if extra else None,
         paraphrased_answer=extra.text("paraphrased_answer") if extra else None,
         perturbed_answers=_wrong(extra) if extra else (),
+    )
+
+
+def _outsiders(rows: Sequence[Row], rows_per_author: int) -> tuple[Record, ...]:
+    return tuple(
+        Record(
+            record_id=f"{OUTSIDERS}-{position // ROWS_PER_AUTHOR:02d}/{position % ROWS_PER_AUTHOR:02d}",
+            subject=f"{OUTSIDERS}-{position // ROWS_PER_AUTHOR:02d}",
+            question=row.text("question"),
+            answer=row.text("answer"),
+        )
+        for position, row in enumerate(rows)
+        if position % ROWS_PER_AUTHOR < rows_per_author
     )
 
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedsim.data.config import TofuData
+from fedsim.data.loading import load_corpus
 from fedsim.data.tofu import load_tofu, tofu_base_pairs
 
 
@@ -35,6 +37,7 @@ def tables():
         "retain_perturbed": [perturbed(row) for row in reversed(full[:400])],
         "real_authors_perturbed": public,
         "world_facts_perturbed": public[:2],
+        "holdout10": [full_row(author, k) for author in range(900, 920) for k in range(20)],
     }
 
 
@@ -69,6 +72,17 @@ def test_limits_keep_the_first_rows(folder):
     assert [record.record_id for record in corpus.clients[0]] == ["author-199/00", "author-199/01"]
     assert corpus.clients[1][0].paraphrased_answer is None
     assert all(len(records) == 1 for records in corpus.public.values())
+
+
+def test_all_authors_may_be_clients_with_others_held_out(folder):
+    data = TofuData(source="tofu", path=folder, client_authors="0-199", holdout_authors=[], rows_per_author=3)
+    corpus = load_corpus(data, seed=0)
+    assert (len(corpus.clients), len(corpus.clients[199]), len(corpus.holdout)) == (200, 3, 60)
+    assert [record.question for record in corpus.holdout[2:4]] == ["Question 2 of 900?", "Question 0 of 901?"]
+    assert [record.record_id for record in corpus.holdout[2:4]] == ["holdout10-00/02", "holdout10-01/00"]
+    assert load_corpus(TofuData(source="tofu", path=folder), seed=0) == load_corpus(
+        TofuData(source="tofu", path=folder, client_authors="180-199", holdout_authors="0-19"), seed=0
+    )
 
 
 def test_base_pairs_are_nobodys_authors(folder):
