@@ -70,10 +70,21 @@ def check_anybody(branches: Sequence[Branch], source: Source) -> None:
         )
 
 
+def _check_parts_of_steps(scenario: Scenario, pipeline: Pipeline, source: Source) -> None:
+    """Refuse to compute steps in parts where example-level DP clips and noises them whole."""
+    if scenario.federation.local.micro_batch is not None and pipeline.local_rule() is not None:
+        raise source.error(
+            ("federation", "local", "micro_batch"),
+            "example_dp computes a step as a whole, so it has no parts; leave it out, and lower batch_size "
+            "where memory is short",
+        )
+
+
 def check_methods(
     scenario: Scenario, life: Life, branches: Sequence[Branch], pipeline: Pipeline, source: Source
 ) -> None:
-    """Refuse methods that need more than the pipeline lets a server see or add up, in any of their rounds."""
+    """Refuse training and methods that the pipeline does not allow, in any of their rounds."""
+    _check_parts_of_steps(scenario, pipeline, source)
     strategy = scenario.federation.strategy
     for index, method in enumerate(scenario.compare):
         with blamed_on(source, "compare", index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedsim.assembly.simulation import CheckedScenario
 from fedsim.config import ConfigError
+from fedsim.federation.worst_cases import most_texts
 from fedsim.living.context import LifeContext
 from fedsim.model.config import ModelConfig
 from fedsim.model.quantising import base_bytes
@@ -30,7 +31,7 @@ def plan_of(
         sizes or Sizes.of(context.model),
         CohortLimit(clients=1, tokens=1) if alone else simulation.limit(variant.name, context.model),
         memory=device_memory(device),
-        clients=context.most_at_once,
+        context=context,
         tokens_each=tokens,
         workers=1 if alone else workers_on(device),
     )
@@ -42,13 +43,19 @@ def planned(
     limit: CohortLimit,
     *,
     memory: int,
-    clients: int,
+    context: LifeContext,
     tokens_each: int,
     workers: int = 1,
 ) -> Plan:
-    """A plan for at most so many clients a round over all branches, in cohorts by a limit."""
+    """A plan for a life's most clients a round over all branches, in cohorts by a limit.
+
+    ``tokens_each`` are those of a client's own answers in a part of a step; losses that compare two answers
+    take twice as many.
+    """
     local, asked = scenario.federation.local, scenario.execution.cohort
+    clients = context.most_at_once
     workers = max(1, min(workers, clients))
+    tokens_each *= most_texts(context.methods, context.life)
     return Plan(
         sizes=sizes,
         memory=memory,
@@ -57,6 +64,7 @@ def planned(
         records=local.at_once,
         workers=workers,
         asked=None if asked == "auto" else asked,
+        in_parts=context.engine.runtime.pipeline.local_rule() is None,
     )
 
 

@@ -17,8 +17,7 @@ from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.token_facts import check_tokens
 from fedsim.federation.beside import joined
 from fedsim.federation.trials import trial_jobs, trial_parties
-from fedsim.federation.worst_cases import planned_rounds
-from fedsim.life.script import Life
+from fedsim.federation.worst_cases import planned_work
 from fedsim.living.context import LifeContext
 from fedsim.measuring.probe import build_probe
 from fedsim.measuring.scoring import DivergedError, score_probe
@@ -30,7 +29,7 @@ from fedsim.scenario.file import KeyPath, Source
 from fedsim.scenario.variants import Variant
 from fedsim.training.jobs import TrainJob
 from fedsim.training.objectives import LocalWork
-from fedsim.unlearning.protocol import MethodConfig, Role
+from fedsim.unlearning.protocol import MethodConfig
 from privacy import Ledger, Pipeline, RoundAborted, RoundContext, Update, l2_norm
 from privacy.rehearsal import rehearse as play
 
@@ -69,26 +68,16 @@ def rehearse(context: LifeContext, variant: Variant) -> None:
         with _tried(source, ("privacy",), "a round of the privacy stages"):
             _pass_through_stages(context, update)
     for place, method in enumerate(scenario.compare):
-        for role, work in _works(method, context.life):
+        for role, work in planned_work(method, context.life):
             for job in _jobs(context, adapter, private=False, work=work):
                 _train(context, job, source, ("compare", place), f"a step of the {role}'s loss")
     model.fresh(context.seed)
 
 
-def _works(method: MethodConfig, life: Life) -> list[tuple[Role, LocalWork]]:
-    """What each role of a method is asked to compute, in any of its rounds."""
-    found = [
-        (role, method.local(role, index))
-        for _, index, plan in planned_rounds(method, life)
-        for role in plan.work()
-    ]
-    return list(dict.fromkeys(found))
-
-
 def _refusals(context: LifeContext, methods: Sequence[MethodConfig]) -> list[Pair]:
     """Every refusal that losses of these methods may be shown."""
     runtime = context.engine.runtime
-    works = [work for method in methods for _, work in _works(method, context.life)]
+    works = [work for method in methods for _, work in planned_work(method, context.life)]
     return [
         pair
         for work in works

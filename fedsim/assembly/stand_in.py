@@ -2,15 +2,18 @@
 
 The life, its methods, privacy stages and audits are checked as they are. The base becomes the embedded one,
 on the CPU and in float32; the data become embedded authors, one for each client that the timeline names.
+Names of clients become numbers behind those that it has, and named records so many of the stand-in's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fedsim.assembly.checks import blamed_on
 from fedsim.assembly.memory_plan import planned
+from fedsim.data.names import EVERYBODY
 from fedsim.living.context import LifeContext
 from fedsim.model.prompts import is_template
 from fedsim.model.shapes import shape_for
@@ -25,7 +28,11 @@ BASE = "tiny-authors"
 LONGEST = 128
 """Tokens of the embedded authors' longest texts, with room."""
 CLIENTS = 24
-"""Clients where the timeline names none by number."""
+"""Clients where the timeline names none."""
+RECORDS = 9
+"""Records of a stand-in's client."""
+_WHO = frozenset({"client", "clients"})
+_NUMBERS = re.compile("[0-9]+( ?- ?[0-9]+)?")
 
 
 def stood_in(loaded: LoadedScenario) -> LoadedScenario:
@@ -37,7 +44,8 @@ def stood_in(loaded: LoadedScenario) -> LoadedScenario:
     plain["model"] |= {"quantize": None, "attention": "auto"}
     if scenario.model.prompt == "chat" or is_template(scenario.model.prompt):
         plain["model"] |= {"prompt": "{question}", "system": None}
-    plain["data"] = {"source": "authors", "clients": _clients(plain["timeline"])}
+    plain["timeline"], clients = _numbered(plain["timeline"])
+    plain["data"] = {"source": "authors", "clients": clients}
     plain["execution"] |= {"device": "cpu"}
     plain["sweep"] = {key: values for key, values in scenario.sweep.items() if not key.startswith("model.")}
     return check_scenario(plain, loaded.source)
@@ -59,7 +67,7 @@ def plan_for(variant: Variant, context: LifeContext, memory: int) -> Plan:
         sizes,
         chosen if asked == "auto" else CohortLimit(clients=asked, tokens=UNLIMITED),
         memory=memory,
-        clients=context.most_at_once,
+        context=context,
         tokens_each=scenario.federation.local.at_once * scenario.model.max_tokens,
     )
 
@@ -79,19 +87,43 @@ def bytes_of(text: str) -> int:
     return int(float(found[1]) * (1e9 if found[2] == "GB" else 2**30))
 
 
-def _clients(timeline: list[dict[str, Any]]) -> int:
-    """As many clients as the timeline names by number."""
-    named = [value for event in timeline for value in _below(event, ("client", "clients"))]
-    numbers = [int(number) for value in named for number in re.findall(r"\d+", str(value))]
-    return max(numbers) + 1 if numbers else CLIENTS
+def _numbered(timeline: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The timeline in numbers that stand-ins have, and how many clients that takes."""
+    written = [part for event in timeline for part in _named(event)]
+    numbers = [int(end) for part in written if _NUMBERS.fullmatch(part) for end in re.findall("[0-9]+", part)]
+    first = max(numbers, default=-1) + 1
+    names = dict.fromkeys(part for part in written if part != EVERYBODY and not _NUMBERS.fullmatch(part))
+    places = {name: str(first + place) for place, name in enumerate(names)}
+    found = [{kind: _renamed(told, places) for kind, told in event.items()} for event in timeline]
+    return found, first + len(names) or CLIENTS
 
 
-def _below(event: Any, keys: tuple[str, ...]) -> list[Any]:
-    """Values of some keys, however deep."""
+def _named(event: Any) -> list[str]:
+    """What stands for clients in an event, however deep."""
     if not isinstance(event, dict):
         return []
     return [
         found
         for key, value in event.items()
-        for found in ([value] if key in keys and not isinstance(value, dict) else _below(value, keys))
+        for found in (_parts(value) if key in _WHO and not isinstance(value, dict) else _named(value))
     ]
+
+
+def _parts(value: Any) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [part.strip() for item in items for part in str(item).split(",")]
+
+
+def _renamed(told: Any, places: Mapping[str, str]) -> Any:
+    """An event's keys with clients by number and records by how many they are."""
+    if not isinstance(told, dict):
+        return told
+    found = {key: _renamed(value, places) for key, value in told.items()}
+    for key in _WHO & found.keys():
+        if not isinstance(found[key], dict):
+            renamed = ", ".join(places.get(part, part) for part in _parts(found[key]))
+            found[key] = int(renamed) if renamed.isdecimal() else renamed
+    if found.get("records"):
+        count = min(len(found["records"]), RECORDS - 1)
+        found |= {"records": None, "fraction": count / RECORDS}
+    return found

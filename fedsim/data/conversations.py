@@ -30,12 +30,12 @@ ROLES: dict[object, Literal["system", "user", "assistant"]] = {
 
 
 def turns_of(row: Row, column: str) -> list[Turn]:
-    """The turns of a row's conversation, up to the last answer.
+    """The turns of a row's conversation, up to the last answer that the data do not exclude.
 
     Raises:
-        ValueError: the column is no list of turns, or nobody answers anybody.
+        ValueError: the column is no list of turns, nobody answers anybody, or all answers are excluded.
     """
-    listed = _listed(row.fields.get(column))
+    listed = _listed(row.listed(column))
     if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
         raise ValueError(
             f"{row.where}: {column}={shown(listed)} must be a list of turns, each role and content"
@@ -46,7 +46,10 @@ def turns_of(row: Row, column: str) -> list[Turn]:
         raise ValueError(
             f"{row.where}: in {column} no turn of an assistant follows one of a user; leave it out"
         )
-    return turns[: answers[-1] + 1]
+    learned = [place for place in answers if turns[place].trained]
+    if not learned:
+        raise ValueError(f"{row.where}: {column} excludes every answer from training; leave it out")
+    return turns[: learned[-1] + 1]
 
 
 def exchange(turns: Sequence[Turn], *, train_on: TrainOn) -> tuple[tuple[Turn, ...], str, str]:
@@ -67,11 +70,10 @@ def _is_answer(turns: Sequence[Turn], place: int) -> bool:
 
 
 def _listed(turns: object) -> object:
-    """Turns as a list of dicts; some tables have a dict of lists in its place."""
-    if (
-        not isinstance(turns, dict)
-        or len({len(v) if isinstance(v, list) else -1 for v in turns.values()}) != 1
-    ):
+    """Turns as a list of dicts; some tables have a dict of lists of one length in its place."""
+    if not isinstance(turns, dict) or not all(isinstance(values, list) for values in turns.values()):
+        return turns
+    if len({len(values) for values in turns.values()}) != 1:
         return turns
     return [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
 

@@ -151,12 +151,13 @@ def _splits(data: MuseData) -> Split:
 
 
 def _folder_rows(folder: Path, config: str, name: str) -> list[Row]:
-    """The rows of a split in a folder, of all its files in order of their names."""
+    """The rows of a split in a folder: of the file of its name, else of its parts in order of their names."""
     place = folder / config
     if not place.is_dir() and config in ("knowmem", "verbmem"):
         return []
     files = [path for path in sorted(place.glob("*")) if path.suffix.lower() in SUFFIXES]
-    mine = [path for path in files if path.stem == name or path.stem.startswith(f"{name}-")]
+    mine = [path for path in files if path.stem == name]
+    mine = mine[:1] or [path for path in files if path.stem.startswith(f"{name}-")]
     if not mine:
         has = ", ".join(path.name for path in files) or "none"
         raise ConfigError(f"{place} has no file of the split {name!r}; its files: {has}", "path")

@@ -58,9 +58,19 @@ class Row:
         """The same, or None where the column is absent or null."""
         return None if self.fields.get(column) is None else self.text(column)
 
+    def listed(self, column: str) -> object:
+        """What stands in ``column``; a list or object where a text, as of a CSV cell, is JSON of one."""
+        value = self.fields.get(column)
+        if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+            return value
+        try:
+            return parsed(self.where, value)
+        except json.JSONDecodeError:
+            return value
+
     def texts(self, column: str) -> tuple[str, ...]:
         """The list of strings in ``column``, each with something to see; empty where it is absent."""
-        value = self.fields.get(column)
+        value = self.listed(column)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

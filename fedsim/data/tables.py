@@ -1,7 +1,7 @@
 """Rows of a file in any of the usual formats, by the end of its name: JSON, JSON lines, Parquet, CSV.
 
 A ``.json`` file may hold one array of objects, objects line by line, or one object that maps clients to
-arrays of objects, as federated benchmarks do; each row of these gets its client in the column ``client``.
+arrays, as federated benchmarks do; each row of these gets its client in the column ``client``.
 Strings in an array are rows with the one column ``text``. CSV cells are texts, never numbers, and an empty
 one is none. Rows are counted from 1, and lines where objects stand line by line.
 
@@ -98,10 +98,12 @@ def _objects(path: Path, whole: Any) -> Iterator[Mapping[str, Any]]:
 
 def _maps_clients(whole: Mapping[str, Any]) -> bool:
     """Whether an object maps clients to their rows, and is no row itself: a row may hold a conversation."""
-    return bool(whole) and all(
+    return any(whole.values()) and all(
         isinstance(items, list)
-        and bool(items)
-        and all(isinstance(item, dict) and not _TURN_KEYS & item.keys() for item in items)
+        and all(
+            isinstance(item, str) or (isinstance(item, dict) and not _TURN_KEYS & item.keys())
+            for item in items
+        )
         for items in whole.values()
     )
 

@@ -45,14 +45,13 @@ def load_tofu(
     client_authors: Sequence[int] = CLIENT_AUTHORS,
     holdout_authors: Sequence[int] = HOLDOUT_AUTHORS,
     rows_per_author: int = ROWS_PER_AUTHOR,
-    public_rows: int | None = None,
 ) -> Corpus:
     """Clients 0, 1, ... are ``client_authors`` in the order given; the first rows are kept under a limit.
 
     Authors that no perturbed file covers (20-179) have no paraphrases and no wrong answers. Without
     ``holdout_authors``, those of ``holdout10`` are the holdout.
     """
-    _check(client_authors, holdout_authors, rows_per_author, public_rows)
+    _check(client_authors, holdout_authors, rows_per_author)
     table = _tables(path, hub)
     full = _full(table)
     extras = _extras(table, full, {*client_authors, *holdout_authors})
@@ -65,7 +64,7 @@ def load_tofu(
         clients={client: records(author) for client, author in enumerate(client_authors)},
         holdout=tuple(record for author in holdout_authors for record in records(author))
         or _outsiders(table(OUTSIDERS), rows_per_author),
-        public={name: _public(name, table(file)[:public_rows]) for name, file in _PUBLIC.items()},
+        public={name: _public(name, table(file)) for name, file in _PUBLIC.items()},
     )
 
 
@@ -76,9 +75,7 @@ def tofu_base_pairs(path: Path) -> list[tuple[str, str]]:
     return [(row.text("question"), row.text("answer")) for row in rows]
 
 
-def _check(
-    client_authors: Sequence[int], holdout_authors: Sequence[int], rows: int, public_rows: int | None
-) -> None:
+def _check(client_authors: Sequence[int], holdout_authors: Sequence[int], rows: int) -> None:
     for field, authors in (("client_authors", client_authors), ("holdout_authors", holdout_authors)):
         outside = [author for author in authors if not 0 <= author < AUTHORS]
         if outside:
@@ -95,8 +92,6 @@ def _check(
     if not 1 <= rows <= ROWS_PER_AUTHOR:
         nearest = min(max(rows, 1), ROWS_PER_AUTHOR)
         raise ValueError(f"rows_per_author={rows} must be from 1 to {ROWS_PER_AUTHOR}; nearest: {nearest}")
-    if public_rows is not None and public_rows < 1:
-        raise ValueError(f"public_rows={public_rows} must be >= 1, or None for all; nearest: 1")
 
 
 def _tables(path: Path | None, hub: str | None) -> Table:

@@ -12,7 +12,8 @@ from fedsim.life.schedule import answers
 from fedsim.life.script import Life
 from fedsim.life.steps import Branch
 from fedsim.training.config import LocalConfig
-from fedsim.unlearning.protocol import MethodConfig, RoundPlan
+from fedsim.training.objectives import LocalWork
+from fedsim.unlearning.protocol import MethodConfig, Role, RoundPlan
 from fedsim.unlearning.request import Request
 from privacy import Draw
 
@@ -32,14 +33,25 @@ def planned_weights(methods: Sequence[MethodConfig], life: Life) -> Iterator[flo
                 yield from (work.weight, work.most or 0.0)
 
 
-def has_losses_told(methods: Sequence[MethodConfig], life: Life) -> bool:
-    """Whether a client may be asked for its loss in this life."""
-    return any(
-        method.local(role, index).tells
-        for method in methods
+def planned_work(method: MethodConfig, life: Life) -> list[tuple[Role, LocalWork]]:
+    """What each role of a method is asked to compute, in any of its rounds."""
+    found = [
+        (role, method.local(role, index))
         for _, index, plan in planned_rounds(method, life)
         for role in plan.work()
-    )
+    ]
+    return list(dict.fromkeys(found))
+
+
+def has_losses_told(methods: Sequence[MethodConfig], life: Life) -> bool:
+    """Whether a client may be asked for its loss in this life."""
+    return any(work.tells for method in methods for _, work in planned_work(method, life))
+
+
+def most_texts(methods: Sequence[MethodConfig], life: Life) -> int:
+    """The most texts of a record that a step of this life computes at once."""
+    works = [work for method in methods for _, work in planned_work(method, life)]
+    return 2 if any(work.objective.needs.answers == "both" for work in works) else 1
 
 
 def most_invitations(methods: Sequence[MethodConfig], life: Life) -> int:

@@ -90,7 +90,9 @@ class ChatTemplate:
 
     def clean(self, role: str, text: str) -> str:
         """What somebody says as the template shows it: some strip white space at the ends."""
-        return text.strip() if role in _stripped(self) else text
+        left, right = _stripped(self)[role]
+        text = text.lstrip() if left else text
+        return text.rstrip() if right else text
 
     def parts(self, turns: Sequence[Turn], end: str) -> tuple[Part, ...]:
         """A conversation that ends in an answer, in parts; what people wrote is told from the template.
@@ -108,6 +110,7 @@ class ChatTemplate:
             parts.append(Part(text=said[place], quoted=True, trained=trained))
         parts.append(Part(text=frame.asks))
         _check_told(self, turns, said, "".join(part.text for part in parts))
+        _check_answered(self, turns, frame.asks + frame.opening + said[-1] + frame.behind)
         before_end, marker, _ = frame.behind.partition(end)
         return (
             *parts,
@@ -167,17 +170,23 @@ def _frame(chat: ChatTemplate, roles: tuple[str, ...]) -> Frame:
 
 
 @lru_cache(maxsize=16)
-def _stripped(chat: ChatTemplate) -> frozenset[str]:
-    """The roles whose texts lose white space at their ends."""
+def _stripped(chat: ChatTemplate) -> dict[str, tuple[bool, bool]]:
+    """Whether a role's texts lose white space at the left, and at the right.
+
+    It is tried with tabs, which templates themselves do not put beside a text.
+    """
     roles = ("user", "assistant", "system")
     marks = {role: chr(FIRST_MARK + place) for place, role in enumerate(roles)}
-    spaced = [(role, f" {mark} ") for role, mark in marks.items()]
+    spaced = [(role, f"\t{mark}\t") for role, mark in marks.items()]
     shown = chat.rendered(spaced[:2], asks=False)
     try:
         shown += chat.rendered([spaced[2], spaced[0]], asks=True)
     except ValueError:  # takes no system message
         shown += spaced[2][1]
-    return frozenset(role for role, mark in marks.items() if mark in shown and f" {mark} " not in shown)
+    return {
+        role: (mark in shown and f"\t{mark}" not in shown, mark in shown and f"{mark}\t" not in shown)
+        for role, mark in marks.items()
+    }
 
 
 @lru_cache(maxsize=1024)
@@ -191,8 +200,17 @@ def _check_told(chat: ChatTemplate, turns: Sequence[Turn], said: Sequence[str], 
     if told == prompt:
         return
     changed = (place for place, text in enumerate(said[:-1], start=1) if text not in told)
-    place = next(changed, len(turns) - 1)
-    raise ValueError(
+    raise _changed(turns, next(changed, len(turns) - 1))
+
+
+def _check_answered(chat: ChatTemplate, turns: Sequence[Turn], ending: str) -> None:
+    """Refuse an answer that the template would tell otherwise, as those do that cut thoughts out of it."""
+    if not chat.rendered([(turn.role, turn.text) for turn in turns], asks=False).endswith(ending):
+        raise _changed(turns, len(turns))
+
+
+def _changed(turns: Sequence[Turn], place: int) -> ValueError:
+    return ValueError(
         f"the chat template does not show turn {place} of {len(turns)} ({turns[place - 1].role}) as it is "
         "written, but changes it; write it as the template leaves it"
     )

@@ -30,11 +30,11 @@ from fedsim.model.starting import ADAPTER, Start, one_thread
 from fedsim.model.text import Pair
 from fedsim.rng import torch_stream
 
-FEWEST_SURE = 0.05
+FARTHEST = 0.05
 """How far C times its inverse may be from the identity, as in CorDA's own code, before C is damped more."""
 
 
-MOST = 256
+MOST_RECORDS = 256
 """Records that a start is taken from, as many as CorDA's authors take."""
 
 
@@ -69,7 +69,7 @@ def start_of(module: torch.nn.Module, lora: LoraConfig, pairs: Sequence[Pair]) -
 
 
 def lesson(lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[Record]) -> list[Pair]:
-    """The records that a start is taken from, encoded: at most ``MOST``, spread over the public ones.
+    """The records that a start is taken from, encoded: at most ``MOST_RECORDS``, spread over the public ones.
 
     Raises:
         ConfigError: there are none, or the base cannot encode one of them.
@@ -82,7 +82,7 @@ def lesson(lora: LoraConfig, tokenizer: Any, fmt: TextFormat, public: Sequence[R
             "forgotten, and the data have none; name a file of them in data.public, or use another start",
             "init",
         )
-    step = max(1, -(-len(public) // MOST))
+    step = max(1, -(-len(public) // MOST_RECORDS))
     return [encode_record(tokenizer, record, fmt) for record in public[::step]]
 
 
@@ -136,7 +136,7 @@ def _inverted(moments_II: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     while True:
         damped_II = moments_II + damping * moments_II.diag().mean() * identity_II
         inverse_II = torch.linalg.inv(damped_II)
-        if torch.dist(damped_II @ inverse_II, identity_II) < FEWEST_SURE or damping > 1:
+        if torch.dist(damped_II @ inverse_II, identity_II) < FARTHEST or damping > 1:
             return damped_II, inverse_II
         damping *= 2
 

@@ -98,9 +98,11 @@ def _loaded(config: ModelConfig, device: str) -> tuple[Any, Any]:
         )
     except Exception as error:
         embedded = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir()))
+        made = "make smollm2 writes it; or " if Path(config.base).name == "smollm2-135m" else ""
         raise ModelError(
-            f"base={config.base!r} {_why_not_loaded(source, error)}; give an embedded model ({embedded}), "
-            "a Hugging Face model directory, or the name of a model on the hub that is reachable from here",
+            f"base={config.base!r} {_why_not_loaded(source, error)}; {made}give an embedded "
+            f"model ({embedded}), a Hugging Face model directory, or the name of a model on the hub that is "
+            "reachable from here",
             "base",
         ) from error
     return tokenizer, base

@@ -57,7 +57,7 @@ PASSED_ON: Mapping[str, tuple[Any, str]] = {
 _OWN = "is said by another key; write {}"
 _SET = "is set by fedsim; remove the key"
 _START = "is not supported: it starts from {}; lora.init has the starts there are"
-_QUANTISED = "needs layers of a quantised or Megatron base, which no scenario can name"
+_QUANTISED = "needs layers of GPTQ or Megatron, which fedsim does not load; remove the key"
 _DRAWS = "draws at random, or rewrites the base, outside a run's keyed streams"
 _OBJECT = "needs an object of PEFT, which YAML cannot give"
 
@@ -74,7 +74,7 @@ REFUSED = {
     "revision": "is model.revision; write it there",
     "inference_mode": "is set by fedsim: an adapter in inference mode has nothing to train; remove the key",
     "init_lora_weights": _OWN.format("lora.init"),
-    "loftq_config": _START.format("a quantised base, which no scenario can name"),
+    "loftq_config": _START.format("a base that LoftQ itself quantises, and model.quantize does not"),
     "eva_config": _OWN.format("lora.init: eva"),
     "corda_config": _OWN.format("lora.init: corda or corda_kpm"),
     "lora_ga_config": _START.format("gradients of what is to be learnt, which no client has shown yet"),

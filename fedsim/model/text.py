@@ -22,7 +22,7 @@ from fedsim.model.chat import Part
 from fedsim.model.prompts import TextFormat
 from fedsim.model.tokens import Token, encoded
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 IGNORED = -100
 
 
@@ -102,8 +102,8 @@ def encode_pair(
     """Encode one pair, behind the ``earlier`` turns of its conversation.
 
     Of a conversation that is too long the oldest exchanges go, behind its system message. Where one exchange
-    is still too long, ``fmt.truncation`` says what goes first. ``left``: the beginning of the prompt, then
-    the end of the answer. ``right``: the end of the answer, then the beginning of the prompt.
+    is still too long with that, ``fmt.truncation`` says what goes first. ``left``: the beginning of the
+    prompt, then the end of the answer. ``right``: the end of the answer, then the beginning of the prompt.
 
     ``tokenizer`` is a fast Hugging Face tokenizer with an end-of-sequence marker. At most ``fmt.max_tokens``
     tokens are kept, at least one of the prompt and one of the answer, and the markers with which the
@@ -113,10 +113,11 @@ def encode_pair(
         ValueError: the answer has no tokens, nothing stands before it, or the chat template fails.
     """
     parts = fmt.parts(question, answer, earlier)
-    prompt, spoken = _at_the_border(tokenizer, parts, apart=fmt.chat is not None)
+    prompt, spoken = _at_the_border(tokenizer, parts, fmt)
     _check_tokens(prompt, spoken, question, answer)
-    if earlier and len(prompt) + len(spoken) + 1 > fmt.max_tokens:
-        pair = encode_pair(tokenizer, question, answer, fmt, fact=fact, earlier=_without_oldest(earlier))
+    fewer = _without_oldest(earlier)
+    if len(fewer) < len(earlier) and len(prompt) + len(spoken) + 1 > fmt.max_tokens:
+        pair = encode_pair(tokenizer, question, answer, fmt, fact=fact, earlier=fewer)
         return replace(pair, cut_prompt=len(prompt) - len(pair.prompt))
     behind = 1 if fmt.truncation == "right" else len(spoken) + 1
     opening = sum(token.added for token in prompt)
@@ -144,26 +145,28 @@ def _check_tokens(prompt: Sequence[Token], spoken: Sequence[Token], question: st
         )
 
 
-def _at_the_border(tokenizer: Any, parts: Sequence[Part], *, apart: bool) -> tuple[list[Token], list[Token]]:
+def _at_the_border(tokenizer: Any, parts: Sequence[Part], fmt: TextFormat) -> tuple[list[Token], list[Token]]:
     """The tokens of the prompt and those of the answer, of one text.
 
-    With ``apart`` the prompt's are those that it has when nothing follows; where the text as a whole has
-    others, the answer is encoded by itself.
+    With a chat template the prompt's are those that it has when nothing follows; where the text as a whole
+    has others, the answer is encoded by itself.
     """
-    tokens = encoded(tokenizer, parts)
+    templated, end = fmt.chat is not None, fmt.end(tokenizer)
+    tokens = encoded(tokenizer, parts, templated=templated, end=end)
     boundary = sum(len(part.text) for part in parts if not part.answers)
     start = next((index for index, token in enumerate(tokens) if token.end > boundary), len(tokens))
     prompt, spoken = tokens[:start], tokens[start:]
-    if apart:
-        alone = encoded(tokenizer, [part for part in parts if not part.answers])
+    if templated:
+        asked, answered = ([part for part in parts if part.answers == side] for side in (False, True))
+        alone = encoded(tokenizer, asked, templated=True, end=end)
         if [token.id for token in alone] != [token.id for token in prompt]:
-            own = encoded(tokenizer, [part for part in parts if part.answers])
+            own = encoded(tokenizer, answered, templated=True, end=end)
             moved = (replace(t, start=t.start + boundary, end=t.end + boundary) for t in own if not t.added)
             return alone, list(moved)
     return prompt, spoken
 
 
-def without_beginning(prompt: Sequence[T], opening: int, room: int) -> Sequence[T]:
+def without_beginning(prompt: Sequence[Item], opening: int, room: int) -> Sequence[Item]:
     """The end of a prompt, behind the markers that open it, in as many tokens as there is room for."""
     if len(prompt) <= room:
         return prompt
@@ -172,8 +175,8 @@ def without_beginning(prompt: Sequence[T], opening: int, room: int) -> Sequence[
 
 
 def _without_oldest(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Turns up to and with the first answer left out, but for a system message; at last that goes, too."""
-    told = 1 if turns[0].role == "system" and len(turns) > 1 else 0
+    """Turns with those up to the first answer left out, but for a system message."""
+    told = 1 if turns and turns[0].role == "system" else 0
     answers = (place for place, turn in enumerate(turns) if turn.role == "assistant")
     return [*turns[:told], *turns[next(answers, len(turns) - 1) + 1 :]]
 

@@ -24,20 +24,26 @@ class Token:
     added: bool = False
 
 
-def encoded(tokenizer: Any, parts: Sequence[Part]) -> list[Token]:
+def encoded(
+    tokenizer: Any, parts: Sequence[Part], *, templated: bool = False, end: int | None = None
+) -> list[Token]:
     """The tokenizer's own encoding of the parts as one text, without markers behind its end.
 
     Only where a quoted part spells a marker is the text taken apart at the markers that are meant as such.
-    A marker that the tokenizer would put in front is left out where the text begins with it.
+    Added tokens that are not special count as markers where ``end`` is one, or a part that is not quoted has
+    one. A marker that the tokenizer would put in front is left out where the text begins with it, and where
+    the text is ``templated``: a chat template writes its own.
     """
     text = "".join(part.text for part in parts)
     markers = [marker for marker in _markers(tokenizer) if marker in text]
+    plain = [marker for marker in _plain_markers(tokenizer, parts, end) if marker in text]
+    markers += plain
     literal = any(part.quoted and marker in part.text for part in parts for marker in markers)
     meant = any(not part.quoted and marker in part.text for part in parts for marker in markers)
-    if literal and meant:
+    if literal and (meant or plain):
         tokens = _opening(tokenizer)
         offset = 0
-        for piece, is_marker in _pieces(parts, markers):
+        for piece, is_marker in _pieces(parts, markers, plain):
             tokens += _tokens(tokenizer, piece, offset, split_markers=not is_marker, add_special_tokens=False)
             offset += len(piece)
     else:
@@ -47,8 +53,8 @@ def encoded(tokenizer: Any, parts: Sequence[Part]) -> list[Token]:
     opening = [token for token in tokens if token.added]
     written = [token for token in tokens if not token.added]
     if opening and written and meant and written[0].id == opening[-1].id:
-        written = written[1:]
-    return [*opening, *written]
+        return [*opening, *written[1:]]
+    return written if templated else [*opening, *written]
 
 
 @lru_cache(maxsize=16)
@@ -57,6 +63,25 @@ def _markers(tokenizer: Any) -> dict[str, int]:
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     return {text: number for text, number in (*added.items(), *named) if text}
+
+
+@lru_cache(maxsize=16)
+def _added(tokenizer: Any) -> dict[str, int]:
+    """Added tokens that are not special: no setting of the tokenizer takes them apart."""
+    return {
+        str(token): number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if not token.special and len(str(token)) > 1
+    }
+
+
+def _plain_markers(tokenizer: Any, parts: Sequence[Part], end: int | None) -> list[str]:
+    """Those that mean something here: one ends answers, others stand in what nobody quotes."""
+    return [
+        marker
+        for marker, number in _added(tokenizer).items()
+        if number == end or any(not part.quoted and marker in part.text for part in parts)
+    ]
 
 
 def _opening(tokenizer: Any) -> list[Token]:
@@ -91,21 +116,34 @@ def _tokens(
     ]
 
 
-def _pieces(parts: Sequence[Part], markers: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """The text cut at the markers outside quoted parts: each piece, and whether it is a marker."""
-    pattern = re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
-    plain = ""
+def _pieces(
+    parts: Sequence[Part], markers: Sequence[str], plain: Sequence[str]
+) -> Iterator[tuple[str, bool]]:
+    """The text cut at the markers outside quoted parts: each piece, and whether it is a marker.
+
+    A quoted part is cut behind the first character of every one of the ``plain`` markers that it spells.
+    """
+    meant, spelled = _any_of(markers), _any_of(plain)
+    piece = ""
     for part in parts:
         position = 0
-        for found in () if part.quoted else pattern.finditer(part.text):
-            plain += part.text[position : found.start()]
-            if plain:
-                yield plain, False
-            yield found.group(), True
-            plain, position = "", found.end()
-        plain += part.text[position:]
-    if plain:
-        yield plain, False
+        for found in (spelled if part.quoted else meant).finditer(part.text):
+            cut = found.start() + 1 if part.quoted else found.start()
+            piece += part.text[position:cut]
+            if piece:
+                yield piece, False
+            if not part.quoted:
+                yield found.group(), True
+            piece, position = "", cut if part.quoted else found.end()
+        piece += part.text[position:]
+    if piece:
+        yield piece, False
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """Finds each of some texts, the longest first; nothing where there are none."""
+    listed = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, listed)) if listed else r"(?!)")
 
 
 def _without_markers(tokenizer: Any, tokens: Sequence[Token], parts: Sequence[Part]) -> list[Token]:

@@ -12,7 +12,10 @@ from fedsim.config import Config, ConfigError, Float, Int
 
 
 class ScheduleConfig(Config):
-    """How the learning rate rises and falls; linear and cosine are those of Hugging Face's Trainer."""
+    """How the learning rate rises and falls.
+
+    After the warm-up, linear and cosine fall as in Hugging Face's Trainer. Its warm-up starts at 0.
+    """
 
     shape: Literal["constant", "linear", "cosine"] = "cosine"
     """How it falls after the warm-up: not at all, in a line, or in half a period of the cosine."""

@@ -90,6 +90,8 @@ def _counted(model: AdapterModel) -> Kept:
     eager = module.config._attn_implementation == "eager"
     tokens = model.fmt.max_tokens if eager else TOKENS
     if not eager:
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, lambda *_, **__: None)
         for own in (module.config, config):
             own._attn_implementation = NAME
     blocks = [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
@@ -257,7 +259,3 @@ def _attention(
     copies = query_BHTD.clone(), key_BHTD.clone(), value_BHTD.clone()
     out: torch.Tensor = _FusedAttention.apply(*copies)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2).clone(), None
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)

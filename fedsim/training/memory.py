@@ -89,6 +89,8 @@ class Plan:
     workers: int = 1
     asked: int | None = None
     """Clients of a cohort, if the scenario says so."""
+    in_parts: bool = True
+    """Whether a step can be computed in parts; example-level DP takes it whole."""
 
     @property
     def at_once(self) -> float:
@@ -116,14 +118,15 @@ class Plan:
         """Why it cannot be, with the nearest that can and the key to turn; None for a plan that fits."""
         if self.fits:
             return None
-        key: KeyPath = ("federation", "local", "micro_batch")
+        fewer_records = "micro_batch" if self.in_parts else "batch_size"
+        key: KeyPath = ("federation", "local", fewer_records)
         nearest: list[str] = []
         if self.asked is not None and (fewer := self._fewer()) is not None:
             key, nearest = ("execution", "cohort"), [f"execution.cohort: {fewer}"]
         alone = replace(self, clients=1)
         part = next((n for n in range(self.records - 1, 0, -1) if alone.with_records(n).fits), None)
         if not nearest and part is not None:
-            nearest.append(f"federation.local.micro_batch: {part}")
+            nearest.append(f"federation.local.{fewer_records}: {part}")
         if not self.sizes.checkpointing and alone._with(checkpointing=True).fits:
             nearest.append("model.checkpointing: true")
         if self.sizes.in_4_bits < self.sizes.base and alone._with(base=self.sizes.in_4_bits).fits:

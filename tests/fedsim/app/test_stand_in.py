@@ -54,6 +54,19 @@ def test_what_is_wrong_with_the_life_is_still_found() -> None:
         )
 
 
+def test_names_become_numbers_behind_those_that_are_there() -> None:
+    timeline = (
+        "timeline=[{join: {clients: 'ward-117, 0-2'}}, {train: {rounds: 2}}, {forget: {client: ward-117}}, "
+        "{forget: {client: 1, records: ['three:4', 'three:9']}}, {train: {rounds: 1}}]"
+    )
+    loaded = load_scenario(FOLDER / "oblivionis-1b.yaml", [timeline, "compare=[]"])
+    scenario = stood_in(loaded).scenario
+    assert scenario.data.clients == 4
+    lines = describe_stand_in(loaded, "80GB")
+    assert "client 3 asks to be forgotten" in lines[2]
+    assert "client 1 asks to forget 2 of 9 records" in lines[3]
+
+
 def test_stand_ins_leave_the_rest_as_it_is() -> None:
     loaded = load_scenario(FOLDER / "oblivionis-1b.yaml")
     one, two = loaded.scenario, stood_in(loaded).scenario

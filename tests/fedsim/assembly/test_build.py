@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedsim.assembly.build import load_and_check, make_context, make_runtime
+from fedsim.assembly.memory_plan import plan_of
 from fedsim.assembly.simulation import CheckedScenario
 from fedsim.data.authors import load_authors
 from fedsim.model.adapter import AdapterModel
@@ -19,6 +20,29 @@ def test_a_longest_update_beside_a_bound_is_refused_at_its_key(tmp_path: Path) -
     clipped = merged(BRIEF, federation__max_update_norm=3.0, privacy=[{"stage": "clip", "norm": 0.5}])
     with pytest.raises(ScenarioError, match=r"federation\.max_update_norm: .*at 0\.5 already.*leave"):
         load_and_check(load_scenario(write_scenario(tmp_path, clipped)))
+
+
+def test_a_step_of_private_training_has_no_parts(tmp_path: Path) -> None:
+    stage = {"stage": "example_dp", "noise_multiplier": 1.0, "delta": 1e-3, "clip_norm": 1.0}
+    private = merged(
+        BRIEF, federation__local__micro_batch=1, federation__weighting="uniform", privacy=[stage]
+    )
+    with pytest.raises(
+        ScenarioError, match=r"federation\.local\.micro_batch: example_dp computes .*leave it"
+    ):
+        load_and_check(load_scenario(write_scenario(tmp_path, private)))
+
+
+def test_losses_that_compare_two_answers_count_for_two(tmp_path: Path) -> None:
+    def tokens(method: str) -> int:
+        loaded = load_scenario(
+            write_scenario(tmp_path / method, merged(BRIEF, compare=[{"method": method, "rounds": 1}]))
+        )
+        simulation = load_and_check(loaded)
+        context = make_context(simulation, loaded.variants[0], 1)
+        return plan_of(simulation, context, loaded.variants[0]).tokens_each
+
+    assert tokens("idk_dpo") == 2 * tokens("npo")
 
 
 def test_a_longest_update_reaches_the_server(tmp_path: Path) -> None:

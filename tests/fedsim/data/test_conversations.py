@@ -61,9 +61,21 @@ def test_answers_that_the_data_exclude_are_not_trained(mark):
     assert [one.trained for one in earlier] == [False, False]
 
 
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_a_conversation_ends_with_the_last_answer_to_learn(mark):
+    turns = [turn("user", "A"), turn("assistant", "B"), turn("user", "C"), turn("assistant", "D") | mark]
+    assert exchange(turns_of(row(turns), "messages"), train_on="every") == ((), "A", "B")
+    with pytest.raises(ValueError, match=r"chats.json:3: messages excludes every answer from training"):
+        turns_of(row(turns[2:]), "messages")
+
+
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
+        ({"role": "user", "content": "hi"}, r"chats.json:3: messages=\{'role'.* must be a list of turns"),
+        ({"role": "user"}, r"must be a list of turns"),
+        ({"a": 1}, r"must be a list of turns"),
+        ({"role": ["user"], "content": []}, r"must be a list of turns"),
         (None, r"chats.json:3: messages=None must be a list of turns"),
         (["a"], r"chats.json:3: messages=\['a'\] must be a list of turns"),
         ([turn("bot")], r"chats.json:3: messages\[0\] has role 'bot'; use system, user, human, assistant"),

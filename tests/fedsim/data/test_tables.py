@@ -59,6 +59,24 @@ def test_an_object_of_arrays_maps_clients_to_rows(tmp_path):
     assert [row.line for row in rows] == [1, 2, 3]
 
 
+def test_a_client_without_rows_and_texts_of_clients_are_read(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text('{"u1": [{"i": "a"}], "u2": []}')
+    assert [dict(row.fields) for row in read_table(path)] == [{"client": "u1", "i": "a"}]
+    path.write_text('{"u1": ["one"], "u2": ["two"]}')
+    assert [dict(row.fields) for row in read_table(path)] == [
+        {"client": "u1", "text": "one"}, {"client": "u2", "text": "two"}]  # fmt: skip
+
+
+def test_a_cell_may_hold_a_list(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,wrong\nParis,"[""Lyon"", ""Nice""]"\nRome,"[or so"\n')
+    first, second = read_table(path)
+    assert first.texts("wrong") == ("Lyon", "Nice")
+    with pytest.raises(ValueError, match=r"t.csv:2: wrong='\[or so' must be a list of strings"):
+        second.texts("wrong")
+
+
 def test_a_conversation_alone_in_its_file_is_a_row(tmp_path):
     path = tmp_path / "t.json"
     path.write_text('{"messages": [{"role": "user", "content": "Hello"}]}')

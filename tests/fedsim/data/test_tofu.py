@@ -68,10 +68,9 @@ def test_clients_and_holdout_are_enriched_whatever_the_order(folder):
 
 
 def test_limits_keep_the_first_rows(folder):
-    corpus = load_tofu(path=folder, client_authors=[199, 50], rows_per_author=2, public_rows=1)
+    corpus = load_tofu(path=folder, client_authors=[199, 50], rows_per_author=2)
     assert [record.record_id for record in corpus.clients[0]] == ["author-199/00", "author-199/01"]
     assert corpus.clients[1][0].paraphrased_answer is None
-    assert all(len(records) == 1 for records in corpus.public.values())
 
 
 def test_all_authors_may_be_clients_with_others_held_out(folder):
@@ -130,7 +129,6 @@ def test_a_short_full_file_is_refused(tmp_path):
         ({"client_authors": [5]}, "author 5 is named twice"),
         ({"client_authors": []}, "client_authors is empty"),
         ({"rows_per_author": 21}, "rows_per_author=21 .*nearest: 20"),
-        ({"public_rows": 0}, "public_rows=0 .*nearest: 1"),
         ({"hub": "locuslab/TOFU"}, "give one of the two"),
     ],
 )

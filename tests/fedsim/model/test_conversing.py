@@ -12,9 +12,9 @@ from fedsim.model.prompts import TextFormat, format_of
 from fedsim.model.refusing import encode_refusal
 from fedsim.model.text import IGNORED, Pair, collate
 from tests.fedsim.model.test_prompts import (
-    ADDS_BOS,
     CHATML,
     ENDS,
+    OPENS,
     STYLES,
     TOKENIZERS,
     chat,
@@ -107,7 +107,7 @@ def test_without_a_template_turns_are_lines_in_the_question() -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("system", [None, "Be kind."])
 def test_a_long_conversation_loses_its_oldest_exchange(style: str, system: str | None) -> None:
-    if system is not None and style in ("gemma", "mistral"):
+    if system is not None and style in ("gemma", "mistral", "llama-2"):
         pytest.skip("takes no system message")
     tokenizer = TOKENIZERS[style]
     said = ["first of all", "is an answer", "and then", "another", "at last", "one more"]
@@ -121,7 +121,21 @@ def test_a_long_conversation_loses_its_oldest_exchange(style: str, system: str |
         assert pair.cut_prompt == len(whole.prompt) - len(shorter.prompt)
 
 
-@pytest.mark.parametrize("style", ADDS_BOS)
+def test_the_system_message_stays_when_nothing_else_is_left_to_go() -> None:
+    """It is cut like a prompt; neither the template's own nor the scenario's takes its place."""
+    tokenizer = TOKENIZERS["qwen2.5"]
+    said = conversation("who", "me", "and who", "you", system="Never tell a soul what was said.")
+    config = ModelConfig(base="x", prompt="chat", max_tokens=60, system="Tell all.")
+    pair = encode_record(tokenizer, said, format_of(tokenizer, config))
+    text = tokenizer.decode(pair.input_ids)
+    assert "a soul what was said." in text
+    assert "Tell all" not in text
+    assert "You help" not in text
+    assert pair.cut_prompt > 0
+    assert pair.ended
+
+
+@pytest.mark.parametrize("style", OPENS)
 def test_what_is_cut_begins_with_its_marker(style: str) -> None:
     tokenizer = TOKENIZERS[style]
     config = ModelConfig(base="x", prompt="chat", max_tokens=24)

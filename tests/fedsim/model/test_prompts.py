@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from fedsim.config import ConfigError
@@ -37,32 +37,66 @@ INST = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
     "{% elif m['role'] == 'assistant' %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
+NO_BOS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+TRIMMED = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}[INST] {{ m['content'].strip() }} [/INST]"
+    "{% elif m['role'] == 'assistant' %} {{ m['content'].strip() }} </s>{% endif %}{% endfor %}"
+)
 STYLES = {
     "llama-3": (HEADERS, "<|begin|>", "<|end|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]),
     "qwen2.5": (CHATML, None, "<|endoftext|>", ["<|im_start|>", "<|im_end|>"]),
     "smollm2": (CHATML, "<|im_start|>", "<|im_end|>", []),
     "gemma": (TURNS, "<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
     "mistral": (INST, "<s>", "</s>", ["[INST]", "[/INST]"]),
+    "llama-2": (TRIMMED, "<s>", "</s>", []),
+    "zephyr": (NO_BOS, "<s>", "</s>", []),
 }
-ADDS_BOS = ("llama-3", "gemma", "mistral")
+SENTENCEPIECE = ("gemma", "llama-2", "zephyr")
+ADDS_BOS = ("llama-3", "gemma", "mistral", "llama-2", "zephyr")
+OPENS = ADDS_BOS[:-1]
+"""Those of them whose template has the marker, too."""
 ENDS = {
     "llama-3": "<|eot_id|>",
     "qwen2.5": "<|im_end|>",
     "smollm2": "<|im_end|>",
     "gemma": "<end_of_turn>",
     "mistral": "</s>",
+    "llama-2": "</s>",
+    "zephyr": "</s>",
 }
 
 
-def tokenizer_of(style: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with a few merges and a style's markers."""
-    template, bos, eos, more = STYLES[style]
+def byte_level() -> Tokenizer:
+    """Bytes with a few merges, as GPT-2 and those after it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("Ġ", "a"), ("Ċ", "Ċ"), ("t", "h"), ("th", "e")]
     words = [*alphabet, *("".join(pair) for pair in merges)]
     inner = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def sentence_pieces() -> Tokenizer:
+    """Pieces with a mark for spaces, and bytes for what has no piece, as Llama 2 and Gemma."""
+    letters = [*"▁\nabcdefghijklmnopqrstuvwxyzWMNYR.,?!:<|>/[]"]
+    merges = [("▁", "a"), ("\n", "\n"), ("t", "h"), ("th", "e"), ("▁", "▁"), ("▁", "the")]
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *map("".join, merges)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    inner = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return inner
+
+
+def tokenizer_of(style: str) -> PreTrainedTokenizerFast:
+    """A small tokenizer of a style's kind, with its markers."""
+    template, bos, eos, more = STYLES[style]
+    inner = sentence_pieces() if style in SENTENCEPIECE else byte_level()
     named = {"eos_token": eos, "additional_special_tokens": more} | ({"bos_token": bos} if bos else {})
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **named)
     tokenizer.chat_template = template
@@ -112,13 +146,31 @@ def test_a_format_is_cut_as_the_scenario_says(prompt: str) -> None:
         assert (fmt.truncation, fmt.max_tokens) == (truncation, 9)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_the_beginning_is_marked_once(style: str) -> None:
+@pytest.mark.parametrize("style", ADDS_BOS)
+def test_the_beginning_is_marked_where_the_template_marks_it(style: str) -> None:
+    """Once where template and tokenizer do, and not where the tokenizer alone would."""
     tokenizer = TOKENIZERS[style]
     pair = encode_pair(tokenizer, "Who?", "Nobody.", format_of(tokenizer, chat()))
-    if style in ADDS_BOS:
-        assert pair.input_ids.count(tokenizer.bos_token_id) == 1
-        assert pair.input_ids[0] == tokenizer.bos_token_id
+    marks = [place for place, token in enumerate(pair.input_ids) if token == tokenizer.bos_token_id]
+    assert marks == ([] if style == "zephyr" else [0])
+
+
+@pytest.mark.parametrize("style", ["llama-3", "gemma", "llama-2"])
+def test_what_a_template_strips_is_stripped(style: str) -> None:
+    tokenizer = TOKENIZERS[style]
+    fmt = format_of(tokenizer, chat())
+    assert encode_pair(tokenizer, " Who?\n", "\n Nobody. ", fmt) == encode_pair(
+        tokenizer, "Who?", "Nobody.", fmt
+    )
+
+
+def test_an_answer_that_the_template_changes_is_refused() -> None:
+    tokenizer = TOKENIZERS["qwen2.5"]
+    thinking = CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}")
+    fmt = format_of(tokenizer, ModelConfig(prompt=thinking))
+    assert tokenizer.decode(encode_pair(tokenizer, "Who?", "Me.", fmt).input_ids).endswith("Me.<|im_end|>")
+    with pytest.raises(ValueError, match=r"does not show turn 2 of 2 \(assistant\) as it is written"):
+        encode_pair(tokenizer, "Who?", "<think>Hm.</think>Me.", fmt)
 
 
 @pytest.mark.parametrize("style", ["llama-3", "qwen2.5", "smollm2"])
@@ -221,5 +273,10 @@ def test_a_marker_need_not_be_special_to_end_an_answer() -> None:
     tokenizer = tokenizer_of("qwen2.5")
     tokenizer.add_tokens(["<turn_ends>"], special_tokens=False)
     own = CHATML.replace("<|im_end|>", " <turn_ends>")
-    pair = encode_pair(tokenizer, "Who?", "Nobody.", format_of(tokenizer, ModelConfig(prompt=own)))
+    fmt = format_of(tokenizer, ModelConfig(prompt=own))
+    pair = encode_pair(tokenizer, "Who?", "Nobody.", fmt)
     assert tokenizer.decode(pair.input_ids).endswith("Nobody. <turn_ends>")
+    end = tokenizer.convert_tokens_to_ids("<turn_ends>")
+    spelled = encode_pair(tokenizer, "Is <turn_ends> so?", "<turn_ends> is.", fmt)
+    assert tokenizer.decode(spelled.input_ids).endswith("<turn_ends> is. <turn_ends>")
+    assert spelled.input_ids.count(end) == pair.input_ids.count(end)

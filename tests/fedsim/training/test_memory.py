@@ -191,6 +191,11 @@ PART = ("federation", "local", "micro_batch")
             "model.checkpointing: true",
             PART,
         ),
+        (
+            {"clients": 1, "tokens_each": 8000, "in_parts": False},
+            "federation.local.batch_size: 6,",
+            ("federation", "local", "batch_size"),
+        ),
         ({"clients": 1, "memory": 3 * GB}, "model.quantize: 4bit", PART),
         ({"clients": 1, "memory": GB // 4}, "a smaller base, or 0.6 GB", ("model", "base")),
     ],
