@@ -67,6 +67,7 @@ class Centralised:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         module.eval()
 
     def _batches(self) -> Iterator[torch.Tensor]:

@@ -79,12 +79,14 @@ def test_benchmarks_run_in_small(name: str, ratios: int, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_in_small_compares_devices_and_plans(tmp_path: Path) -> None:
-    """Without a GPU it runs on the CPU; each base has a plan, and the device learns what the CPU learns."""
+def test_the_gpu_benchmark_works_in_small(tmp_path: Path) -> None:
+    """Without a GPU both sides of the comparison are the CPU; what the script writes is whole."""
     done = _bench("gpu", "--small", "--repeat", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "gpu.json").read_text())["facts"]
-    assert facts["adapter of the device apart from the CPU's by"] <= facts["that is at most"]
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    facts = found["facts"]
+    (equal,) = [one for one in found["ratios"] if one["name"].startswith("distance from the CPU")]
+    assert equal["met"] is True
     planned = [value for name, value in facts.items() if name.startswith("planned memory")]
     assert len(planned) == 3
     assert all(value > 0 for value in planned)
