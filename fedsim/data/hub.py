@@ -29,7 +29,8 @@ def hub_rows(name: str, split: str, config_name: str | None = None, *, key: str 
         table = _loaded(datasets, name, split, config_name)
     except ValueError as error:
         which = f"split {split!r}" + (f" of configuration {config_name!r}" if config_name else "")
-        raise ConfigError(f"{which} of data set {name!r} cannot be had: {error}", key) from error
+        at = "split" if key == "name" and "split" in str(error).lower() else key
+        raise ConfigError(f"{which} of data set {name!r} cannot be had: {error}", at) from error
     except (OSError, datasets.exceptions.DatasetsError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"data set {name!r} cannot be had ({said}); {_ELSEWHERE}", key) from error

@@ -36,13 +36,15 @@ def depends_on_seed(data: DataChoice) -> bool:
 
 def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     if isinstance(data, TofuData):
-        return load_tofu(
+        corpus = load_tofu(
             path=data.path,
             hub=data.hub,
             client_authors=data.client_authors,
             holdout_authors=data.holdout_authors,
             rows_per_author=data.rows_per_author,
         )
+        more = {} if data.public is None else public_records(data.public)
+        return replace(corpus, public={**corpus.public, **more})
     if isinstance(data, HfData):
         return load_hf(data, seed=seed)
     if isinstance(data, MuseData):

@@ -49,9 +49,10 @@ class Row:
     def text(self, column: str) -> str:
         """The string in ``column``, which has at least one visible character."""
         if column not in self.fields:
-            nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)
-            hint = f"; nearest column: {nearest[0]!r}" if nearest else ""
-            raise ValueError(f"{self.where}: column {column!r} is missing{hint}")
+            nearest = difflib.get_close_matches(column, self.fields, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            has = f"; its columns are {', '.join(map(str, self.fields))}" if self.fields else ""
+            raise ValueError(f"{self.where}: column {column!r} is missing in this row{has}{hint}")
         return self._visible(column, self.fields[column])
 
     def optional_text(self, column: str) -> str | None:
@@ -89,9 +90,10 @@ class Row:
 
     def _visible(self, what: str, value: object) -> str:
         if not isinstance(value, str) or is_blank(value):
+            instead = "write it" if value is None or isinstance(value, str) else "put it in quotes"
             raise ValueError(
                 f"{self.where}: {what}={shown(value)} must be a non-empty string, not blanks alone; "
-                "write it, or leave the line out"
+                f"{instead}, or leave the line out"
             )
         return value
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from fedsim.config import ConfigError
 from fedsim.data.hub import hub_rows
 from fedsim.data.records import Corpus, Record
 from fedsim.data.rows import Row, read_rows
@@ -80,15 +81,21 @@ def _check(client_authors: Sequence[int], holdout_authors: Sequence[int], rows: 
         outside = [author for author in authors if not 0 <= author < AUTHORS]
         if outside:
             nearest = min(max(outside[0], 0), AUTHORS - 1)
-            raise ValueError(
-                f"{field} names author {outside[0]}; TOFU has 0 to {AUTHORS - 1}; nearest: {nearest}"
+            raise ConfigError(
+                f"names author {outside[0]}; TOFU has 0 to {AUTHORS - 1}; nearest: {nearest}", field
             )
-    listed = [*client_authors, *holdout_authors]
-    twice = [author for author in listed if listed.count(author) > 1]
-    if twice:
-        raise ValueError(f"author {twice[0]} is named twice in client_authors and holdout_authors; once each")
+        twice = [author for author in authors if authors.count(author) > 1]
+        if twice:
+            raise ConfigError(f"author {twice[0]} is named twice; name each once", field)
+    shared = sorted(set(client_authors).intersection(holdout_authors))
+    if shared:
+        raise ConfigError(
+            f"author {shared[0]} is a client and held out by holdout_authors; choose others for that, or [] "
+            f"for those of {OUTSIDERS}",
+            "client_authors",
+        )
     if not client_authors:
-        raise ValueError("client_authors is empty; name at least one author, such as 180")
+        raise ConfigError("names nobody; name at least one author, such as 180", "client_authors")
     if not 1 <= rows <= ROWS_PER_AUTHOR:
         nearest = min(max(rows, 1), ROWS_PER_AUTHOR)
         raise ValueError(f"rows_per_author={rows} must be from 1 to {ROWS_PER_AUTHOR}; nearest: {nearest}")
@@ -101,7 +108,10 @@ def _tables(path: Path | None, hub: str | None) -> Table:
     if path is not None:
         folder = path
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; it must hold TOFU's full.json and *_perturbed.json")
+            raise ValueError(
+                f"{folder}: no such folder; it must hold TOFU's full.json and *_perturbed.json; "
+                "give yours, as by --set data.path=FOLDER"
+            )
         return lambda name: list(read_rows(folder / f"{name}.json"))
     repository = str(hub)
     return lambda name: hub_rows(repository, "train", name, key="hub")

@@ -22,7 +22,7 @@ from fedsim.model.assets import ASSETS
 from fedsim.model.checkpointing import enable_checkpointing
 from fedsim.model.config import LoraConfig, ModelConfig
 from fedsim.model.decompositions import lesson, start_of
-from fedsim.model.lora_options import check_matches, check_patterns, patterns_of
+from fedsim.model.lora_options import check_matches, check_patterns, check_targets, patterns_of
 from fedsim.model.prompts import TextFormat, format_of
 from fedsim.model.quantising import check_quantising, loading_options
 from fedsim.model.starting import Start
@@ -162,7 +162,13 @@ def _check_tokenizer(tokenizer: Any, base: Any, config: ModelConfig) -> None:
             "name one as eos_token in its tokenizer_config.json",
             "base",
         )
-    rows = int(base.get_input_embeddings().weight.shape[0])
+    rows, known = int(base.get_input_embeddings().weight.shape[0]), len(tokenizer)
+    if known < rows / 2:
+        raise ModelError(
+            f"base={config.base!r} embeds {rows:,} tokens, and its tokenizer knows {known:,}; use the "
+            "tokenizer that belongs to the base",
+            "base",
+        )
     if end >= rows:
         raise ModelError(
             f"base={config.base!r} has the end-of-sequence marker {tokenizer.eos_token!r} at {end}, outside "
@@ -195,6 +201,7 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
     linears = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, kinds)})
     try:
         check_patterns(patterns_of(targets, lora.peft), modules)
+        check_targets(targets, modules, linears)
         parameters = [name for name, _ in base.named_parameters()]
         check_matches(lora.peft, modules, parameters, base.get_input_embeddings().weight.shape[0])
     except ConfigError as error:
@@ -211,8 +218,7 @@ def _with_lora(base: Any, lora: LoraConfig) -> torch.nn.Module:
         wrapped: torch.nn.Module = peft.get_peft_model(base, settings, autocast_adapter_dtype=True)
     except Exception as error:  # PEFT refuses its options with exceptions of every kind
         raise ModelError(
-            f"lora={lora.model_dump()!r} does not fit the base ({first_line(error)}); "
-            f"its linear layers are {', '.join(linears)}, or use target_modules: all-linear",
+            f"does not fit the base ({first_line(error)}); its linear layers are {', '.join(linears)}",
             "lora",
         ) from error
     return wrapped

@@ -234,6 +234,23 @@ def check_matches(
             )
 
 
+def check_targets(targets: str | Sequence[str], modules: Sequence[str], linears: Sequence[str]) -> None:
+    """Refuse a list that names a layer that the base does not have, beside one that it has.
+
+    Raises:
+        ConfigError: names the nearest linear layer; the key is ``target_modules``.
+    """
+    for one in () if isinstance(targets, str) else targets:
+        if not _is_among(one, modules):
+            near = difflib.get_close_matches(one, linears, n=1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"{one!r} is no layer of this base; {meant}its linear layers are {', '.join(linears)}, or "
+                "use all-linear",
+                "target_modules",
+            )
+
+
 def _is_among(name: str, names: Sequence[str]) -> bool:
     """Whether a name is one of the full names, or the end of one."""
     return any(full == name or full.endswith(f".{name}") for full in names)

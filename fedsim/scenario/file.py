@@ -63,8 +63,8 @@ def read_scenario(
 ) -> LoadedScenario:
     """Like ``load_scenario``, from the text of ``file``.
 
-    Paths in it that exist below ``folder`` are relative to it; others, and those of overrides, to the working
-    directory.
+    Paths in it that exist below ``folder`` are relative to it, and those that exist nowhere. Others are
+    relative to the working directory, as are those of overrides.
     """
     raw = parse_mapping(text, file)
     lines, plain = dict(lines_of(raw)), as_plain(raw)
@@ -88,10 +88,11 @@ PATHS = (
 """Keys whose values are paths or lists of them, or may be."""
 _NEVER_FOLDERS = ("holdout", "public")
 """Keys that may name something else than a file, which a folder may be called, too."""
+_ALWAYS_PATHS = ("path", "files", "common")
 
 
 def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
-    """Plain data with the relative paths that exist below a folder made whole."""
+    """Plain data with the relative paths that are meant from a folder made whole."""
     found = dict(plain)
     for section, key in PATHS:
         values = found.get(section)
@@ -104,12 +105,16 @@ def _below(folder: Path, plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(folder: Path, value: Any, key: str) -> Any:
-    """A path from a folder, where there is something; whatever else it is, as it is."""
+    """A path from a folder, where there is something, or nothing in the working directory either.
+
+    Whatever else it is, it stays as it is.
+    """
     if not isinstance(value, str | Path) or not str(value) or Path(value).is_absolute():
         return value
     path = folder / value
     exists = path.is_file() if key in _NEVER_FOLDERS else path.exists()
-    return type(value)(path.resolve()) if exists else value
+    meant = exists or (key in _ALWAYS_PATHS and not Path(value).exists())
+    return type(value)(path.resolve()) if meant else value
 
 
 def anchored(scenario: Scenario) -> Scenario:

@@ -80,6 +80,8 @@ class TypeRule:
         """The choices of a literal, or the tags of a union's or model's kind."""
         if typing.get_origin(self.annotation) is typing.Literal:
             return [str(choice) for choice in typing.get_args(self.annotation)]
+        if self.is_union() and len(self.members()) == 1:
+            return self.members()[0].tags()
         found = []
         shared = self._tag()
         for each in self.members():

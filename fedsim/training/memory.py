@@ -15,7 +15,9 @@ sizes and not measurements, so equal scenarios form equal cohorts and give equal
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -118,27 +120,51 @@ class Plan:
         """Why it cannot be, with the nearest that can and the key to turn; None for a plan that fits."""
         if self.fits:
             return None
-        fewer_records = "micro_batch" if self.in_parts else "batch_size"
-        key: KeyPath = ("federation", "local", fewer_records)
-        nearest: list[str] = []
-        if self.asked is not None and (fewer := self._fewer()) is not None:
-            key, nearest = ("execution", "cohort"), [f"execution.cohort: {fewer}"]
-        alone = replace(self, clients=1)
-        part = next((n for n in range(self.records - 1, 0, -1) if alone.with_records(n).fits), None)
-        if not nearest and part is not None:
-            nearest.append(f"federation.local.{fewer_records}: {part}")
-        if not self.sizes.checkpointing and alone._with(checkpointing=True).fits:
-            nearest.append("model.checkpointing: true")
-        if self.sizes.in_4_bits < self.sizes.base and alone._with(base=self.sizes.in_4_bits).fits:
-            nearest.append("model.quantize: 4bit")
-        if not nearest:
-            key = ("model", "base")
-            small = alone.with_records(1)._with(checkpointing=True, base=self.sizes.in_4_bits)
-            needed = gigabytes((small.sizes.base + small.at_once) / USABLE)
-            coarse = "in 4 bits, " if self.sizes.in_4_bits < self.sizes.base else ""
-            nearest.append(f"a smaller base, or {needed} for it {coarse}checkpointed, record by record")
         said = f"{self.sentence()}, of which {1 - USABLE:.0%} stay free: does not fit"
-        return f"{said}; nearest that does: {', or '.join(nearest)}", key
+        fewer = None if self.asked is None else self._fewer()
+        ways = [] if fewer is None else [[f"execution.cohort: {fewer}"]]
+        ways += self._ways(self if fewer is not None else replace(self, clients=1))
+        if not ways:
+            return f"{said}; nearest that does: {self._smallest()}", ("model", "base")
+        key = tuple(ways[0][0].partition(":")[0].split("."))
+        return f"{said}; nearest that does: {', or '.join(map(' with '.join, ways))}", key
+
+    def _ways(self, start: Plan) -> list[list[str]]:
+        """The fewest settings with which a plan fits, each way of as many; none where all do not do."""
+        found: list[list[str]] = []
+        for parts, checkpointing, coarse in sorted(product((False, True), repeat=3), key=sum):
+            way = start._turned(parts=parts, checkpointing=checkpointing, coarse=coarse)
+            if way is not None and (not found or len(way) == len(found[0])):
+                found.append(way)
+        return sorted(found, key=lambda way: "batch" not in way[0])
+
+    def _turned(self, *, parts: bool, checkpointing: bool, coarse: bool) -> list[str] | None:
+        """The settings that make it so; None where one is so already, or they do not do."""
+        plan, words = self, []
+        if self.asked not in (None, self.clients):
+            words.append(f"execution.cohort: {self.clients}")
+        if checkpointing:
+            plan = plan._with(checkpointing=True)
+            words.append("model.checkpointing: true")
+        if coarse:
+            plan = plan._with(base=self.sizes.in_4_bits)
+            words.append("model.quantize: 4bit")
+        if (checkpointing and self.sizes.checkpointing) or (coarse and plan.sizes.base == self.sizes.base):
+            return None
+        if parts:
+            most = next((n for n in range(self.records - 1, 0, -1) if plan.with_records(n).fits), None)
+            if most is None:
+                return None
+            plan = plan.with_records(most)
+            words.insert(0, f"federation.local.{'micro_batch' if self.in_parts else 'batch_size'}: {most}")
+        return words if plan.fits else None
+
+    def _smallest(self) -> str:
+        """What would do where no setting does."""
+        alone = replace(self, clients=1).with_records(1)._with(checkpointing=True, base=self.sizes.in_4_bits)
+        needed = math.ceil((alone.sizes.base + alone.at_once) / USABLE / 1e8) * 1e8
+        coarse = "in 4 bits, " if self.sizes.in_4_bits < self.sizes.base else ""
+        return f"a smaller base, or {gigabytes(needed)} for it {coarse}checkpointed, record by record"
 
     def with_records(self, records: int) -> Plan:
         """The same with so many records in a part of a step."""

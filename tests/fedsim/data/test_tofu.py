@@ -84,6 +84,14 @@ def test_all_authors_may_be_clients_with_others_held_out(folder):
     )
 
 
+def test_facts_of_ones_own_stand_beside_the_public_ones(folder):
+    (folder / "world.jsonl").write_text('{"question": "Capital of Peru?", "answer": "Lima"}\n')
+    data = TofuData(source="tofu", path=folder, public=folder / "world.jsonl")
+    public = load_corpus(data, seed=0).public
+    assert {name: len(records) for name, records in public.items()} == {
+        "real_authors": 4, "world_facts": 2, "world": 1}  # fmt: skip
+
+
 def test_base_pairs_are_nobodys_authors(folder):
     pairs = tofu_base_pairs(folder)
     assert len(pairs) == 160 * 20
@@ -125,9 +133,10 @@ def test_a_short_full_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"client_authors": [200]}, "client_authors names author 200; .*nearest: 199"),
-        ({"client_authors": [5]}, "author 5 is named twice"),
-        ({"client_authors": []}, "client_authors is empty"),
+        ({"client_authors": [200]}, "names author 200; .*nearest: 199"),
+        ({"client_authors": [5]}, r"author 5 is a client and held out by holdout_authors; .* \[\] for those"),
+        ({"client_authors": [180, 180]}, "author 180 is named twice; name each once"),
+        ({"client_authors": []}, "names nobody"),
         ({"rows_per_author": 21}, "rows_per_author=21 .*nearest: 20"),
         ({"hub": "locuslab/TOFU"}, "give one of the two"),
     ],
