@@ -12,9 +12,12 @@ import flwr  # noqa: F401  (sets up its logger on import, so its level is set af
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 
 from tests.world import save_base
 
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 torch.set_num_threads(1)
 logging.getLogger("flwr").setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()

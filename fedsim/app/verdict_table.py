@@ -131,25 +131,27 @@ def _legend(headline: str) -> str:
 
 
 def _table(rows: Sequence[Verdict], titles: Mapping[str, str], console: Console) -> Table:
-    """The widest table that fits the console without cutting a word."""
+    """The widest table that fits the console without cutting a word; without what was measured nowhere."""
+    lines = {}
+    for branch, title in titles.items():
+        if of_branch := [row for row in rows if row["branch"] == branch]:
+            lines[title] = _cells(branch, of_branch)
+    known = [name for name in COLUMNS if any(cells[name] != "-" for cells in lines.values())]
     for dropped in range(len(DISPENSABLE) + 1):
-        shown = [name for name in COLUMNS if name not in DISPENSABLE[:dropped]]
-        table = _table_of(rows, titles, shown)
+        shown = [name for name in known if name not in DISPENSABLE[:dropped]]
+        table = _table_of(lines, shown)
         if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
             break
     return table
 
 
-def _table_of(rows: Sequence[Verdict], titles: Mapping[str, str], shown: Sequence[str]) -> Table:
+def _table_of(lines: Mapping[str, Mapping[str, str]], shown: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("branch", overflow="fold")
     for name in shown:
         table.add_column(COLUMNS[name], justify="left" if name == "class" else "right", no_wrap=True)
-    for branch, title in titles.items():
-        of_branch = [row for row in rows if row["branch"] == branch]
-        if of_branch:
-            cells = _cells(branch, of_branch)
-            table.add_row(Text(title), *(cells[name] for name in shown))
+    for title, cells in lines.items():
+        table.add_row(Text(title), *(cells[name] for name in shown))
     return table
 
 

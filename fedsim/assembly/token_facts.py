@@ -19,6 +19,8 @@ from fedsim.model.text import Pair
 
 EXAMPLE = 400
 """Characters of a record that are shown, the last ones."""
+FEW = 0.5
+"""Share of the tokens a base embeds below which its tokenizer is taken for another's."""
 MANY = 0.2
 """Share of unknown tokens above which a base is called one that cannot read the texts."""
 
@@ -71,6 +73,7 @@ def token_sentences(
     sentences = [
         f"{every.tokens:,} tokens in {every.records:,} records; a record has {min(lengths)} to "
         f"{max(lengths)}, {median(lengths):g} at the median.",
+        *_of_another_base(model),
         *_told_otherwise(pairs, model),
         _example(pairs, model.tokenizer),
     ]
@@ -98,6 +101,13 @@ def token_sentences(
             f"({names.text(worst)}: {share[worst]:.0%}){more}."
         )
     return sentences
+
+
+def _of_another_base(model: AdapterModel) -> Iterator[str]:
+    """That a tokenizer knows far fewer tokens than its base embeds; some bases have room for a few more."""
+    known, rows = len(model.tokenizer), int(model.module.get_input_embeddings().weight.shape[0])
+    if known < FEW * rows:
+        yield f"The base embeds {rows:,} tokens, and its tokenizer knows {known:,}: it may be another base's."
 
 
 def _told_otherwise(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel) -> Iterator[str]:

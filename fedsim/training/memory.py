@@ -134,7 +134,7 @@ class Plan:
         found: list[list[str]] = []
         for parts, checkpointing, coarse in sorted(product((False, True), repeat=3), key=sum):
             way = start._turned(parts=parts, checkpointing=checkpointing, coarse=coarse)
-            if way is not None and (not found or len(way) == len(found[0])):
+            if way and (not found or len(way) == len(found[0])):
                 found.append(way)
         return sorted(found, key=lambda way: "batch" not in way[0])
 

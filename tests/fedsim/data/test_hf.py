@@ -186,7 +186,7 @@ def test_a_data_set_that_was_saved_to_disk(like_the_hub, tmp_path):
         hub(name=str(tmp_path / "saved"), split="dev")
 
 
-@pytest.mark.parametrize(("keys", "key"), [({"split": "dev"}, "name"), ({"holdout": "dev"}, "holdout")])
+@pytest.mark.parametrize(("keys", "key"), [({"split": "dev"}, "split"), ({"holdout": "dev"}, "holdout")])
 def test_a_split_that_is_not_there_lists_those_that_are(like_the_hub, keys, key):
     with pytest.raises(ConfigError, match=r"split 'dev' of data set .*'train', 'test'") as error:
         hub(name=str(like_the_hub), **keys)

@@ -401,9 +401,13 @@ def test_files_are_relative_to_the_scenario_and_splits_are_no_folders(
     )
     monkeypatch.chdir(tmp_path)
     scenario = load_scenario(Path("mine/s.yaml")).scenario
-    assert scenario.data.files == (mine / "a.json", Path("b.json"))
+    assert scenario.data.files == (mine / "a.json", mine / "b.json"), (
+        "what is nowhere is missed beside the file"
+    )
     assert scenario.data.holdout == "test"
     (tmp_path / "b.json").write_text("[]")
+    scenario = load_scenario(Path("mine/s.yaml")).scenario
+    assert scenario.data.files == (mine / "a.json", Path("b.json"))
     (tmp_path / "test").mkdir()
     assert anchored(scenario).data.files == (mine / "a.json", tmp_path / "b.json")
     assert anchored(scenario).data.holdout == "test"

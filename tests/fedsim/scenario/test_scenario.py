@@ -143,11 +143,11 @@ stages = st.sampled_from(
 data = st.sampled_from(
     [
         {"source": "authors", "clients": 3, "partition": "dirichlet", "dirichlet_alpha": 0.1},
-        {"source": "tofu", "path": "some/folder"},
-        {"source": "jsonl", "path": "a b/c.jsonl", "holdout": "h.jsonl"},
+        {"source": "tofu", "path": "/some/folder"},
+        {"source": "jsonl", "path": "/a b/c.jsonl", "holdout": "h.jsonl"},
         {
             "source": "hf",
-            "files": ["a.json", "b.csv"],
+            "files": ["/a.json", "/b.csv"],
             "clients": 3,
             "partition": {"by": "shards", "column": "t"},
         },

@@ -197,7 +197,7 @@ PART = ("federation", "local", "micro_batch")
             ("federation", "local", "batch_size"),
         ),
         ({"clients": 1, "memory": 3 * GB}, "model.quantize: 4bit", PART),
-        ({"clients": 1, "memory": GB // 4}, "a smaller base, or 0.6 GB", ("model", "base")),
+        ({"clients": 1, "memory": GB // 4}, "a smaller base, or 0.7 GB", ("model", "base")),
     ],
 )
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(changed, says: str, key) -> None:
