@@ -23,11 +23,13 @@ from fedsim.model.text import IGNORED, Batch
 class Pass:
     """What a model says about the answers of a batch.
 
-    ``logits_NV`` predict the answer tokens; ``used_BA`` has a flag for each answer token, at the left of its
-    row; ``nll_B`` is each sample's summed negative log-likelihood in nats, ``count_B`` its answer tokens.
+    ``logits_NV`` predict the answer tokens ``targets_N``; ``used_BA`` has a flag for each answer token, at
+    the left of its row; ``nll_B`` is each sample's summed negative log-likelihood in nats, ``count_B`` its
+    answer tokens.
     """
 
     logits_NV: torch.Tensor
+    targets_N: torch.Tensor
     used_BA: torch.Tensor
     nll_B: torch.Tensor
     count_B: torch.Tensor
@@ -53,7 +55,12 @@ class Pass:
         targets_N = labels_BT[:, 1:][used_BT]
         nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
         nll_B = _by_sample(nll_N, used_BA).sum(-1)
-        return cls(logits_NV=logits_NV, used_BA=used_BA, nll_B=nll_B, count_B=count_B)
+        return cls(logits_NV=logits_NV, targets_N=targets_N, used_BA=used_BA, nll_B=nll_B, count_B=count_B)
+
+    @property
+    def token_nll(self) -> torch.Tensor:
+        """Nats of each answer token, (N,)."""
+        return torch.nn.functional.cross_entropy(self.logits_NV, self.targets_N, reduction="none")
 
     @property
     def mean_nll(self) -> torch.Tensor:
@@ -73,6 +80,7 @@ class Pass:
         begin, end = int(self.count_B[:first].sum()), int(self.count_B[:last].sum())
         return Pass(
             logits_NV=self.logits_NV[begin:end],
+            targets_N=self.targets_N[begin:end],
             used_BA=self.used_BA[first:last],
             nll_B=self.nll_B[first:last],
             count_B=self.count_B[first:last],
@@ -87,6 +95,7 @@ class Pass:
         places_N = places_BA[rows][self.used_BA[rows]]
         return Pass(
             logits_NV=self.logits_NV[places_N],
+            targets_N=self.targets_N[places_N],
             used_BA=self.used_BA[rows],
             nll_B=self.nll_B[rows],
             count_B=self.count_B[rows],

@@ -170,6 +170,10 @@ class LossMethodConfig(MethodConfig):
     Total loss = gamma * L_forget (at the forgetting client) + alpha * L_retain (at the round's cohort).
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
+    )
+
     rounds: int = Field(default=3, ge=1, le=1000)
     """Unlearning rounds per request."""
     lr: float | None = Field(default=None, gt=0)

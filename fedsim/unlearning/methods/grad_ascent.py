@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
+from privacy import Capability
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,8 @@ class GradAscent(LossMethodConfig):
 
     title: ClassVar[str] = "GradAscent"
     summary: ClassVar[str] = "ascend the loss of the forgotten records; no retain term"
+
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CLIENT_COOPERATION})
 
     method: Literal["grad_ascent"] = "grad_ascent"
     alpha: float = Field(default=0.0, ge=0)

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from fedsim.training.objectives import Objective
 from fedsim.unlearning.methods.grad_ascent import NegatedNll
 from fedsim.unlearning.protocol import LossMethodConfig
-from privacy import Capability
 
 
 class GradDiff(LossMethodConfig):
@@ -15,9 +14,6 @@ class GradDiff(LossMethodConfig):
 
     title: ClassVar[str] = "GradDiff"
     summary: ClassVar[str] = "ascend on the forgotten records while the others train on theirs"
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
-    )
 
     method: Literal["grad_diff"] = "grad_diff"
 

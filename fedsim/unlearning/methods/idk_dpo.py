@@ -18,7 +18,6 @@ from pydantic import Field
 
 from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
-from privacy import Capability
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +48,6 @@ class IdkDpo(LossMethodConfig):
 
     title: ClassVar[str] = "IdkDPO"
     summary: ClassVar[str] = 'prefer "I don\'t know" to the forgotten answers'
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
-    )
 
     method: Literal["idk_dpo"] = "idk_dpo"
     beta: float = Field(default=0.1, gt=0)

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
-from privacy import Capability
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +41,6 @@ class Npo(LossMethodConfig):
 
     title: ClassVar[str] = "NPO"
     summary: ClassVar[str] = "negative preference optimisation against the model at the request"
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
-    )
 
     method: Literal["npo"] = "npo"
     beta: float = Field(default=0.1, gt=0)

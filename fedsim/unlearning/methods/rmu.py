@@ -17,7 +17,6 @@ from pydantic import Field
 from fedsim.rng import torch_stream
 from fedsim.training.objectives import LocalWork, Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig, Role
-from privacy import Capability
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +74,6 @@ class Rmu(LossMethodConfig):
 
     title: ClassVar[str] = "RMU"
     summary: ClassVar[str] = "pull a block's output to a random direction; the others hold theirs"
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
-    )
 
     method: Literal["rmu"] = "rmu"
     layer: int = -2

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from fedsim.training.objectives import Needs, Objective
 from fedsim.unlearning.protocol import LossMethodConfig
-from privacy import Capability
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +39,6 @@ class SimNpo(LossMethodConfig):
 
     title: ClassVar[str] = "SimNPO"
     summary: ClassVar[str] = "length-normalised preference optimisation without a reference model"
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CLIENT_COOPERATION, Capability.PEER_COOPERATION}
-    )
 
     method: Literal["simnpo"] = "simnpo"
     beta: float = Field(default=4.5, gt=0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsim.model.vectors import Arrays
@@ -19,13 +21,9 @@ from fedsim.unlearning.protocol import MethodConfig, Role, RoundPlan, Work
 from fedsim.unlearning.request import Request
 
 
-class TaskVector(MethodConfig):
-    """Subtract what training on the forgotten records would add."""
+class DraftReversed(MethodConfig):
+    """Base of the methods that train a draft on the forgotten records and go the opposite way."""
 
-    title: ClassVar[str] = "Task vector"
-    summary: ClassVar[str] = "train a draft on the forgotten records and go the opposite way"
-
-    method: Literal["task_vector"] = "task_vector"
     rounds: int = Field(default=2, ge=1, le=1000)
     """Rounds in which the draft is trained."""
     lr: float | None = Field(default=None, gt=0)
@@ -44,8 +42,24 @@ class TaskVector(MethodConfig):
     def local(self, role: Role, index: int) -> LocalWork:
         return LocalWork(MeanNll())
 
+    def chosen(self, way: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The part of the draft's way in one tensor that is gone back."""
+        return way
+
     def settle(self, request: Request, index: int, desk: Desk) -> Arrays | None:
         if index < self.rounds - 1 or "draft" not in desk.kept:
             return None
         draft = desk.kept["draft"]
-        return {name: value - self.strength * (draft[name] - value) for name, value in desk.adapter.items()}
+        return {
+            name: value - self.strength * self.chosen(draft[name] - value)
+            for name, value in desk.adapter.items()
+        }
+
+
+class TaskVector(DraftReversed):
+    """Subtract what training on the forgotten records would add."""
+
+    title: ClassVar[str] = "Task vector"
+    summary: ClassVar[str] = "train a draft on the forgotten records and go the opposite way"
+
+    method: Literal["task_vector"] = "task_vector"

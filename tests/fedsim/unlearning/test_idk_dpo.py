@@ -58,6 +58,7 @@ def losses_at(answer: list[float], refusal: list[float]) -> tuple[Pass, list[tor
     found = [
         Pass(
             logits_NV=torch.zeros(len(side), 2),
+            targets_N=torch.zeros(len(side), dtype=torch.int64),
             used_BA=torch.ones(len(side), 1, dtype=torch.bool),
             nll_B=side,
             count_B=torch.ones(len(side), dtype=torch.int64),

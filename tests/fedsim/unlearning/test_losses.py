@@ -11,6 +11,7 @@ from fedsim.model.forward import Pass
 from fedsim.training.objectives import MeanNll, ReferenceKl
 from fedsim.unlearning.methods.grad_ascent import GradAscent, NegatedNll
 from fedsim.unlearning.methods.grad_diff import GradDiff
+from fedsim.unlearning.methods.kl_min import KlMin
 from fedsim.unlearning.methods.npo import Npo, NpoLoss
 from fedsim.unlearning.methods.retrain import Retrain
 from fedsim.unlearning.methods.simnpo import SimNpo, SimNpoLoss
@@ -27,6 +28,7 @@ def passed(nll: list[float], count: list[int]) -> Pass:
     """A pass with given losses; what stands in its logits is not looked at."""
     return Pass(
         logits_NV=torch.zeros(sum(count), 2),
+        targets_N=torch.zeros(sum(count), dtype=torch.int64),
         used_BA=torch.arange(max(count)) < torch.tensor(count)[:, None],
         nll_B=torch.tensor(nll, requires_grad=True),
         count_B=torch.tensor(count),
@@ -155,7 +157,7 @@ PLANNING = [GradAscent(), GradDiff(), Npo(), SimNpo(), GradDiff(alpha=0.0, gamma
 
 
 def test_names() -> None:
-    assert list(METHODS)[:5] == ["retrain", "grad_ascent", "grad_diff", "npo", "simnpo"]
+    assert list(METHODS)[:4] == ["retrain", "grad_ascent", "grad_diff", "kl_min"]
     for name, method in METHODS.items():
         assert method().method == method().branch == name
         assert method(label="other").branch == "other"
@@ -188,6 +190,8 @@ def test_roles_have_their_losses() -> None:
     assert isinstance(GradDiff().local("target", 0).objective, NegatedNll)
     assert isinstance(GradDiff().local("helper", 0).objective, MeanNll)
     assert isinstance(GradDiff(retain="kl").local("helper", 0).objective, ReferenceKl)
+    assert isinstance(KlMin().local("target", 0).objective, NegatedNll)
+    assert isinstance(KlMin().local("helper", 0).objective, ReferenceKl)
     assert Npo(beta=0.3).local("target", 0).objective == NpoLoss(0.3)
     assert SimNpo(beta=2, delta=1).local("target", 0).objective == SimNpoLoss(2, 1)
 
