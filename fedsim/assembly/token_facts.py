@@ -105,7 +105,8 @@ def token_sentences(
 
 def _of_another_base(model: AdapterModel) -> Iterator[str]:
     """That a tokenizer knows far fewer tokens than its base embeds; some bases have room for a few more."""
-    known, rows = len(model.tokenizer), int(model.module.get_input_embeddings().weight.shape[0])
+    module: Any = model.module
+    known, rows = len(model.tokenizer), int(module.get_input_embeddings().weight.shape[0])
     if known < FEW * rows:
         yield f"The base embeds {rows:,} tokens, and its tokenizer knows {known:,}: it may be another base's."
 

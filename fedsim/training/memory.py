@@ -123,17 +123,17 @@ class Plan:
         said = f"{self.sentence()}, of which {1 - USABLE:.0%} stay free: does not fit"
         fewer = None if self.asked is None else self._fewer()
         ways = [] if fewer is None else [[f"execution.cohort: {fewer}"]]
-        ways += self._ways(self if fewer is not None else replace(self, clients=1))
+        ways += (self if fewer is not None else replace(self, clients=1))._ways()
         if not ways:
             return f"{said}; nearest that does: {self._smallest()}", ("model", "base")
         key = tuple(ways[0][0].partition(":")[0].split("."))
         return f"{said}; nearest that does: {', or '.join(map(' with '.join, ways))}", key
 
-    def _ways(self, start: Plan) -> list[list[str]]:
+    def _ways(self) -> list[list[str]]:
         """The fewest settings with which a plan fits, each way of as many; none where all do not do."""
         found: list[list[str]] = []
         for parts, checkpointing, coarse in sorted(product((False, True), repeat=3), key=sum):
-            way = start._turned(parts=parts, checkpointing=checkpointing, coarse=coarse)
+            way = self._turned(parts=parts, checkpointing=checkpointing, coarse=coarse)
             if way and (not found or len(way) == len(found[0])):
                 found.append(way)
         return sorted(found, key=lambda way: "batch" not in way[0])

@@ -17,6 +17,14 @@ def test_forget_quality_by_hand() -> None:
     assert (result.n_unlearned, result.n_retrain) == (2, 2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_samples_that_hardly_differ_are_compared_without_a_word() -> None:
+    """Of 23 and 23 values whose distance is 1/23 SciPy's exact p-value comes out above 1."""
+    values = np.arange(23.0)
+    result = forget_quality(values, values + 0.5)
+    assert (result.p_value, result.ks_distance) == (1.0, pytest.approx(1 / 23))
+
+
 def test_p_values_are_uniform_under_equality_and_small_otherwise() -> None:
     draws = np.random.default_rng(0)
     same = [forget_quality(draws.random(60), draws.random(60)).p_value for _ in range(200)]

@@ -133,7 +133,8 @@ def test_pairs_are_what_the_template_gives(style: str, question: str, answer: st
     text = tokenizer.decode(pair.input_ids)
     assert tokenizer.decode(whole).startswith(text)
     assert tokenizer.decode(whole).removeprefix(text).strip() == ""
-    if style != "llama-3":  # here its newlines are one token, unless a word follows them
+    # White space that opens an answer may join what ends the prompt; in Llama 3 two newlines are one token.
+    if style != "llama-3" and not answer[0].isspace():
         assert whole[: len(pair.input_ids)] == list(pair.input_ids)
     assert tokenizer.convert_ids_to_tokens(pair.input_ids[-1]) == ENDS[style]
 

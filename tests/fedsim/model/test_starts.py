@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from fedsim.config import ConfigError
 from fedsim.model.adapter import AdapterModel, isolated_torch_rng
 from fedsim.model.config import LoraConfig, ModelConfig
-from fedsim.model.decompositions import MOST, lesson, start_of
+from fedsim.model.decompositions import MOST_RECORDS, lesson, start_of
 from fedsim.model.loading import ModelError, load_model
 from fedsim.model.lora_starts import CHOICES, changes_base, needs_records
 from fedsim.model.saving import load_adapter, save_adapter
@@ -584,11 +584,11 @@ def test_a_record_that_the_base_cannot_take_is_told(llama_base) -> None:
 
 def test_many_records_are_thinned_out_evenly() -> None:
     """257 records: every second one."""
-    many = make_records(1, MOST + 1)
+    many = make_records(1, MOST_RECORDS + 1)
     pairs = lesson(LoraConfig(init="eva"), word_tokenizer(), FORMAT, many)
     own = [encode_pair(word_tokenizer(), r.question, r.answer, FORMAT) for r in many]
     assert pairs == own[::2]
-    assert lesson(LoraConfig(init="eva"), word_tokenizer(), FORMAT, many[:MOST]) == own[:MOST]
+    assert lesson(LoraConfig(init="eva"), word_tokenizer(), FORMAT, many[:MOST_RECORDS]) == own[:MOST_RECORDS]
     assert lesson(LoraConfig(init="pissa"), word_tokenizer(), FORMAT, many) == []
     with pytest.raises(ConfigError, match="the data have none"):
         lesson(LoraConfig(init="eva"), word_tokenizer(), FORMAT, ())
