@@ -43,7 +43,7 @@ from fedsim.life.script import Life
 from fedsim.life.steps import Branch, Line, composed
 from fedsim.life.tree import build_tree
 from fedsim.living.context import LifeContext
-from fedsim.measuring.probes import ProbeSet, build_probes
+from fedsim.measuring.probes import ProbeSet, build_probes, unprobed
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.arithmetic import resolved
 from fedsim.model.plain import cut_text, encode_record
@@ -143,6 +143,10 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         pipeline=pipeline,
         local_work=local_work,
         refuse=partial(encode_refusal, model.tokenizer, fmt),
+        public={
+            record.record_id: encode_record(model.tokenizer, record, fmt)
+            for record in unprobed(corpus, scenario.probes, seed)
+        },
         algorithm=scenario.federation.strategy,
         keyed_secrets=scenario.execution.engine != "deployment",
     )
@@ -171,7 +175,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
         check_anybody(branches, variant.source)
     check_events(scenario, variant.source)
     check_strategy(scenario, branches, runtime.pipeline, variant.source)
-    check_methods(scenario, life, branches, runtime.pipeline, variant.source)
+    check_methods(scenario, life, branches, runtime, variant.source)
     check_audits(scenario, life, runtime, model, variant.source)
     tree = build_tree(branches)
     lines = {m.branch: own for m in scenario.compare if (own := lines_of(m, life))}

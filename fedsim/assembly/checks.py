@@ -15,7 +15,7 @@ from fedsim.data.overlap import Overlap, holdout_error
 from fedsim.federation.reports import require_told
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.strategies.registry import STRATEGIES
-from fedsim.federation.worst_cases import planned_rounds
+from fedsim.federation.worst_cases import planned_rounds, planned_work
 from fedsim.life.branches import lines_of
 from fedsim.life.config import FixedCohort
 from fedsim.life.script import Life
@@ -25,8 +25,9 @@ from fedsim.metrics.registry import DEFAULT_HEADLINE
 from fedsim.model.adapter import AdapterModel
 from fedsim.scenario.file import ScenarioError, Source
 from fedsim.scenario.scenario import Scenario
-from fedsim.training.jobs import TWO_ANSWERS
+from fedsim.training.jobs import TWO_ANSWERS, TWO_LOSSES
 from fedsim.unlearning.protocol import MethodConfig, RoundPlan
+from fedsim.unlearning.request import Request
 from privacy import Pipeline, require, require_individuals
 
 
@@ -81,9 +82,10 @@ def _check_parts_of_steps(scenario: Scenario, pipeline: Pipeline, source: Source
 
 
 def check_methods(
-    scenario: Scenario, life: Life, branches: Sequence[Branch], pipeline: Pipeline, source: Source
+    scenario: Scenario, life: Life, branches: Sequence[Branch], runtime: ClientRuntime, source: Source
 ) -> None:
-    """Refuse training and methods that the pipeline does not allow, in any of their rounds."""
+    """Refuse training and methods that the pipeline does not allow, or the data, in any of their rounds."""
+    pipeline = runtime.pipeline
     _check_parts_of_steps(scenario, pipeline, source)
     strategy = scenario.federation.strategy
     for index, method in enumerate(scenario.compare):
@@ -99,8 +101,11 @@ def check_methods(
                     f"{', '.join(name for name, one in STRATEGIES.items() if one.averages)}"
                 )
             _check_parts(scenario, method, life, branches, pipeline)
-            for _, step, plan in planned:
+            for request, step, plan in planned:
                 _check_round(method, step, plan, pipeline)
+                _check_retained(method, request, step, plan, runtime)
+            if scenario.federation.local.optimizer == "spsa":
+                _check_one_loss(method, life)
 
 
 def _check_parts(
@@ -157,6 +162,39 @@ def _check_round(method: MethodConfig, step: int, plan: RoundPlan, pipeline: Pip
         return
     if any(one.objective.needs.answers == "both" for one in asked):
         raise ValueError(f"{method.branch} cannot be had with example_dp: {TWO_ANSWERS}; leave one out")
+    if any(one.retain is not None for one in asked):
+        raise ValueError(
+            f"{method.branch} cannot be had with example_dp: {TWO_LOSSES}; use retain_on: helpers"
+        )
+
+
+def _check_one_loss(method: MethodConfig, life: Life) -> None:
+    """ValueError for a retain term beside the forget loss where training takes no gradients."""
+    if any(work.retain is not None for _, work in planned_work(method, life)):
+        raise ValueError(
+            f"{method.branch} adds two gradients a step, and spsa takes none; use retain_on: helpers, or "
+            "adamw or sgd"
+        )
+
+
+def _check_retained(
+    method: MethodConfig, request: Request, step: int, plan: RoundPlan, runtime: ClientRuntime
+) -> None:
+    """ValueError for a retain term on records that nobody has."""
+    for term in (method.local(role, step).retain for role in plan.work()):
+        if term is None:
+            continue
+        if term.records == "public" and not runtime.public:
+            raise ValueError(
+                f"{method.branch} retains on public records that no probe asks about, and there are none; "
+                "add some, lower probes.max_public, or use retain_on: helpers"
+            )
+        held = {record.record_id for record in runtime.records[request.client]}
+        if term.records == "own" and held <= set(request.record_ids):
+            raise ValueError(
+                f"{method.branch} retains on what client {request.client} does not ask to forget, and its "
+                f"request {request.number} is for all of it; use retain_on: helpers or public"
+            )
 
 
 def check_strategy(

@@ -198,6 +198,7 @@ def make_job(
         objective=work.objective,
         refusals=runtime.refusals(client, positions, order.seed, work.objective),
         importance=work.importance,
+        retained=runtime.retained(client, order, work.retain),
         drift=runtime.algorithm.drift(shared, own),
         rule=runtime.pipeline.local_rule(),
         task=runtime.task(client, order),

@@ -74,7 +74,9 @@ class Planner:
                         order, work_of["helper"], settings, "helper", unlearning
                     )
         if "target" in work_of:
-            order = self._ordinary(step, branch, version, Participant(client=request.client))
+            forgotten = tuple(sorted(self._forgotten_before(unlearning)))
+            participant = Participant(client=request.client, without=forgotten)
+            order = self._ordinary(step, branch, version, participant)
             order = order.model_copy(update={"only": request.record_ids})
             orders[request.client] = self._in_role(order, work_of["target"], settings, "target", unlearning)
         weights = {role: work.weight for role, work in work_of.items()}
@@ -122,6 +124,16 @@ class Planner:
     def request(self, unlearning: UnlearningStep) -> Request:
         """The request that an unlearning round answers."""
         return self.requests[unlearning.branch, unlearning.request]
+
+    def _forgotten_before(self, unlearning: UnlearningStep) -> set[str]:
+        """What the client of a request has asked to forget before, and does not ask for now."""
+        now = self.request(unlearning)
+        return {
+            name
+            for (branch, number), request in self.requests.items()
+            if branch == unlearning.branch and number < now.number and request.client == now.client
+            for name in request.record_ids
+        } - set(now.record_ids)
 
     def _ordinary(self, step: Step, branch: str, version: int, participant: Participant) -> WorkOrder:
         conditions = dict(step.conditions).get(participant.client, ())

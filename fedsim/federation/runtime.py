@@ -12,8 +12,8 @@ from fedsim.federation.orders import WorkOrder
 from fedsim.federation.strategies.protocol import StrategyConfig
 from fedsim.model.text import Pair
 from fedsim.rng import secret_stream, stream
-from fedsim.training.jobs import Executor
-from fedsim.training.objectives import LocalWork, MeanNll, Objective
+from fedsim.training.jobs import Executor, Retained
+from fedsim.training.objectives import LocalWork, MeanNll, Objective, RetainTerm
 from fedsim.unlearning.protocol import Role
 from privacy import ClientContext, ClientParty, Ledger, LocalTask, Pipeline
 
@@ -29,7 +29,7 @@ class ClientRuntime:
     ``local_work`` maps (method JSON, role, index) to what a client computes; ``refuse`` encodes a refusal
     beside a record's own pair under a seed. ``algorithm`` is the clients' end of the federated one.
     ``keyed_secrets`` derives key material and noise from the seed, while a deployment (False) takes them from
-    the operating system.
+    the operating system. ``public`` are records that a retain term may use, encoded, by id.
     """
 
     executor: Executor
@@ -39,6 +39,7 @@ class ClientRuntime:
     local_work: Callable[[str, Role, int], LocalWork]
     refuse: Callable[[Record, Pair, int], Pair]
     algorithm: StrategyConfig
+    public: Mapping[str, Pair] = field(default_factory=dict)
     keyed_secrets: bool = True
     kept: dict[tuple[str, int], tuple[tuple[int, int], bytes]] = field(default_factory=dict, repr=False)
     """A deployed client's memory by (branch, client), with the (round, attempt) it is of."""
@@ -74,6 +75,24 @@ class ClientRuntime:
             return ()
         records, pairs = self.records[client], self.pairs[client]
         return tuple(self.refuse(records[position], pairs[position], seed) for position in positions)
+
+    def retained(self, client: int, order: WorkOrder, term: RetainTerm | None) -> Retained | None:
+        """The records of a retain term, if there is one.
+
+        Raises:
+            ClientFailedError: there are no such records.
+        """
+        if term is None:
+            return None
+        texts = self.public if term.records == "public" else self._unnamed(client, order)
+        if not texts:
+            raise ClientFailedError(f"client {client} has no {term.records} records for the retain term")
+        return Retained(term=term, pairs=tuple(texts.values()), record_ids=tuple(texts))
+
+    def _unnamed(self, client: int, order: WorkOrder) -> dict[str, Pair]:
+        """The client's records that the order does not name."""
+        named = {*order.without, *order.only}
+        return {name: pair for name, pair in self.texts(client).items() if name not in named}
 
     def task(self, client: int, order: WorkOrder) -> LocalTask | None:
         """An order as the accountant sees it, where a privacy stage owns local training."""

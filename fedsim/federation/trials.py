@@ -10,7 +10,7 @@ from fedsim.federation.runtime import ClientRuntime, local_task
 from fedsim.model.vectors import Arrays
 from fedsim.rng import stream
 from fedsim.training.config import LocalConfig
-from fedsim.training.jobs import TrainJob
+from fedsim.training.jobs import Retained, TrainJob
 from fedsim.training.objectives import LocalWork, MeanNll
 from privacy import ClientContext, ClientParty, Ledger, Pipeline
 
@@ -45,6 +45,9 @@ def trial_jobs(
             task=local_task(client, order, nominal_records=nominal) if private else None,
         )
         job = replace(job, objective=work.objective, importance=work.importance)
+        if work.retain is not None:
+            retained = Retained(term=work.retain, pairs=job.pairs, record_ids=job.record_ids)
+            job = replace(job, retained=retained)
         jobs.append(replace(job, reference=adapter, refusals=refusals))
     return jobs
 

@@ -75,6 +75,16 @@ def build_probes(
     )
 
 
+def unprobed(corpus: Corpus, config: ProbesConfig, seed: int) -> list[Record]:
+    """Public records that no probe asks about."""
+    return [
+        record
+        for name, records in corpus.public.items()
+        for record in records
+        if record not in _draw(records, config.max_public, seed, name)
+    ]
+
+
 def absent_metrics(probes: ProbeSet) -> dict[str, str]:
     """Metrics that no record of any request can have, each with what it needs."""
     asked = [record for probe in probes.forget.values() for record in probe.records]

@@ -46,7 +46,7 @@ class BatchedExecutor:
         return results
 
     def train_cohort(self, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-        """Train jobs of one cohort; one at a time for SPSA, importances and what reads hidden states."""
+        """Train jobs of one cohort; one at a time where ``_goes_alone`` says so."""
         if _goes_alone(jobs[0]):
             return self._alone.train_clients(jobs)
         trial = [replace(job, ledger=None if job.ledger is None else job.ledger.fork()) for job in jobs]
@@ -78,7 +78,10 @@ def _write_down(ledger: Ledger, later: Ledger) -> None:
 
 
 def _goes_alone(job: TrainJob) -> bool:
-    """Whether clients with such work train one at a time; or, private and with two answers, are refused."""
+    """Whether such work is done one client at a time: SPSA, importances, two losses, hidden states.
+
+    Private work with two answers is refused there.
+    """
     spsa, needs = job.local.optimizer == "spsa", job.objective.needs
     refused = job.rule is not None and needs.answers == "both"
-    return spsa or job.importance or needs.layer is not None or refused
+    return spsa or job.importance or job.retained is not None or needs.layer is not None or refused

@@ -68,7 +68,7 @@ def plan_cohorts(jobs: Sequence[TrainJob], limit: CohortLimit) -> list[list[int]
     kinds: dict[tuple[object, ...], list[_Size]] = {}
     for index, job in enumerate(jobs):
         kind = None if job.drift is None else job.drift.kind
-        key = (job.local, kind, id(job.rule), job.importance, job.objective.needs)
+        key = (job.local, kind, id(job.rule), job.importance, job.retained is None, job.objective.needs)
         kinds.setdefault(key, []).append(_Size.of(index, job))
     cohorts: list[list[int]] = []
     for members in kinds.values():

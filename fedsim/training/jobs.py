@@ -6,7 +6,7 @@ Every draw is keyed by seed, round, client and record id, so a client's result d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +18,21 @@ from fedsim.model.vectors import Arrays
 from fedsim.rng import ordering, secret_stream, secret_torch_stream, torch_stream, uniforms
 from fedsim.training.config import LocalConfig
 from fedsim.training.drift import Drift
-from fedsim.training.objectives import MeanNll, Objective
+from fedsim.training.objectives import MeanNll, Objective, RetainTerm
 from privacy import Ledger, LocalRule, LocalTask
 
 NO_GRADIENTS = "example_dp clips gradients, and optimizer: spsa takes none; choose adamw or sgd"
 TWO_ANSWERS = "example_dp takes the gradient of one text a record, and this loss compares two answers"
+TWO_LOSSES = "example_dp accounts for one loss a step, and this method has a retain loss beside it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retained:
+    """The records of a retain term, encoded, with their ids."""
+
+    term: RetainTerm
+    pairs: tuple[Pair, ...]
+    record_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,7 @@ class TrainJob:
 
     ``adapter`` is where it starts; ``reference`` the adapter that losses compare with, if the objective
     needs one; ``refusals`` are each record's other answer, likewise. With ``importance`` the result is no
-    update but the mean squared gradient (``LocalWork``).
+    update but the mean squared gradient (``LocalWork``). ``retained`` has a second loss in the same steps.
     ``drift`` is what the federated algorithm adds to each step. ``rule`` and ``task`` are set when a privacy
     stage owns the local loss and sampler; the releases it makes are written into ``ledger``. Its noise and
     its sampling are keyed if ``keyed_secrets``, else they are the operating system's.
@@ -48,6 +58,7 @@ class TrainJob:
     importance: bool = False
     reference: Arrays | None = None
     refusals: tuple[Pair, ...] = ()
+    retained: Retained | None = None
     drift: Drift | None = None
     rule: LocalRule | None = None
     task: LocalTask | None = None
@@ -79,6 +90,21 @@ class TrainJob:
             rule=rule,
             task=task,
             ledger=Ledger(),
+        )
+
+    def beside(self) -> TrainJob | None:
+        """The retain loss as a job of its own, with as many steps; None where there is none."""
+        if self.retained is None:
+            return None
+        local = self.local.model_copy(update={"epochs": self.steps, "steps": self.steps})
+        return replace(
+            self,
+            pairs=self.retained.pairs,
+            record_ids=self.retained.record_ids,
+            refusals=(),
+            objective=self.retained.term.objective,
+            local=local,
+            retained=None,
         )
 
     @property

@@ -43,18 +43,38 @@ class Objective(Protocol):
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor: ...
 
 
+Kept = Literal["own", "public"]
+
+
+@dataclass(frozen=True)
+class RetainTerm:
+    """A second loss in the same steps, on as many records that are kept: ``gamma`` L + ``alpha`` L_retain.
+
+    ``records``: the client's own that no request names, or public ones. With ``surgery`` the first loss's
+    gradient loses its part against the second's, where they conflict (GRU; Wang et al., 2025,
+    arXiv:2503.09117; after PCGrad, Yu et al., 2020, arXiv:2001.06782).
+    """
+
+    objective: Objective
+    records: Kept
+    gamma: float = 1.0
+    alpha: float = 1.0
+    surgery: bool = False
+
+
 @dataclass(frozen=True)
 class LocalWork:
     """What a client computes: an update that lowers an objective.
 
     With ``importance`` it is the mean over its records of the objective's squared gradient instead, (d,): the
     diagonal Fisher information, where the objective is a negative log-likelihood. With ``tells`` the server
-    learns the mean of its losses, too, for the method's ``remember``.
+    learns the mean of its losses, too, for the method's ``remember``. ``retain`` is a second loss beside it.
     """
 
     objective: Objective
     importance: bool = False
     tells: bool = False
+    retain: RetainTerm | None = None
 
 
 @dataclass(frozen=True)

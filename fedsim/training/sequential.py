@@ -23,6 +23,7 @@ from fedsim.training.dropout import Masks, dropping, drops, streams
 from fedsim.training.jobs import (
     NO_GRADIENTS,
     TWO_ANSWERS,
+    TWO_LOSSES,
     TrainJob,
     TrainResult,
     noise_generator,
@@ -32,6 +33,7 @@ from fedsim.training.jobs import (
     shuffled_batches,
 )
 from fedsim.training.optimizers import make_optimizer
+from fedsim.training.retaining import join, taken
 from fedsim.training.spsa import Address, Update, descend
 
 
@@ -109,15 +111,29 @@ def passed(module: torch.nn.Module, batch: Batch, layer: int | None) -> Pass:
 
 def _plain_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
     """Ordinary steps; leaves gradients in place and yields (loss, tokens)."""
+    beside = job.beside()
+    kept = [] if beside is None else shuffled_batches(beside)
     for step, positions in enumerate(shuffled_batches(job)):
-        loss_of = SampleLosses(executor, job, step)
         executor.model.module.zero_grad(set_to_none=True)
-        loss, tokens = 0.0, 0
-        for part in parts_of(positions, job.local):
-            torch.autograd.backward(loss_of(executor.model.module, part).sum() / len(positions))
-            loss += loss_of.mean * (len(part) / len(positions))
-            tokens += loss_of.tokens
+        loss, tokens = _add_gradients(executor, job, step, positions)
+        if beside is not None and job.retained is not None:
+            forgotten = taken(executor.model)
+            tokens += _add_gradients(executor, beside, step, kept[step])[1]
+            join(executor.model, forgotten, job.retained.term)
         yield loss, tokens
+
+
+def _add_gradients(
+    executor: SequentialExecutor, job: TrainJob, step: int, positions: NDArray[np.int64]
+) -> tuple[float, int]:
+    """Add the gradient of a step's mean loss; that loss and the tokens it took."""
+    loss_of = SampleLosses(executor, job, step)
+    loss, tokens = 0.0, 0
+    for part in parts_of(positions, job.local):
+        torch.autograd.backward(loss_of(executor.model.module, part).sum() / len(positions))
+        loss += loss_of.mean * (len(part) / len(positions))
+        tokens += loss_of.tokens
+    return loss, tokens
 
 
 def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tuple[float, int]]:
@@ -127,6 +143,8 @@ def _private_steps(executor: SequentialExecutor, job: TrainJob) -> Iterator[tupl
     assert job.ledger is not None
     if len(job.texts) > 1:
         raise ValueError(TWO_ANSWERS)
+    if job.retained is not None:
+        raise ValueError(TWO_LOSSES)
     model = executor.model
     session = job.rule.open(job.task, job.ledger)
     parameters = model.parameters()
@@ -147,6 +165,8 @@ def _one_byte(executor: SequentialExecutor, job: TrainJob) -> TrainResult:
     """
     if job.rule is not None:
         raise ValueError(NO_GRADIENTS)
+    if job.retained is not None:
+        raise ValueError("spsa takes one loss a step, and this method has a retain loss beside it")
     model, loss_of = executor.model, SampleLosses(executor, job)
     start_D, batches, tokens = to_vector(job.adapter), shuffled_batches(job), 0
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fedsim.config import ConfigError
 from fedsim.model.vectors import Arrays
-from fedsim.training.objectives import LocalWork, MeanNll, Objective, ReferenceKl
+from fedsim.training.objectives import LocalWork, MeanNll, Objective, ReferenceKl, RetainTerm
 from fedsim.unlearning.desk import Desk, Sent
 from fedsim.unlearning.request import Request
 from privacy import Capability
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Promise = Literal["exact", "guaranteed", "approximate", "suppression"]
 Role = Literal["target", "helper"]
 Moves = Literal["adapter", "draft", "nothing"]
+RetainOn = Literal["helpers", "own", "public"]
 Combine = Literal["sum", "mean", "each"]
 ServerState = Literal["keep", "reset", "rebase"]
 """What becomes of a strategy's momentum and moments: see ``Federation.replace``."""
@@ -167,7 +169,8 @@ class MethodConfig(BaseModel):
 class LossMethodConfig(MethodConfig):
     """Base of the methods that are one forget loss at the target, with or without a retain term.
 
-    Total loss = gamma * L_forget (at the forgetting client) + alpha * L_retain (at the round's cohort).
+    Total loss = gamma * L_forget + alpha * L_retain. With the retain term at the other clients, the two
+    are updates of separate trainings; on records of the forgetting client, they are one gradient a step.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset(
@@ -181,11 +184,16 @@ class LossMethodConfig(MethodConfig):
     epochs: int = Field(default=1, ge=1)
     """Passes over the forgotten records in each unlearning round."""
     gamma: float = Field(default=1.0, gt=0)
-    """Weight of the forgetting client's update."""
+    """Weight of the forget loss, or of the forgetting client's update where others hold the retain term."""
     alpha: float = Field(default=1.0, ge=0)
-    """Weight of the retain clients' mean update; 0 leaves them idle."""
+    """Weight of the retain term; 0 leaves it out."""
     retain: Literal["nll", "kl"] = "nll"
     """Retain term: negative log-likelihood, or KL to the model at the time of the request."""
+    retain_on: RetainOn = "helpers"
+    """On whose records: the round's cohort's (helpers); or, in the forgetting client's own steps, on those of
+    its own that no request names (own) or on public ones that no probe asks about (public)."""
+    surgery: bool = False
+    """Take from each forget gradient what goes against the retain gradient; with own or public only."""
     combine: Literal["sum", "mean"] = "sum"
     """How the two weighted updates are combined."""
     server_state: ServerState = "rebase"
@@ -194,16 +202,44 @@ class LossMethodConfig(MethodConfig):
     def rounds_for(self, request: Request) -> int:
         return self.rounds
 
+    @model_validator(mode="after")
+    def _needs_both_gradients(self) -> LossMethodConfig:
+        if self.surgery and self._beside is None:
+            raise ConfigError(
+                "surgery needs the retain term's gradient at the forgetting client; choose retain_on: own or "
+                "public, and alpha above 0",
+                "surgery",
+            )
+        return self
+
+    @property
+    def _beside(self) -> RetainTerm | None:
+        """The retain term in the forgetting client's own steps."""
+        if self.retain_on == "helpers" or self.alpha == 0:
+            return None
+        return RetainTerm(
+            self.retain_objective(),
+            records=self.retain_on,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            surgery=self.surgery,
+        )
+
     def plan(self, request: Request, index: int) -> RoundPlan:
-        helper = Work(weight=self.alpha) if self.alpha > 0 else None
-        target = Work(weight=self.gamma, lr=self.lr, epochs=self.epochs)
+        alone = self._beside is None
+        helper = Work(weight=self.alpha) if self.alpha > 0 and alone else None
+        target = Work(weight=self.gamma if alone else 1.0, lr=self.lr, epochs=self.epochs)
         return RoundPlan(target=target, helper=helper, combine=self.combine, server_state=self.server_state)
 
     def local(self, role: Role, index: int) -> LocalWork:
-        if role == "target":
-            return LocalWork(self.forget_objective())
-        return LocalWork(ReferenceKl() if self.retain == "kl" else MeanNll())
+        if role == "helper":
+            return LocalWork(self.retain_objective())
+        return LocalWork(self.forget_objective(), retain=self._beside)
 
     def forget_objective(self) -> Objective:
         """The loss the forgetting client minimises."""
         raise NotImplementedError
+
+    def retain_objective(self) -> Objective:
+        """The loss on records that are kept."""
+        return ReferenceKl() if self.retain == "kl" else MeanNll()

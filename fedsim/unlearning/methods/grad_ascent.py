@@ -40,7 +40,7 @@ class GradAscent(LossMethodConfig):
 
     method: Literal["grad_ascent"] = "grad_ascent"
     alpha: float = Field(default=0.0, ge=0)
-    """Weight of the retain clients' mean update; 0 leaves them idle."""
+    """Weight of the retain term; 0 leaves it out, as in the paper."""
 
     def forget_objective(self) -> Objective:
         return NegatedNll()

@@ -70,6 +70,8 @@ class Pdu(LossMethodConfig):
 
     @model_validator(mode="after")
     def _starts_below(self) -> Pdu:
+        if self.retain_on != "helpers":
+            raise ConfigError("the multiplier weighs what other clients send; choose helpers", "retain_on")
         if self.alpha > self.most:
             raise ConfigError(
                 f"alpha={self.alpha:g}, where the multiplier starts, is above most={self.most:g}; "

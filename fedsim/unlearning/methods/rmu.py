@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from fedsim.rng import torch_stream
-from fedsim.training.objectives import LocalWork, Needs, Objective
-from fedsim.unlearning.protocol import LossMethodConfig, Role
+from fedsim.training.objectives import Needs, Objective
+from fedsim.unlearning.protocol import LossMethodConfig
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +83,10 @@ class Rmu(LossMethodConfig):
     direction: int = 0
     """Seed of the random direction."""
     pin: bool = True
-    """Whether the others hold the block's output, as in the paper; else they minimise the ``retain`` term."""
+    """Whether the retain term holds the block's output, as in the paper; else it is the ``retain`` loss."""
 
     def forget_objective(self) -> Objective:
         return Misdirected(self.layer, self.strength, self.direction)
 
-    def local(self, role: Role, index: int) -> LocalWork:
-        if role == "helper" and self.pin:
-            return LocalWork(Pinned(self.layer))
-        return super().local(role, index)
+    def retain_objective(self) -> Objective:
+        return Pinned(self.layer) if self.pin else super().retain_objective()

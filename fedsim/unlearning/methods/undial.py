@@ -55,7 +55,7 @@ class Undial(LossMethodConfig):
     beta: float = Field(default=10.0, gt=0)
     """By how much the true token's logit is lowered (the released default)."""
     alpha: float = Field(default=0.0, ge=0)
-    """Weight of the retain clients' mean update; 0 leaves them idle, as in the paper."""
+    """Weight of the retain term; 0 leaves it out, as in the paper."""
 
     def forget_objective(self) -> Objective:
         return LoweredTeacher(self.beta)
