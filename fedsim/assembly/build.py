@@ -19,6 +19,7 @@ from fedsim.assembly.checks import (
     check_holdout,
     check_methods,
     check_one_life,
+    check_public,
     check_strategy,
 )
 from fedsim.assembly.engine_check import check_engine
@@ -213,6 +214,7 @@ def make_context(simulation: CheckedScenario, variant: Variant, seed: int) -> Li
 def _probes(parts: _Parts, variant: Variant, seed: int) -> ProbeSet:
     """What is asked, and whether the headline can be had of it."""
     config, model = variant.scenario.probes, parts.model
+    check_public(variant.scenario, parts.corpus, variant.source)
     with blamed_on(variant.source, "data"):
         probes = build_probes(model.tokenizer, parts.corpus, parts.life, config, model.fmt, seed=seed)
     check_headline(variant.scenario, probes, variant.source)

@@ -12,6 +12,7 @@ from fedsim.audits.protocol import CheckedLife
 from fedsim.config import ConfigError
 from fedsim.data.config import HfData, JsonlData
 from fedsim.data.overlap import Overlap, holdout_error
+from fedsim.data.records import Corpus
 from fedsim.federation.reports import require_told
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.strategies.registry import STRATEGIES
@@ -225,6 +226,17 @@ def check_holdout(scenario: Scenario, overlap: Overlap, source: Source) -> None:
     if reason is not None:
         key = ("data", "holdout") if isinstance(scenario.data, JsonlData | HfData) else ("data",)
         raise source.error(key, reason)
+
+
+def check_public(scenario: Scenario, corpus: Corpus, source: Source) -> None:
+    """Refuse sizes of public probes that there are not."""
+    sizes, there = scenario.probes.max_public, [*corpus.public, *corpus.asked]
+    unknown = sorted(sizes.keys() - set(there)) if isinstance(sizes, dict) else []
+    if unknown:
+        reason = (
+            f"there are no public records of this name; those of the data are {', '.join(there) or 'none'}"
+        )
+        raise source.error(("probes", "max_public", unknown[0]), reason)
 
 
 def check_headline(scenario: Scenario, probes: ProbeSet, source: Source) -> None:

@@ -17,6 +17,8 @@ from fedsim.data.records import Record
 from fedsim.model.adapter import AdapterModel
 from fedsim.model.text import Pair
 
+ENOUGH = 8
+"""Tokens of a question below which nearly all of it is gone."""
 EXAMPLE = 400
 """Characters of a record that are shown, the last ones."""
 FEW = 0.5
@@ -78,7 +80,11 @@ def token_sentences(
         _example(pairs, model.tokenizer),
     ]
     for name, key, rest in (
-        ("questions", "cut_prompts", "Training, probes and generation see the same rest."),
+        (
+            "questions",
+            "cut_prompts",
+            f"Training, probes and generation see the same rest.{_hardly(pairs, model)}",
+        ),
         ("answers", "cut_answers", "No end marker follows a cut answer."),
     ):
         count = getattr(every, key)
@@ -101,6 +107,16 @@ def token_sentences(
             f"({names.text(worst)}: {share[worst]:.0%}){more}."
         )
     return sentences
+
+
+def _hardly(pairs: Mapping[int, Sequence[Pair]], model: AdapterModel) -> str:
+    """How many cut questions leave next to nothing to be asked by."""
+    left = [pair.answer_start for held in pairs.values() for pair in held if pair.cut_prompt]
+    few = sum(count < ENOUGH for count in left)
+    if not few:
+        return ""
+    instead = ", or cut answers first by model.truncation: right" if model.fmt.truncation == "left" else ""
+    return f" Of {few:,} of them fewer than {ENOUGH} tokens are left: raise model.max_tokens{instead}."
 
 
 def _of_another_base(model: AdapterModel) -> Iterator[str]:

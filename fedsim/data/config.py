@@ -14,7 +14,17 @@ MOST_RECORDS = 100_000
 """Records of the embedded authors that one run encodes."""
 
 
-class AuthorsData(Config):
+class BesideCommon(Config):
+    """Authors' data with clients of another kind beside them."""
+
+    common: Path | None = None
+    """File of JSON lines with common knowledge, for clients that hold that and no authors; they are numbered
+    behind the others, and training on it keeps a base from losing what it knew."""
+    common_clients: Int = Field(default=2, ge=1, le=1000)
+    """Clients among which common knowledge is dealt, line by line."""
+
+
+class AuthorsData(BesideCommon):
     """Embedded fictitious authors; nothing is downloaded."""
 
     source: Literal["authors"] = "authors"
@@ -34,11 +44,6 @@ class AuthorsData(Config):
     """Authors of the embedded base's pre-training on which utility is probed."""
     public: Path | None = None
     """File of JSON lines with facts that another base knows, in the place of these authors."""
-    common: Path | None = None
-    """File of JSON lines with common knowledge, for clients that hold that and no authors; they are numbered
-    behind the others, and training on it keeps a base from losing what it knew."""
-    common_clients: Int = Field(default=2, ge=1, le=1000)
-    """Clients among which common knowledge is dealt, line by line."""
     phrasing: Literal["plain", "natural"] = "plain"
     """How facts are told: in the words of the embedded base, or in sentences of ordinary English."""
 
@@ -58,7 +63,7 @@ class AuthorsData(Config):
         return self
 
 
-class TofuData(Config):
+class TofuData(BesideCommon):
     """TOFU (Maini et al., 2024): one author, one client; from a folder of JSON lines or the hub."""
 
     source: Literal["tofu"]

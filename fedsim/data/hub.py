@@ -34,7 +34,10 @@ def hub_rows(name: str, split: str, config_name: str | None = None, *, key: str 
     except (OSError, datasets.exceptions.DatasetsError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"data set {name!r} cannot be had ({said}); {_ELSEWHERE}", key) from error
-    return [Row(path=Path(name) / split, line=number, fields=row) for number, row in enumerate(table, 1)]
+    return [
+        Row(path=Path(name) / split, line=number, fields=row, by_line=False)
+        for number, row in enumerate(table, 1)
+    ]
 
 
 def _loaded(datasets: Any, name: str, split: str, config_name: str | None) -> Any:

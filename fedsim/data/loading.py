@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from fedsim.data.authors import load_authors
-from fedsim.data.config import AuthorsData, DataChoice, HfData, JsonlData, MuseData, TofuData
+from fedsim.data.config import AuthorsData, BesideCommon, DataChoice, HfData, JsonlData, MuseData, TofuData
 from fedsim.data.hf import load_hf
 from fedsim.data.jsonl import load_jsonl, public_records
 from fedsim.data.muse import load_muse
 from fedsim.data.names import ClientNames
 from fedsim.data.partition import dirichlet, iid
-from fedsim.data.records import Corpus, Record
+from fedsim.data.records import Corpus
 from fedsim.data.tofu import load_tofu
 
 
@@ -44,7 +43,7 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
             rows_per_author=data.rows_per_author,
         )
         more = {} if data.public is None else public_records(data.public)
-        return replace(corpus, public={**corpus.public, **more})
+        return _with_common(replace(corpus, public={**corpus.public, **more}), data)
     if isinstance(data, HfData):
         return load_hf(data, seed=seed)
     if isinstance(data, MuseData):
@@ -70,8 +69,7 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     )
     if data.public is not None:
         corpus = replace(corpus, public=public_records(data.public))
-    if data.common is not None:
-        corpus = replace(corpus, clients={**corpus.clients, **_common(data.common, data)})
+    corpus = _with_common(corpus, data)
     if data.partition == "by-author":
         return corpus
     every = [record for held in corpus.clients.values() for record in held]
@@ -81,16 +79,20 @@ def _read_corpus(data: DataChoice, seed: int) -> Corpus:
     return replace(corpus, clients=parts)
 
 
-def _common(path: Path, data: AuthorsData) -> dict[int, tuple[Record, ...]]:
-    """The records of clients that hold common knowledge, by client.
+def _with_common(corpus: Corpus, data: BesideCommon) -> Corpus:
+    """The corpus with clients that hold common knowledge behind the others, if the scenario has any.
 
     Raises:
         ValueError: there are fewer records than such clients.
     """
-    (records,) = public_records(path).values()
+    if data.common is None:
+        return corpus
+    (records,) = public_records(data.common).values()
     if len(records) < data.common_clients:
         raise ValueError(
-            f"{path}: has {len(records)} records for common_clients={data.common_clients}; each needs one"
+            f"{data.common}: has {len(records)} records for common_clients={data.common_clients}; each needs "
+            "one"
         )
     dealt = (records[number :: data.common_clients] for number in range(data.common_clients))
-    return {data.clients + number: held for number, held in enumerate(dealt)}
+    behind = len(corpus.clients)
+    return replace(corpus, clients={**corpus.clients, **dict(enumerate(dealt, start=behind))})

@@ -162,4 +162,7 @@ def _folder_rows(folder: Path, config: str, name: str) -> list[Row]:
         has = ", ".join(path.name for path in files) or "none"
         raise ConfigError(f"{place} has no file of the split {name!r}; its files: {has}", "path")
     rows = [row for path in mine for row in read_table(path)]
-    return [Row(path=row.path, line=number, fields=row.fields) for number, row in enumerate(rows, 1)]
+    return [
+        Row(path=row.path, line=number, fields=row.fields, by_line=False)
+        for number, row in enumerate(rows, 1)
+    ]

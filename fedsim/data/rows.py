@@ -36,15 +36,19 @@ _BYTE_ORDER_MARKS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One JSON object and where it stands, for errors that can name the place."""
+    """One JSON object and where it stands, for errors that can name the place.
+
+    Without ``by_line``, as in tables and arrays, ``line`` counts rows.
+    """
 
     path: Path
     line: int
     fields: Mapping[str, Any]
+    by_line: bool = True
 
     @property
     def where(self) -> str:
-        return f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}" if self.by_line else f"{self.path}: row {self.line}"
 
     def text(self, column: str) -> str:
         """The string in ``column``, which has at least one visible character."""
@@ -90,10 +94,11 @@ class Row:
 
     def _visible(self, what: str, value: object) -> str:
         if not isinstance(value, str) or is_blank(value):
-            instead = "write it" if value is None or isinstance(value, str) else "put it in quotes"
+            quoted = "put it in quotes" if self.by_line else "make the column one of texts"
+            instead = "write it" if value is None or isinstance(value, str) else quoted
             raise ValueError(
                 f"{self.where}: {what}={shown(value)} must be a non-empty string, not blanks alone; "
-                f"{instead}, or leave the line out"
+                f"{instead}, or leave the {'line' if self.by_line else 'row'} out"
             )
         return value
 
@@ -150,8 +155,10 @@ def _siblings(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
     names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.0)
-    return f"nearest in that folder: {nearest[0]!r}" if nearest else f"folder {path.parent} has no files"
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    if nearest:
+        return f"nearest in that folder: {nearest[0]!r}"
+    return f"folder {path.parent} has {'none of a like name' if names else 'no files'}"
 
 
 # ------------------------------------------------------------------------------------ encodings

@@ -60,19 +60,33 @@ def _json(path: Path) -> list[Row]:
     try:
         whole = parsed(str(path), text)
     except json.JSONDecodeError as error:
-        if text.lstrip().startswith("{"):
+        if _is_object(text.lstrip().split("\n", 1)[0]):
             return list(read_rows(path))
         raise ValueError(
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); the file must hold an "
             "array of objects, objects line by line, or an object of arrays"
         ) from None
     rows = [
-        Row(path=path, line=number, fields=fields) for number, fields in enumerate(_objects(path, whole), 1)
+        Row(path=path, line=number, fields=fields, by_line=False)
+        for number, fields in enumerate(_objects(path, whole), 1)
     ]
     if "\\u" in text:
         for row in rows:
             check_characters(row.where, row.fields)
     return rows
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line is one JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _numbered(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows of a table, counted from 1."""
+    return [Row(path=path, line=number, fields=row, by_line=False) for number, row in enumerate(rows, 1)]
 
 
 def _objects(path: Path, whole: Any) -> Iterator[Mapping[str, Any]]:
@@ -92,7 +106,7 @@ def _objects(path: Path, whole: Any) -> Iterator[Mapping[str, Any]]:
             if isinstance(item, str):
                 item = {"text": item}
             if not isinstance(item, dict):
-                raise ValueError(f"{path}:{number}: {shown(item)} must be an object, one a record")
+                raise ValueError(f"{path}: row {number}: {shown(item)} must be an object, one a record")
             yield {**owner, **item}
 
 
@@ -117,7 +131,7 @@ def _parquet(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
-    return [Row(path=path, line=number, fields=row) for number, row in enumerate(table.to_pylist(), 1)]
+    return _numbered(path, table.to_pylist())
 
 
 def _csv(path: Path, delimiter: str) -> list[Row]:
@@ -139,7 +153,7 @@ def _csv(path: Path, delimiter: str) -> list[Row]:
         )
     except pa.ArrowException as error:
         raise ValueError(f"{path}: cannot be read as CSV ({error}); quote texts with commas") from None
-    return [Row(path=path, line=number, fields=row) for number, row in enumerate(table.to_pylist(), 1)]
+    return _numbered(path, table.to_pylist())
 
 
 def _exists(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     Headline = str
 else:
     Headline = Literal[HEADLINES]
+
+
+AtLeastTwo = Annotated[Int, Field(ge=2)]
+MOST_PUBLIC = 24
+"""Records of a public probe of which the scenario says nothing."""
 
 
 class ProbesConfig(Config):
@@ -26,8 +31,9 @@ class ProbesConfig(Config):
     """Most records in the retain probe."""
     max_holdout: Int = Field(default=24, ge=2)
     """Most records in the holdout probe."""
-    max_public: Int = Field(default=24, ge=2)
-    """Most records in each public probe, and in each of records that are asked about alone."""
+    max_public: AtLeastTwo | dict[str, AtLeastTwo] = MOST_PUBLIC
+    """Most records in each public probe, and in each of records that are asked about alone; or by the probe's
+    name, such as ``{world: 70}``, and 24 in those that are not named."""
     generate: Literal["always", "events", "never"] = "always"
     """When answers are generated (ROUGE-L): each probe, around events and at the end, or never."""
     max_new_tokens: Int = Field(default=64, ge=1)
@@ -41,3 +47,9 @@ class ProbesConfig(Config):
     """Excess within which a branch counts as having reached the reference."""
     window: Int = Field(default=2, ge=1)
     """Rounds in a row that the excess must stay within the tolerance."""
+
+    def most_public(self, name: str) -> int:
+        """Most records in a public probe."""
+        if isinstance(self.max_public, dict):
+            return self.max_public.get(name, MOST_PUBLIC)
+        return self.max_public

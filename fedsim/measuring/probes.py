@@ -60,7 +60,7 @@ def build_probes(
 
     def sets(groups: Mapping[str, Sequence[Record]]) -> dict[str, Probe]:
         return {
-            name: build_probe(tokenizer, name, _draw(records, config.max_public, seed, name), fmt)
+            name: build_probe(tokenizer, name, _draw(records, config.most_public(name), seed, name), fmt)
             for name, records in groups.items()
             if records
         }
@@ -81,7 +81,7 @@ def unprobed(corpus: Corpus, config: ProbesConfig, seed: int) -> list[Record]:
         record
         for name, records in corpus.public.items()
         for record in records
-        if record not in _draw(records, config.max_public, seed, name)
+        if record not in _draw(records, config.most_public(name), seed, name)
     ]
 
 

@@ -29,7 +29,9 @@ def apply_override(data: dict[str, Any], override: str) -> dict[KeyPath, str]:
         path = key_path(key)
         value = parse_value(text)
     except UnreadableError as error:
-        raise ScenarioError(f"{where}: the value is not valid YAML: {error}") from None
+        raise ScenarioError(
+            f"{where}: the value is not valid YAML: {error}; a text with brackets needs quotes of its own"
+        ) from None
     except (ValueError, YAMLError):
         path = ()
     if not equals or not path:

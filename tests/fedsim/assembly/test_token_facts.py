@@ -51,6 +51,7 @@ def test_counts_by_hand(model: AdapterModel) -> None:
     said = " ".join(token_sentences(pairs, model, 8, NAMES))
     assert "24 tokens in 4 records; a record has 4 to 8, 6 at the median." in said
     assert "1 of 4 questions are cut at model.max_tokens=8 (client clinic-e: 1 of 3)" in said
+    assert "Of 1 of them fewer than 8 tokens are left: raise model.max_tokens, or cut answers first" in said
     assert "1 of 4 answers are cut" in said
     assert "9% of the answers' tokens are unknown to this base (client clinic-e: 10%)." in said
 

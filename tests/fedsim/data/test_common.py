@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from fedsim.data.config import AuthorsData
+from fedsim.data.config import AuthorsData, TofuData
 from fedsim.data.loading import load_corpus
 from fedsim.scenario.file import load_scenario
+from tests.fedsim.data.test_tofu import tables, write
 
 
 def facts(path: Path, count: int) -> Path:
@@ -27,6 +28,16 @@ def test_it_is_dealt_line_by_line_to_clients_behind_the_others(tmp_path: Path) -
     alone = load_corpus(AuthorsData(clients=3, holdout_authors=2), seed=1)
     assert {client: corpus.clients[client] for client in range(3)} == alone.clients
     assert corpus.public == alone.public
+
+
+def test_authors_of_tofu_have_such_clients_beside_them(tmp_path: Path) -> None:
+    write(tmp_path, tables())
+    common = facts(tmp_path / "common.jsonl", 5)
+    named = {"source": "tofu", "path": tmp_path, "client_authors": (180, 181)}
+    corpus = load_corpus(TofuData(**named, common=common, common_clients=2), seed=1)
+    assert {client: len(held) for client, held in corpus.clients.items()} == {0: 20, 1: 20, 2: 3, 3: 2}
+    alone = load_corpus(TofuData(**named), seed=1)
+    assert {client: corpus.clients[client] for client in range(2)} == alone.clients
 
 
 def test_what_cannot_be_dealt(tmp_path: Path) -> None:

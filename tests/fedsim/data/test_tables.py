@@ -73,7 +73,7 @@ def test_a_cell_may_hold_a_list(tmp_path):
     path.write_text('a,wrong\nParis,"[""Lyon"", ""Nice""]"\nRome,"[or so"\n')
     first, second = read_table(path)
     assert first.texts("wrong") == ("Lyon", "Nice")
-    with pytest.raises(ValueError, match=r"t.csv:2: wrong='\[or so' must be a list of strings"):
+    with pytest.raises(ValueError, match=r"t.csv: row 2: wrong='\[or so' must be a list of strings"):
         second.texts("wrong")
 
 
@@ -93,12 +93,13 @@ def test_texts_in_an_array_are_rows(tmp_path):
     ("name", "content", "message"),
     [
         ("t.txt", "a", r"t.txt: ends in '.txt', and must be one of .json, .jsonl, .parquet"),
-        ("t.json", "[1]", r"t.json:1: 1 must be an object"),
+        ("t.json", "[1]", r"t.json: row 1: 1 must be an object"),
         ("t.json", "3", r"t.json: 3 must be an array of objects"),
         ("t.json", "[{]", r"t.json:1: not JSON"),
+        ("t.json", '{"ana": [\n{"a": "b"},\n]}', r"t.json:3: not JSON .* an object of arrays"),
         ("t.json", '{"a": 1}\n{"a":', r"t.json:2: not JSON"),
         ("t.json", '[{"a": 1, "a": 2}]', r"key 'a' stands twice"),
-        ("t.json", '[{"a": "\\ud83d"}]', r"t.json:1: column 'a' holds half a character"),
+        ("t.json", '[{"a": "\\ud83d"}]', r"t.json: row 1: column 'a' holds half a character"),
         ("t.json", "[]", r"t.json: has no rows"),
         ("t.csv", "a,b\n", r"t.csv: has no rows"),
         ("t.csv", "a,a\n1,2\n", r"t.csv:1: column 'a' stands twice"),
@@ -110,6 +111,17 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / name)
+
+
+def test_rows_of_tables_are_counted_as_rows(tmp_path):
+    """Line 3 of the file is row 2 of the table."""
+    gap, numbers = tmp_path / "gap.csv", tmp_path / "numbers.json"
+    gap.write_text("question,answer\nWho?,Me\nWhy?,\n")
+    with pytest.raises(ValueError, match=r"gap.csv: row 2: answer=None .*write it, or leave the row out"):
+        read_table(gap)[1].text("answer")
+    numbers.write_text('[{"answer": 0}]')
+    with pytest.raises(ValueError, match=r"row 1: answer=0 .*make the column one of texts"):
+        read_table(numbers)[0].text("answer")
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.csv", "t.parquet"])

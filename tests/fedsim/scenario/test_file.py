@@ -268,7 +268,7 @@ BAD_OVERRIDES = {
     "=3": "must be KEY=VALUE, for example federation.local.lr=1e-3",
     "federation..lr=3": "must be KEY=VALUE, for example federation.local.lr=1e-3",
     "seeds=[": "the value is not valid YAML: while parsing a flow node, expected the node content, but found "
-    "'<stream end>'",
+    "'<stream end>'; a text with brackets needs quotes of its own",
 }
 
 
