@@ -80,7 +80,7 @@ def _round(
     """
     federation.round = step.round
     assignment = engine.planner.assign(step, branch, federation.version, federation.kept)
-    if assignment.compares:
+    if assignment.compares or assignment.each:
         federation.keep_reference(assignment.request)
     begin(federation, step, engine)
     orders, exhausted = affordable_orders(assignment, branch, federation, engine)

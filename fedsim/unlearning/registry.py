@@ -32,6 +32,7 @@ _LISTED = (
     "puf:Puf",
     "ssd:Ssd",
     "fed_eraser:FedEraser",
+    "fed_osd:FedOsd",
     "sisa:Sisa",
     "keyword_filter:KeywordFilter",
 )
