@@ -34,7 +34,7 @@ from fedsim.federation.attempt import Engine
 from fedsim.federation.planner import Planner
 from fedsim.federation.runtime import ClientRuntime
 from fedsim.federation.trials import check_per_sample
-from fedsim.federation.worst_cases import most_steps
+from fedsim.federation.worst_cases import most_steps, retains_on_public
 from fedsim.life.branches import lines_of, unroll
 from fedsim.life.holdings import Holdings
 from fedsim.life.reading import read_life
@@ -135,6 +135,8 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
             client: tuple(encode_record(model.tokenizer, record, fmt) for record in held)
             for client, held in corpus.clients.items()
         }
+    retains = retains_on_public(scenario.compare, life)
+    kept = unprobed(corpus, scenario.probes, seed) if retains else []
     runtime = ClientRuntime(
         executor=make_executor(
             models, simulation.limit(variant.name, model), optimizer=scenario.federation.local.optimizer
@@ -144,10 +146,7 @@ def _load_parts(simulation: CheckedScenario, variant: Variant, seed: int) -> _Pa
         pipeline=pipeline,
         local_work=local_work,
         refuse=partial(encode_refusal, model.tokenizer, fmt),
-        public={
-            record.record_id: encode_record(model.tokenizer, record, fmt)
-            for record in unprobed(corpus, scenario.probes, seed)
-        },
+        public={record.record_id: encode_record(model.tokenizer, record, fmt) for record in kept},
         algorithm=scenario.federation.strategy,
         keyed_secrets=scenario.execution.engine != "deployment",
     )

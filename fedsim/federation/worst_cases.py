@@ -48,6 +48,12 @@ def has_losses_told(methods: Sequence[MethodConfig], life: Life) -> bool:
     return any(work.tells for method in methods for _, work in planned_work(method, life))
 
 
+def retains_on_public(methods: Sequence[MethodConfig], life: Life) -> bool:
+    """Whether a retain term of this life is on public records."""
+    terms = [work.retain for method in methods for _, work in planned_work(method, life)]
+    return any(term is not None and term.records == "public" for term in terms)
+
+
 def most_texts(methods: Sequence[MethodConfig], life: Life) -> int:
     """The most texts of a record that a step of this life computes at once."""
     works = [work for method in methods for _, work in planned_work(method, life)]

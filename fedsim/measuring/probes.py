@@ -77,12 +77,12 @@ def build_probes(
 
 def unprobed(corpus: Corpus, config: ProbesConfig, seed: int) -> list[Record]:
     """Public records that no probe asks about."""
-    return [
-        record
+    probed = {
+        record.record_id
         for name, records in corpus.public.items()
-        for record in records
-        if record not in _draw(records, config.most_public(name), seed, name)
-    ]
+        for record in _draw(records, config.most_public(name), seed, name)
+    }
+    return [record for held in corpus.public.values() for record in held if record.record_id not in probed]
 
 
 def absent_metrics(probes: ProbeSet) -> dict[str, str]:

@@ -75,6 +75,10 @@ class Pass:
         """Sums divided by the number of the sample's own answer tokens, (B,)."""
         return sums_B / self.count_B.clamp(min=1)
 
+    def token_means(self, values_N: torch.Tensor) -> torch.Tensor:
+        """Each sample's mean of a value per answer token, (B,); 0 for a sample without any."""
+        return self.sample_means(self.sample_sums(values_N))
+
     def samples(self, first: int, last: int) -> Pass:
         """The part of samples ``first`` to ``last``, the last one not included."""
         begin, end = int(self.count_B[:first].sum()), int(self.count_B[:last].sum())

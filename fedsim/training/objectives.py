@@ -100,4 +100,4 @@ class ReferenceKl:
         log_p = torch.log_softmax(current.logits_NV, dim=-1)
         log_q = torch.log_softmax(reference.logits_NV, dim=-1)
         kl_N = (log_q.exp() * (log_q - log_p)).sum(-1)
-        return current.sample_means(current.sample_sums(kl_N))
+        return current.token_means(kl_N)

@@ -32,7 +32,7 @@ class OthersAlone:
         true_N1 = current.targets_N[:, None]
         aim_NV = torch.softmax(current.logits_NV.detach().scatter(-1, true_N1, -float("inf")), dim=-1)
         loss_N = torch.nn.functional.cross_entropy(current.logits_NV, aim_NV, reduction="none")
-        return current.sample_means(current.sample_sums(loss_N))
+        return current.token_means(loss_N)
 
 
 class CeU(LossMethodConfig):

@@ -46,7 +46,7 @@ class HalvedCrossEntropy:
         import torch
 
         loss_N = -torch.log1p(-torch.exp(-current.token_nll) / 2)
-        return current.sample_means(current.sample_sums(loss_N))
+        return current.token_means(loss_N)
 
 
 class FedOsd(MethodConfig):
@@ -62,7 +62,7 @@ class FedOsd(MethodConfig):
     rounds: int = Field(default=2, ge=1, le=1000)
     """Unlearning rounds per request."""
     recovery: int = Field(default=1, ge=0, le=1000)
-    """Rounds after them in which the others recover (the paper: as many again, and more)."""
+    """Rounds after them in which the others recover."""
     lr: float | None = Field(default=None, gt=0)
     """Learning rate at the forgetting client; that of local training when left out."""
     epochs: int = Field(default=1, ge=1)

@@ -46,7 +46,7 @@ class FlattenedLogits:
 
     def __call__(self, current: Pass, reference: Pass | None) -> torch.Tensor:
         margin_N = current.logits_NV.amax(-1) - current.logits_NV.mean(-1)
-        return current.sample_means(current.sample_sums(margin_N.square()))
+        return current.token_means(margin_N.square())
 
 
 class Pdu(LossMethodConfig):

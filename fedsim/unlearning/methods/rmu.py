@@ -66,7 +66,7 @@ class Pinned:
 
 
 def _mean_squares(current: Pass, difference_NH: torch.Tensor) -> torch.Tensor:
-    return current.sample_means(current.sample_sums(difference_NH.float().square().mean(-1)))
+    return current.token_means(difference_NH.float().square().mean(-1))
 
 
 class Rmu(LossMethodConfig):

@@ -37,7 +37,7 @@ class SmoothedAscent:
 
         everywhere_N = -torch.log_softmax(current.logits_NV, dim=-1).mean(-1)
         loss_N = (1 - self.smoothing) * current.token_nll + self.smoothing * everywhere_N
-        return -current.sample_means(current.sample_sums(loss_N.clamp(max=self.most)))
+        return -current.token_means(loss_N.clamp(max=self.most))
 
 
 class UGradSl(LossMethodConfig):

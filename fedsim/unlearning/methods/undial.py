@@ -40,7 +40,7 @@ class LoweredTeacher:
         )
         aim_NV = torch.softmax(lowered_NV, dim=-1)
         loss_N = torch.nn.functional.cross_entropy(current.logits_NV, aim_NV, reduction="none")
-        return current.sample_means(current.sample_sums(loss_N))
+        return current.token_means(loss_N)
 
 
 class Undial(LossMethodConfig):

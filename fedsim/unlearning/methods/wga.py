@@ -33,7 +33,7 @@ class WeightedAscent:
         nll_N = current.token_nll
         p_N = nll_N.detach().neg().exp().clamp(max=1.0)
         weight_N = p_N**self.sharpness * (1 - p_N) ** self.doubt
-        return -current.sample_means(current.sample_sums(weight_N * nll_N))
+        return -current.token_means(weight_N * nll_N)
 
 
 class Wga(LossMethodConfig):
